@@ -1,0 +1,1 @@
+"""Named cells that reach each other over a hierarchy of relays."""

@@ -1,0 +1,403 @@
+"""Who a cell is: its certificate, its private key, and whom it trusts.
+
+An identity is exactly one URI subject alternative name, ``cellnet://<project>/<role>/<base name>``. Common names
+and message headers are never read for it. What a project decides about a cell stands beside the certificate in a
+*placement* that the project's authority signed; what a site lets a job process do stands in a *delegation* that
+the site's own key signed. Every signature covers a context string, so that none is valid in another's place.
+
+Everything here computes: the time is an argument, and nothing is read from or written to disk but by
+:meth:`Credentials.load`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import quote, unquote, urlsplit
+
+import msgpack
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.verification import Criticality, ExtensionPolicy, PolicyBuilder, Store, VerificationError
+
+from cellnet.errors import ConfigurationError, HandshakeError
+
+if TYPE_CHECKING:
+    import datetime
+    from collections.abc import Sequence
+    from pathlib import Path
+
+__all__ = ["ROLES", "Credentials", "Delegation", "Identity", "Placement", "public_key_bytes", "sign", "verify"]
+
+ROLES = ("server", "relay", "client", "admin")
+"""The roles that a certificate may name."""
+
+LISTEN = ExtendedKeyUsageOID.SERVER_AUTH
+CONNECT = ExtendedKeyUsageOID.CLIENT_AUTH
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a certificate says its holder is."""
+
+    project: str
+    role: str
+    name: str
+
+    @property
+    def uri(self) -> str:
+        """The identity as it stands in a certificate."""
+        return f"cellnet://{quote(self.project, safe='')}/{self.role}/{quote(self.name, safe='')}"
+
+    @classmethod
+    def parse(cls, uri: str) -> Identity:
+        """Read an identity from its URI.
+
+        :raises ConfigurationError: if it is not one in canonical form
+        """
+        parts = urlsplit(uri)
+        steps = parts.path.split("/")
+        if parts.scheme != "cellnet" or len(steps) != 3 or steps[1] not in ROLES:
+            raise ConfigurationError(f"{uri!r} is no identity: cellnet://<project>/<role>/<name> is wanted")
+        # netloc, not hostname: the latter folds case
+        identity = cls(unquote(parts.netloc), steps[1], unquote(steps[2]))
+        if not identity.project or not identity.name or identity.uri != uri:
+            raise ConfigurationError(f"{uri!r} is no identity in canonical form")
+        return identity
+
+    @classmethod
+    def of(cls, certificate: x509.Certificate) -> Identity:
+        """Read the identity of a certificate's holder.
+
+        :raises ConfigurationError: if the certificate has not exactly one URI subject alternative name
+        """
+        try:
+            names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+        except (x509.ExtensionNotFound, ValueError):
+            uris = []
+        if len(uris) != 1:
+            raise ConfigurationError(f"a certificate needs exactly one URI name, this one has {len(uris)}")
+        return cls.parse(uris[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A cell's signed place in both hierarchies, as the project's authority decided it."""
+
+    project: str
+    role: str
+    name: str
+    parents: tuple[str, ...]
+    """Base names of the cells below which it may join; empty: below any, as behind an ingress."""
+    fqsn: str
+    """The site's place in the client hierarchy; empty for a relay."""
+    signed: bytes = field(default=b"", repr=False, compare=False)
+    """The signed form, as :meth:`issue` made it."""
+
+    _CONTEXT = b"cellnet placement 1"
+
+    def issue(self, authority: ec.EllipticCurvePrivateKey) -> Placement:
+        """Return this placement with the authority's signature in :attr:`signed`."""
+        body = msgpack.packb([self.project, self.role, self.name, list(self.parents), self.fqsn])
+        return Placement(
+            self.project,
+            self.role,
+            self.name,
+            self.parents,
+            self.fqsn,
+            msgpack.packb([body, sign(authority, self._CONTEXT, body)]),
+        )
+
+    @classmethod
+    def verify(cls, signed: bytes, authority: ec.EllipticCurvePublicKey) -> Placement:
+        """Read a signed placement.
+
+        :raises HandshakeError: if it is malformed, or was not signed by *authority*
+        """
+        body, signature = _unpack(signed, bytes, bytes, what="placement")
+        verify(authority, signature, cls._CONTEXT, body, what="placement")
+        project, role, name, parents, fqsn = _unpack(body, str, str, str, list, str, what="placement")
+        if not all(isinstance(parent, str) for parent in parents):
+            raise HandshakeError("the placement is malformed", "bad-placement")
+        return cls(project, role, name, tuple(parents), fqsn, signed)
+
+
+@dataclass(frozen=True, slots=True)
+class Delegation:
+    """A site's signed word that the holder of a key is one of its job cells, and until when."""
+
+    site: str
+    job: str
+    role: str
+    """``job``, or ``operator`` for a command that the site's operator runs beside the node."""
+    public_key: bytes
+    not_after: int
+    """Seconds since 1970."""
+    signed: bytes = field(default=b"", repr=False, compare=False)
+
+    _CONTEXT = b"cellnet delegation 1"
+
+    def issue(self, site_key: ec.EllipticCurvePrivateKey) -> Delegation:
+        """Return this delegation with the site's signature in :attr:`signed`."""
+        body = msgpack.packb([self.site, self.job, self.role, self.public_key, self.not_after])
+        signed = msgpack.packb([body, sign(site_key, self._CONTEXT, body)])
+        return Delegation(self.site, self.job, self.role, self.public_key, self.not_after, signed)
+
+    @classmethod
+    def verify(cls, signed: bytes, site_key: ec.EllipticCurvePublicKey, now: datetime.datetime) -> Delegation:
+        """Read a signed delegation.
+
+        :raises HandshakeError: if it is malformed, expired, or was not signed by the site
+        """
+        body, signature = _unpack(signed, bytes, bytes, what="delegation")
+        verify(site_key, signature, cls._CONTEXT, body, what="delegation")
+        site, job, role, public_key, not_after = _unpack(body, str, str, str, bytes, int, what="delegation")
+        delegation = cls(site, job, role, public_key, not_after, signed)
+        if delegation.role not in ("job", "operator"):
+            raise HandshakeError("the delegation is malformed", "bad-delegation")
+        if now.timestamp() > delegation.not_after:
+            raise HandshakeError(f"the credential of job {delegation.job} has expired", "expired")
+        return delegation
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A cell's certificates and keys.
+
+    A relay has two pairs with one identity: one for listening, one for connecting; any other cell has one.
+    A job cell has its site's certificate, a key of its own, and the site's delegation to that key.
+    """
+
+    key: ec.EllipticCurvePrivateKey = field(repr=False)
+    chain: tuple[x509.Certificate, ...]
+    """The leaf certificate first."""
+    roots: tuple[x509.Certificate, ...]
+    placement: Placement | None = None
+    delegation: Delegation | None = None
+    files: tuple[Path, Path, Path] | None = None
+    """Certificate, key and roots as files, which is how TLS wants them."""
+    listening: Credentials | None = field(default=None, repr=False)
+    """The pair to listen with, if it is another one."""
+
+    @classmethod
+    def load(
+        cls, certificate: Path, key: Path, roots: Path, *, placement: bytes = b"", listening: Credentials | None = None
+    ) -> Credentials:
+        """Read credentials from PEM files.
+
+        :param placement: the signed placement, if the cell has one
+        :param listening: the pair that a relay listens with
+        :raises ConfigurationError: naming the file, if one is missing or malformed
+        """
+        loaded_key = _read(key, _parse_key)
+        chain = _read(certificate, x509.load_pem_x509_certificates)
+        anchors = tuple(_read(roots, x509.load_pem_x509_certificates))
+        if public_key_bytes(loaded_key.public_key()) != public_key_bytes(_public_key(chain[0])):
+            raise ConfigurationError(f"the key does not belong to the certificate {certificate}", str(key))
+        credentials = cls(loaded_key, tuple(chain), anchors, files=(certificate, key, roots), listening=listening)
+        Identity.of(chain[0])
+        if not placement:
+            return credentials
+        try:
+            return cls(
+                loaded_key,
+                tuple(chain),
+                anchors,
+                Placement.verify(placement, _public_key(anchors[0])),
+                files=credentials.files,
+                listening=listening,
+            )
+        except HandshakeError as error:
+            raise ConfigurationError(str(error), str(certificate.parent)) from None
+
+    @property
+    def identity(self) -> Identity:
+        """Who the certificate says its holder is."""
+        return Identity.of(self.chain[0])
+
+    @property
+    def chain_der(self) -> list[bytes]:
+        """The certificates in DER, the leaf first."""
+        return [certificate.public_bytes(serialization.Encoding.DER) for certificate in self.chain]
+
+    def delegate(self, job: str, role: str, not_after: datetime.datetime) -> Credentials:
+        """Make credentials for a job cell of this site: a new key, and the site's delegation to it."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        public = public_key_bytes(key.public_key())
+        delegation = Delegation(self.identity.name, job, role, public, int(not_after.timestamp())).issue(self.key)
+        return Credentials(key, self.chain, self.roots, delegation=delegation)
+
+    def pack(self) -> bytes:
+        """Return job credentials as bytes for an inherited descriptor. They hold a private key."""
+        key = self.key.private_bytes(
+            serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        roots = [root.public_bytes(serialization.Encoding.DER) for root in self.roots]
+        return cast(
+            "bytes", msgpack.packb([key, self.chain_der, roots, self.delegation.signed if self.delegation else b""])
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes, now: datetime.datetime) -> Credentials:
+        """Read what :meth:`pack` made.
+
+        :raises HandshakeError: if it is malformed or has expired
+        """
+        key, chain, roots, signed = _unpack(data, bytes, list, list, bytes, what="job credential")
+        certificates = tuple(x509.load_der_x509_certificate(der) for der in chain)
+        return cls(
+            cast("ec.EllipticCurvePrivateKey", serialization.load_der_private_key(key, None)),
+            certificates,
+            tuple(x509.load_der_x509_certificate(der) for der in roots),
+            delegation=Delegation.verify(signed, _public_key(certificates[0]), now),
+        )
+
+    def verify_chain(self, chain: Sequence[bytes], usage: x509.ObjectIdentifier, now: datetime.datetime) -> Peer:
+        """Verify a peer's certificates against our roots.
+
+        :param chain: in DER, the leaf first
+        :param usage: the extended key usage that the leaf must have, :data:`LISTEN` or :data:`CONNECT`
+        :raises HandshakeError: saying which rule it breaks
+        """
+        try:
+            certificates = [x509.load_der_x509_certificate(der) for der in chain]
+            leaf = certificates[0]
+            identity = Identity.of(leaf)
+            verifier = (
+                PolicyBuilder()
+                .store(Store(list(self.roots)))
+                .time(now)
+                .extension_policies(ca_policy=ExtensionPolicy.webpki_defaults_ca(), ee_policy=_LEAF_POLICY)
+                .build_client_verifier()
+            )
+            verifier.verify(leaf, certificates[1:])
+            usages = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+            key = _public_key(leaf)
+        except VerificationError as error:
+            raise HandshakeError(_explain(leaf, now, error), "untrusted") from None
+        except (ValueError, IndexError, ConfigurationError, x509.ExtensionNotFound) as error:
+            raise HandshakeError(f"the peer's certificate is not acceptable: {error}", "untrusted") from None
+        if usage not in usages:
+            wanted = "listening" if usage == LISTEN else "connecting"
+            raise HandshakeError(f"the certificate of {identity.name} is not for {wanted}", "wrong-usage")
+        return Peer(identity, key, bytes(chain[0]))
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A neighbour whose certificate was verified."""
+
+    identity: Identity
+    key: ec.EllipticCurvePublicKey = field(repr=False)
+    certificate: bytes = field(repr=False)
+    """In DER."""
+
+
+def sign(key: ec.EllipticCurvePrivateKey, context: bytes, *fields: bytes) -> bytes:
+    """Sign *fields* under *context* (ECDSA over P-256 and SHA-256)."""
+    return key.sign(_transcript(context, fields), ec.ECDSA(hashes.SHA256()))
+
+
+def verify(
+    key: ec.EllipticCurvePublicKey, signature: bytes, context: bytes, *fields: bytes, what: str = "signature"
+) -> None:
+    """Check what :func:`sign` made.
+
+    :raises HandshakeError: if the signature is another key's, another context's or over other fields
+    """
+    try:
+        key.verify(signature, _transcript(context, fields), ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature:
+        raise HandshakeError(f"the {what} was not signed by the key that it should be", "bad-signature") from None
+
+
+def public_key_bytes(key: ec.EllipticCurvePublicKey) -> bytes:
+    """Return a public key as an uncompressed point of 65 bytes."""
+    return key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
+
+
+def load_public_key(point: bytes) -> ec.EllipticCurvePublicKey:
+    """Read what :func:`public_key_bytes` made.
+
+    :raises HandshakeError: if it is no point of the curve
+    """
+    try:
+        return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
+    except ValueError:
+        raise HandshakeError("the peer's public key is malformed", "bad-signature") from None
+
+
+def fingerprint(certificate: bytes) -> bytes:
+    """Return the SHA-256 of a certificate in DER."""
+    return hashlib.sha256(certificate).digest()
+
+
+# An absent key usage means "any use" to TLS libraries, so presence is demanded and the usage checked by us.
+_LEAF_POLICY = (
+    ExtensionPolicy.permit_all()
+    .require_present(x509.BasicConstraints, Criticality.CRITICAL, lambda _policy, _leaf, value: _refuse_ca(value))
+    .require_present(x509.KeyUsage, Criticality.CRITICAL, None)
+    .require_present(x509.ExtendedKeyUsage, Criticality.AGNOSTIC, None)
+    .require_present(x509.SubjectAlternativeName, Criticality.AGNOSTIC, None)
+)
+
+
+def _refuse_ca(constraints: x509.BasicConstraints) -> None:
+    if constraints.ca:
+        raise ValueError("a cell's certificate may not be an authority's")
+
+
+def _transcript(context: bytes, fields: Sequence[bytes]) -> bytes:
+    return b"".join(len(part).to_bytes(4, "big") + part for part in (context, *fields))
+
+
+def _explain(leaf: x509.Certificate, now: datetime.datetime, error: VerificationError) -> str:
+    name = leaf.subject.rfc4514_string()
+    if now > leaf.not_valid_after_utc:
+        return f"the certificate of {name} expired on {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC: renew it"
+    if now < leaf.not_valid_before_utc:
+        start = leaf.not_valid_before_utc
+        return f"the certificate of {name} is valid from {start:%Y-%m-%d %H:%M} UTC: check the clock"
+    return f"the certificate of {name} was not issued by this project's authority, or breaks its rules ({error})"
+
+
+def _public_key(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
+    key = certificate.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise ConfigurationError("a certificate must hold a P-256 key")
+    return key
+
+
+def _parse_key(data: bytes) -> ec.EllipticCurvePrivateKey:
+    key = serialization.load_pem_private_key(data, None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ValueError("not a P-256 key")
+    return key
+
+
+def _read(path: Path, parse: Any) -> Any:
+    try:
+        return parse(path.read_bytes())
+    except OSError as error:
+        raise ConfigurationError(f"cannot be read: {error.strerror}", str(path)) from None
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(f"is not what it should be: {error}", str(path)) from None
+
+
+def _unpack(data: bytes, *types: type, what: str) -> list[Any]:
+    try:
+        fields = msgpack.unpackb(data)
+    except (ValueError, msgpack.UnpackException, RecursionError) as error:
+        raise HandshakeError(f"the {what} is malformed", f"bad-{what.split()[0]}") from error
+    if (
+        not isinstance(fields, list)
+        or len(fields) != len(types)
+        or not all(type(value) is kind for value, kind in zip(fields, types, strict=True))
+    ):
+        raise HandshakeError(f"the {what} is malformed", f"bad-{what.split()[0]}")
+    return fields
