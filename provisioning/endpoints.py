@@ -1,0 +1,186 @@
+"""Where nodes listen, and which of those places each node connects to."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cellnet.fqcn import ROOT
+from provisioning.schema import ConnectTo, Participant, Relay, Scheme, Server
+from provisioning.source import did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from cellnet.kit import Security
+    from provisioning.project import Project
+    from provisioning.source import Source, YamlPath
+
+__all__ = ["Link", "Listener", "draw_links", "listeners_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Where a node listens, and by which names others know that place."""
+
+    name: str
+    base_name: str
+    scheme: Scheme
+    host: str
+    """Its default host: whereto others connect."""
+    hosts: tuple[str, ...]
+    port: int
+    security: Security
+    place: YamlPath
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach it by any of its names."""
+        return all(map(is_loopback, self.hosts))
+
+    @property
+    def bind_url(self) -> str:
+        """The address to bind: a public name is often not one of the machine's own, so then it is any address."""
+        if self.is_local:
+            return url(self.scheme, self.host, self.port)
+        return url(self.scheme, "::" if ":" in self.host else "0.0.0.0", self.port)  # noqa: S104 - meant: any address
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Whereto a node connects."""
+
+    url: str
+    security: Security
+    parent_name: str | None
+    """The participant at the other end; None behind an ingress."""
+    parent: str | None
+    """Its base name."""
+    named: bool
+    """Whether the other end was given by name, so its listener's security should be ours."""
+
+
+def url(scheme: str, host: str, port: int) -> str:
+    """Return an address; IPv6 in brackets."""
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether *host* can only mean the machine itself."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost" or host.lower().endswith(".localhost")
+
+
+def listeners_of(project: Project) -> dict[str, Listener]:
+    """Return the place of each node that listens, by the node's name."""
+    security = project.security or "mtls"
+    listeners = {}
+    for participant in project.participants:
+        name = participant.name
+        if isinstance(participant, Server):
+            host = participant.default_host or name
+            own = participant.connection_security or security
+            hosts = _unique(host, *participant.host_names)
+            place = project.path(name, "default_host")
+            port = participant.fed_learn_port
+            listeners[name] = Listener(name, ROOT, project.scheme, host, hosts, port, own, place)
+        elif isinstance(participant, Relay):
+            at = participant.listening_host
+            own = at.connection_security or security
+            hosts = _unique(at.default_host, *at.host_names)
+            place = project.path(name, "listening_host")
+            scheme = at.scheme or project.scheme
+            listeners[name] = Listener(name, name, scheme, at.default_host, hosts, at.port, own, place)
+    return listeners
+
+
+def draw_links(project: Project, listeners: Mapping[str, Listener], source: Source) -> dict[str, Link]:
+    """Return whereto each node connects, by its name; what leads nowhere is noted in *source*."""
+    links = {}
+    server = next((listener for listener in listeners.values() if listener.base_name == ROOT), None)
+    for participant in project.participants:
+        if isinstance(participant, Server):
+            continue
+        link = _link(project, participant, participant.connect_to, listeners, server, source)
+        if link is not None:
+            links[participant.name] = link
+    return links
+
+
+def _link(
+    project: Project,
+    participant: Participant,
+    to: ConnectTo | None,
+    listeners: Mapping[str, Listener],
+    server: Listener | None,
+    source: Source,
+) -> Link | None:
+    if to is None:
+        return _to_listener(server, ConnectTo(name=ROOT)) if server else None
+    if to.name is not None:
+        problem = _refuse_name(project, participant, to.name)
+        if problem:
+            source.error(project.path(participant.name, "connect_to", "name"), problem)
+            return None
+        found = listeners.get(to.name) or (server if to.name == ROOT else None)
+        return _to_listener(found, to) if found else None
+    matches = _at_host(listeners.values(), str(to.host), to.port)
+    if server in matches and to.port is None:
+        matches = [server]  # a host without a port has always meant the server, where it is the server's
+    if len(matches) > 1:
+        names = ", ".join(match.name for match in matches)
+        message = f"{to.host!r} is the host of several nodes ({names}): name one, as 'name: {matches[0].name}'"
+        source.error(project.path(participant.name, "connect_to", "host"), message)
+        return None
+    if matches:
+        return _to_listener(matches[0], to)
+    if project.roles.get(str(to.host)) == "relay":
+        message = f"{to.host!r} stands for a host here, and is a relay: write 'connect_to: {{name: {to.host}}}'"
+        source.error(project.path(participant.name, "connect_to", "host"), message)
+        return None
+    if server is None:
+        return None
+    security = to.connection_security or project.security or "mtls"
+    return Link(url(project.scheme, str(to.host), to.port or server.port), security, None, None, named=False)
+
+
+def _to_listener(listener: Listener, to: ConnectTo) -> Link:
+    address = url(listener.scheme, to.host or listener.host, to.port or listener.port)
+    security = to.connection_security or listener.security
+    return Link(address, security, listener.name, listener.base_name, named=to.name is not None)
+
+
+def _refuse_name(project: Project, participant: Participant, name: str) -> str | None:
+    """Say why a node cannot connect to the node of that name, if it cannot."""
+    role = project.roles.get(name)
+    if name == participant.name:
+        return "a node cannot connect to itself"
+    if role in ("client", "admin"):
+        article = "an" if role == "admin" else "a"
+        hint = ": 'parent' gives a client its place among the clients" if role == "client" else ""
+        return f"{name!r} is {article} {role}, which does not listen: connect to the server or a relay{hint}"
+    if role is not None or name == ROOT:
+        return None
+    options = [
+        other for other, kind in project.roles.items() if kind in ("server", "relay") and other != participant.name
+    ]
+    return f"there is no server or relay {name!r}{did_you_mean(name, options)}"
+
+
+def _at_host(listeners: Iterable[Listener], host: str, port: int | None) -> list[Listener]:
+    """Return those who listen at that host, and at that port if one is given."""
+    return [
+        listener
+        for listener in listeners
+        if port in (None, listener.port) and host.lower() in {name.lower() for name in listener.hosts}
+    ]
+
+
+def _unique(*hosts: str) -> tuple[str, ...]:
+    first: dict[str, str] = {}
+    for host in hosts:
+        first.setdefault(host.lower(), host)
+    return tuple(first.values())

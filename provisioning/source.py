@@ -1,0 +1,248 @@
+"""A YAML text as plain values, where each of them stands, and everything that is wrong with it.
+
+PyYAML builds the nodes, we the values: only plain texts, integers, truth values, lists and mappings exist here.
+An alias of a list or mapping is refused, so a small text never becomes a large or endless value.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from cellnet.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+__all__ = ["Problem", "ProjectError", "Source", "YamlPath", "did_you_mean"]
+
+YamlPath = tuple[str | int, ...]
+"""Keys and positions from the top of the file to a value."""
+
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is six times as fast, but not built everywhere
+_TAG = "tag:yaml.org,2002:"
+_MAX_DEPTH = 20
+_MAX_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One thing that is wrong with a file, or that is worth a second look."""
+
+    line: int
+    column: int
+    text: str
+    file: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}: {self.text}"
+
+
+class ProjectError(ConfigurationError):
+    """Say all that is wrong with a project file, a line for each problem."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(sorted(problems))
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+@dataclass(slots=True)
+class Source:
+    """A YAML file that was read, and what was found about it."""
+
+    file: str
+    value: Any = None
+    errors: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+    _values: dict[YamlPath, tuple[int, int]] = field(default_factory=dict)
+    _keys: dict[YamlPath, tuple[int, int]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Source:
+        """Read a file.
+
+        :raises ProjectError: if it is no YAML, has a duplicate key, or anything else that has no plain value
+        :raises ConfigurationError: if it cannot be read
+        """
+        try:
+            with path.open("rb") as file:
+                data = file.read(_MAX_BYTES + 1)
+        except OSError as error:
+            raise ConfigurationError(f"cannot be read: {error.strerror}", str(path)) from None
+        return cls.parse(data, str(path))
+
+    @classmethod
+    def parse(cls, data: bytes, file: str) -> Source:
+        """Read a text; *file* is what messages call it.
+
+        :raises ProjectError: as :meth:`read`
+        """
+        source = cls(file)
+        root = source._compose(data)
+        if root is None:
+            source._add(source.errors, 1, 1, "the file is empty")
+            source.stop_if_wrong()
+        source.value = source._build(root, (), set())
+        source.stop_if_wrong()
+        return source
+
+    def error(self, path: YamlPath, message: str, *, key: bool = False) -> None:
+        """Note what is wrong with the value at *path*, or with its key."""
+        self._add(self.errors, *self.place(path, key=key), self._about(path) + message)
+
+    def warning(self, path: YamlPath, message: str, *, key: bool = False) -> None:
+        """Note what is worth a second look at *path*."""
+        self._add(self.warnings, *self.place(path, key=key), self._about(path) + message)
+
+    def stop_if_wrong(self) -> None:
+        """Raise all errors so far, if there are any.
+
+        :raises ProjectError: naming every one of them
+        """
+        if self.errors:
+            raise ProjectError(self.errors)
+
+    def place(self, path: YamlPath, *, key: bool = False) -> tuple[int, int]:
+        """Return line and column of the value at *path*, or of the nearest one around it."""
+        marks = self._keys if key and path in self._keys else self._values
+        while path and path not in marks:
+            path = path[:-1]
+        return marks.get(path, (1, 1))
+
+    def _about(self, path: YamlPath) -> str:
+        """Name the participant that *path* lies in."""
+        if len(path) < 2 or path[0] != "participants" or not isinstance(path[1], int):
+            return ""
+        entry = self.value["participants"][path[1]] if isinstance(self.value, dict) else None
+        name = entry.get("name") if isinstance(entry, dict) else None
+        return f"participant {name!r}: " if isinstance(name, str) else f"participant {path[1] + 1}: "
+
+    def _add(self, problems: list[Problem], line: int, column: int, text: str) -> None:
+        problems.append(Problem(line, column, text, self.file))
+
+    def _compose(self, data: bytes) -> Any:
+        if len(data) > _MAX_BYTES:
+            raise ConfigurationError(f"is larger than {_MAX_BYTES // 2**20} MiB", self.file)
+        try:
+            text = data.decode("utf-8-sig")
+            self._check_depth(text)
+            return yaml.compose(text, Loader=_LOADER)
+        except UnicodeDecodeError as error:
+            lines = data[: error.start].split(b"\n")
+            self._add(self.errors, len(lines), len(lines[-1]) + 1, "this byte is no UTF-8")
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            self._add(self.errors, *_place(mark), _explain(error, text))
+        except yaml.reader.ReaderError as error:
+            # the position counts characters, or bytes in the C loader: the same, but for what stands before it
+            head = text[: error.position]
+            line, column = head.count("\n") + 1, len(head) - head.rfind("\n")
+            self._add(self.errors, line, column, "a character that YAML does not allow")
+        except yaml.YAMLError as error:
+            self._add(self.errors, 1, 1, f"this is no YAML: {error}")
+        raise ProjectError(self.errors)
+
+    def _check_depth(self, text: str) -> None:
+        """Refuse deep nesting before nodes are built: PyYAML's C composer recurses until the process dies."""
+        depth = 0
+        for event in yaml.parse(text, Loader=_LOADER):
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+            if depth > _MAX_DEPTH:
+                self._add(self.errors, *_place(event.start_mark), "this is nested too deeply")
+                raise ProjectError(self.errors)
+
+    def _build(self, node: yaml.Node, path: YamlPath, seen: set[int]) -> Any:
+        place = _place(node.start_mark)
+        self._values[path] = place
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, place)
+        if id(node) in seen:
+            self._add(self.errors, *place, "a list or mapping may not be used twice by an alias (*): write it out")
+            return None
+        seen.add(id(node))
+        if node.tag not in (_TAG + "map", _TAG + "seq"):
+            self._add(self.errors, *place, f"the tag {node.tag!r} is not allowed here")
+            return None
+        if isinstance(node, yaml.SequenceNode):
+            return [self._build(item, (*path, position), seen) for position, item in enumerate(node.value)]
+        return self._mapping(node, path, seen)
+
+    def _mapping(self, node: yaml.Node, path: YamlPath, seen: set[int]) -> dict[str, Any]:
+        mapping: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            place = _place(key_node.start_mark)
+            if not isinstance(key_node, yaml.ScalarNode):
+                self._add(self.errors, *place, "a key must be a text")
+                continue
+            key = str(key_node.value)
+            if key_node.tag == _TAG + "merge":
+                self._add(self.errors, *place, "merge keys (<<) are not supported: write the keys out")
+            elif key in mapping:
+                first = self._keys[(*path, key)][0]
+                self._add(self.errors, *place, f"duplicate key {key!r} (first at line {first})")
+            else:
+                self._keys[(*path, key)] = place
+                mapping[key] = self._build(value_node, (*path, key), seen)
+        return mapping
+
+    def _scalar(self, node: yaml.ScalarNode, place: tuple[int, int]) -> Any:
+        text = str(node.value)
+        kind = node.tag.removeprefix(_TAG)
+        if kind == "null":
+            return None
+        if kind == "bool":
+            return text.lower() in ("yes", "true", "on")
+        if kind == "float":
+            return _Number(text)
+        if kind == "int":
+            # YAML 1.1 also reads 010 as eight and 80:02 as 4802: nobody who writes a port means that
+            return int(text) if re.fullmatch(r"[+-]?(0|[1-9][0-9]{0,17})", text) else _Number(text)
+        if kind not in ("str", "timestamp"):
+            self._add(self.errors, *place, f"the tag {node.tag!r} is not allowed here")
+        return text
+
+
+class _Number(float):
+    """A number that is no plain integer, shown as it was written."""
+
+    text: str
+
+    def __new__(cls, text: str) -> _Number:
+        """Keep *text*: a schema that wants no such number only shows it."""
+        number = super().__new__(cls)
+        number.text = text
+        return number
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def did_you_mean(word: object, options: Iterable[str]) -> str:
+    """Return a suggestion in brackets, or nothing if no option comes near *word*."""
+    folded = {option.lower(): option for option in options}
+    close = difflib.get_close_matches(str(word).lower(), folded, n=1, cutoff=0.6)
+    return f" (did you mean {folded[close[0]]!r}?)" if close else ""
+
+
+def _place(mark: Any) -> tuple[int, int]:
+    """Return line and column as people count them."""
+    return (mark.line + 1, mark.column + 1) if mark else (1, 1)
+
+
+def _explain(error: yaml.MarkedYAMLError, text: str) -> str:
+    problem = str(error.problem or "this is no YAML")
+    lines = text.splitlines()
+    mark = error.problem_mark
+    if mark and mark.line < len(lines) and lines[mark.line][mark.column : mark.column + 1] == "\t":
+        return "a tab may not indent a line: use spaces"
+    if "another document" in problem:
+        return "a second document begins here: one is allowed"
+    return f"this is no YAML: {problem}" + (f" ({error.context})" if error.context else "")
