@@ -123,7 +123,7 @@ class Authority:
         """
         now = now or datetime.datetime.now(datetime.UTC)
         if identity.project != self.project:
-            raise ConfigurationError(f"the authority is project {self.project!r}'s, not {identity.project!r}'s")
+            raise ConfigurationError(f"this is the authority of project {self.project!r}, not of {identity.project!r}")
         if now >= self.certificate.not_valid_after_utc:
             raise ConfigurationError(f"the authority expired on {self.certificate.not_valid_after_utc:%Y-%m-%d}")
         names = [x509.UniformResourceIdentifier(identity.uri), *map(_host_name, hosts)]

@@ -41,6 +41,11 @@ _BUILDERS: dict[str, tuple[str, ...]] = {
     "SignatureBuilder": (),
 }
 _RESERVED_FOLDERS = ("authority",)
+_PLACEHOLDERS: dict[str, Any] = {
+    "org": "unknown",
+    "role": "member",
+    "listening_host": {"default_host": "unknown.invalid", "port": 1},
+}
 _ADMIN_ROLES = ("project_admin", "org_admin", "lead", "member")
 
 
@@ -131,11 +136,26 @@ def _read_participant(entry: dict[str, Any], path: YamlPath, source: Source) -> 
         if key in entry and entry[key] is None:
             source.warning((*path, key), f"{key!r} is empty, as if it were not there", key=True)
     kept = {key: value for key, value in entry.items() if key not in misplaced}
-    participant = _validate(MODELS[kind], kept, path, source)
+    participant = _validate(MODELS[kind], kept, path, source) or _salvage(kept, MODELS[kind])
     if isinstance(participant, Admin) and participant.role not in _ADMIN_ROLES:
         hint = did_you_mean(participant.role, _ADMIN_ROLES)
         source.warning((*path, "role"), f"{participant.role!r} is no known role: {_listed(_ADMIN_ROLES)} are{hint}")
     return participant
+
+
+def _salvage(entry: dict[str, Any], model: type[_Model]) -> _Model | None:
+    """Replace what is wrong in a participant, so that the rest of it can still be checked against the others."""
+    known = {key: value for key, value in entry.items() if key in model.model_fields}
+    try:
+        return model.model_validate(known)
+    except ValidationError as error:
+        wrong = {found["loc"][0] for found in error.errors(include_url=False) if found["loc"]}
+    kept = {key: value for key, value in known.items() if key not in wrong}
+    placeholders = {key: value for key, value in _PLACEHOLDERS.items() if key in model.model_fields}
+    try:
+        return model.model_validate({**placeholders, **kept})
+    except ValidationError:
+        return None
 
 
 def _note_twice(name: str, other: str, first: int, position: int, source: Source) -> None:
@@ -156,10 +176,9 @@ def _check_reserved(participant: Participant, path: YamlPath, source: Source) ->
 
 
 def _check_one_server(entries: list[Any], source: Source) -> None:
-    servers = [
-        position for position, entry in enumerate(entries) if isinstance(entry, dict) and entry.get("type") == "server"
-    ]
-    if not servers and entries:
+    kinds = [entry.get("type") if isinstance(entry, dict) else None for entry in entries]
+    servers = [position for position, kind in enumerate(kinds) if kind == "server"]
+    if not servers and all(kind in MODELS for kind in map(str, kinds)) and entries:  # else one of those may be it
         source.error(("participants",), "there is no server: exactly one participant has 'type: server'")
     for position in servers[1:]:
         line = source.place(("participants", servers[0]))[0]

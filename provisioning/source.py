@@ -1,7 +1,6 @@
 """A YAML text as plain values, where each of them stands, and everything that is wrong with it.
 
 PyYAML builds the nodes, we the values: only plain texts, integers, truth values, lists and mappings exist here.
-An alias of a list or mapping is refused, so a small text never becomes a large or endless value.
 """
 
 from __future__ import annotations
@@ -87,7 +86,7 @@ class Source:
         if root is None:
             source._add(source.errors, 1, 1, "the file is empty")
             source.stop_if_wrong()
-        source.value = source._build(root, (), set())
+        source.value = source._build(root, ())
         source.stop_if_wrong()
         return source
 
@@ -130,7 +129,7 @@ class Source:
             raise ConfigurationError(f"is larger than {_MAX_BYTES // 2**20} MiB", self.file)
         try:
             text = data.decode("utf-8-sig")
-            self._check_depth(text)
+            self._check_shape(text)
             return yaml.compose(text, Loader=_LOADER)
         except UnicodeDecodeError as error:
             lines = data[: error.start].split(b"\n")
@@ -147,35 +146,43 @@ class Source:
             self._add(self.errors, 1, 1, f"this is no YAML: {error}")
         raise ProjectError(self.errors)
 
-    def _check_depth(self, text: str) -> None:
-        """Refuse deep nesting before nodes are built: PyYAML's C composer recurses until the process dies."""
+    def _check_shape(self, text: str) -> None:
+        """Refuse deep nesting and nested aliases before nodes are built.
+
+        PyYAML's C composer recurses until the process dies, and an alias makes a small text a large or endless value.
+        """
         depth = 0
+        collections: set[str | None] = set()
         for event in yaml.parse(text, Loader=_LOADER):
-            if isinstance(event, yaml.CollectionStartEvent):
-                depth += 1
-            elif isinstance(event, yaml.CollectionEndEvent):
-                depth -= 1
+            match event:
+                case yaml.CollectionStartEvent():
+                    depth += 1
+                    collections.add(event.anchor)
+                case yaml.CollectionEndEvent():
+                    depth -= 1
+                case yaml.ScalarEvent():
+                    collections.discard(event.anchor)
+                case yaml.AliasEvent() if event.anchor in collections:
+                    message = "an alias (*) may only stand for a plain text: write the list or mapping out"
+                    self._add(self.errors, *_place(event.start_mark), message)
             if depth > _MAX_DEPTH:
                 self._add(self.errors, *_place(event.start_mark), "this is nested too deeply")
-                raise ProjectError(self.errors)
+                break
+        self.stop_if_wrong()
 
-    def _build(self, node: yaml.Node, path: YamlPath, seen: set[int]) -> Any:
+    def _build(self, node: yaml.Node, path: YamlPath) -> Any:
         place = _place(node.start_mark)
         self._values[path] = place
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, place)
-        if id(node) in seen:
-            self._add(self.errors, *place, "a list or mapping may not be used twice by an alias (*): write it out")
-            return None
-        seen.add(id(node))
         if node.tag not in (_TAG + "map", _TAG + "seq"):
             self._add(self.errors, *place, f"the tag {node.tag!r} is not allowed here")
             return None
         if isinstance(node, yaml.SequenceNode):
-            return [self._build(item, (*path, position), seen) for position, item in enumerate(node.value)]
-        return self._mapping(node, path, seen)
+            return [self._build(item, (*path, position)) for position, item in enumerate(node.value)]
+        return self._mapping(node, path)
 
-    def _mapping(self, node: yaml.Node, path: YamlPath, seen: set[int]) -> dict[str, Any]:
+    def _mapping(self, node: yaml.Node, path: YamlPath) -> dict[str, Any]:
         mapping: dict[str, Any] = {}
         for key_node, value_node in node.value:
             place = _place(key_node.start_mark)
@@ -190,7 +197,7 @@ class Source:
                 self._add(self.errors, *place, f"duplicate key {key!r} (first at line {first})")
             else:
                 self._keys[(*path, key)] = place
-                mapping[key] = self._build(value_node, (*path, key), seen)
+                mapping[key] = self._build(value_node, (*path, key))
         return mapping
 
     def _scalar(self, node: yaml.ScalarNode, place: tuple[int, int]) -> Any:
