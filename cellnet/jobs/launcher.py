@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TAIL_BYTES", "JobProcess", "launched"]
 
-TAIL_BYTES = 2000
-"""How much of a log goes into an error."""
+TAIL_BYTES = 1500
+"""How much of a log goes into an error; a message's error has room for 2,000 characters."""
 
 _COMMAND = [sys.executable, "-P", "-m", "cellnet.jobs.process"]
 

@@ -1,0 +1,296 @@
+"""The server's side of jobs: deploy to the sites, start the SJ, pass reports on, and end everything afterwards.
+
+The law of this file: whatever happens to a run, its last step asks every site to end its job process, and the
+outcome is told only after that. A site that cannot be asked ends it by itself when its lease does.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from cellnet.errors import CellError, DeliveryError, JobError, RemoteError
+from cellnet.fqcn import FQCN, FQSN, ROOT
+from cellnet.jobs.assignment import Assignment, Placed
+from cellnet.jobs.bundle import Bundle
+from cellnet.jobs.host import LEASE_SECONDS, Ended
+from cellnet.jobs.operator import check_operator
+from cellnet.jobs.record import Record
+from cellnet.jobs.submission import POLL_SECONDS, Submission
+from cellnet.jobs.tree import JobTree, choose
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+
+    from anyio.abc import TaskGroup
+
+    from cellnet.cell import Cell
+    from cellnet.jobs.host import JobHost
+    from cellnet.message import Request
+
+__all__ = ["MAX_RUNS", "Coordinator"]
+
+MAX_RUNS = 8
+DEPLOY_SECONDS = 120.0
+STOP_SECONDS = 5.0
+DEPLOYING = 8
+"""Sites at a time; a bundle for each waits in the queue of the link towards it."""
+WATCH_SECONDS = 0.5
+
+_log = logging.getLogger(__name__)
+
+
+class Coordinator:
+    """Run the jobs that the server's operator submits."""
+
+    def __init__(self, sites: Iterable[FQSN], host: JobHost) -> None:
+        """Prepare to run jobs.
+
+        :param sites: all sites of the project
+        :param host: runs the SJs
+        """
+        self.handlers: Mapping[str, Callable[[Request], Awaitable[Any]]] = {
+            "jobs.submit": self._submit,
+            "jobs.follow": self._follow,
+            "jobs.cancel": self._cancel,
+            "jobs.report": self._report,
+            "jobs.ended": self._ended,
+        }
+        """For the server's cell."""
+        self._sites = tuple(sites)
+        self._host = host
+        self._records: dict[str, Record] = {}
+        self._deploying = anyio.CapacityLimiter(DEPLOYING)
+        self._cell: Cell | None = None
+        self._tasks: TaskGroup | None = None
+
+    @asynccontextmanager
+    async def serving(self, cell: Cell) -> AsyncIterator[None]:
+        """Accept jobs on *cell*; when the block is left, all runs end."""
+        async with anyio.create_task_group() as tasks:
+            self._cell, self._tasks = cell, tasks
+            try:
+                yield
+            finally:
+                self._tasks = None
+                tasks.cancel_scope.cancel()
+
+    @property
+    def _own(self) -> Cell:
+        if self._cell is None:
+            raise JobError("the server is starting")
+        return self._cell
+
+    # What the operator asks.
+
+    async def _submit(self, request: Request) -> str:
+        check_operator(self._own, request)
+        submission = Submission.from_value(request.payload)
+        bundle = Bundle.unpack(submission.bundle)
+        chosen = choose(self._sites, submission.sites)
+        if self._tasks is None:
+            raise JobError("the server is stopping")
+        if len(self._records) >= MAX_RUNS:
+            raise JobError(f"{MAX_RUNS} jobs are under way, more are not allowed: try later")
+        job = f"job-{secrets.token_hex(4)}"
+        tree = JobTree(chosen, flat=submission.flat)
+        record = Record(job, request.origin, submission, tree, self._placed(job, chosen))
+        self._records[job] = record
+        self._tasks.start_soon(self._run, record, bundle)
+        return job
+
+    async def _follow(self, request: Request) -> dict[str, Any]:
+        match request.payload:
+            case {"job": str(job), "next": int(following)}:
+                return await self._submitted(request, job).follow(following, POLL_SECONDS)
+        raise JobError("the question for a job's news is malformed")
+
+    async def _cancel(self, request: Request) -> None:
+        record = self._submitted(request, request.payload)
+        record.scope.cancel()
+        await record.finished.wait()
+
+    def _submitted(self, request: Request, job: str) -> Record:
+        record = self._records.get(job)
+        if record is None or record.submitter != request.origin:
+            raise JobError(f"there is no job {job!r} of yours")
+        return record
+
+    def _placed(self, job: str, chosen: Iterable[FQSN]) -> dict[str, Placed]:
+        """Find the cell of each site's job process, which is below the site's own, wherever that has joined."""
+        cells = {member.fqsn: member.fqcn for member in self._own.members() if member.role == "client"}
+        absent = [str(site) for site in chosen if str(site) not in cells]
+        if absent:
+            raise JobError(f"not present: {', '.join(absent)}; start these sites, or choose others with --sites")
+        return {str(site): Placed(site, cells[str(site)].job(job)) for site in chosen}
+
+    # What the SJ says.
+
+    async def _report(self, request: Request) -> None:
+        if not isinstance(request.payload, bytes):
+            raise JobError("a report is malformed")
+        self._led(request).report(request.payload)
+
+    async def _ended(self, request: Request) -> None:
+        match request.payload:
+            case {"value": bytes(), "messages": int(), "bytes": int()} | {"site": str(), "reason": str()}:
+                self._led(request).close(request.payload)
+            case _:
+                raise JobError("what the SJ says about the end of its job is malformed")
+
+    def _led(self, request: Request) -> Record:
+        record = self._records.get(request.origin.base_name)
+        if record is None or request.origin != FQCN(ROOT).job(record.job):
+            raise JobError(f"{request.origin} is no job process of this server")
+        return record
+
+    # One run.
+
+    async def _run(self, record: Record, bundle: Bundle) -> None:
+        outcome: dict[str, Any] = {"error": f"{record.job} was cancelled"}
+        failed = ""
+        try:
+            with record.scope:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._cancel_when_submitter_left, record)
+                    tasks.start_soon(self._renew, record)
+                    failed, outcome = await self._carry_out(record, bundle)
+                    tasks.cancel_scope.cancel()
+        finally:
+            with anyio.CancelScope(shield=True):
+                ends = await self._stop(record)
+            record.finish(_explained(record.job, failed, outcome, ends))
+            _log.info("%s ended: %s", record.job, outcome.get("error", "ok"))
+        # the outcome waits until the submitter has fetched it, and left
+        await self._submitter_left(record)
+        del self._records[record.job]
+
+    async def _carry_out(self, record: Record, bundle: Bundle) -> tuple[str, dict[str, Any]]:
+        """Deploy, lead, and return the site that failed, if one did, with the outcome."""
+        _log.info("%s runs on %s", record.job, ", ".join(record.placed))
+        try:
+            await self._deploy(record)
+            await self._host.start(self._assignment(record, FQSN(ROOT)), bundle)
+            await self._led_to_its_end(record)
+        except _SiteError as error:
+            return error.site, {"error": str(error)}
+        except CellError as error:
+            return ROOT, {"error": f"{ROOT}: {error}"}
+        answer = record.answer
+        if "reason" in answer:
+            return answer["site"], {"error": f"{answer['site']}: {answer['reason']}"}
+        return "", {**answer, "sites": list(record.placed)}
+
+    async def _deploy(self, record: Record) -> None:
+        failures: list[_SiteError] = []
+        async with anyio.create_task_group() as tasks:
+
+            async def deploy(placed: Placed) -> None:
+                try:
+                    async with self._deploying:
+                        await self._deploy_one(record, placed)
+                except (DeliveryError, TimeoutError) as error:
+                    reason = error.message if isinstance(error, RemoteError) else str(error)
+                    failures.append(_SiteError(str(placed.site), reason))
+                    tasks.cancel_scope.cancel()
+
+            for placed in record.placed.values():
+                tasks.start_soon(deploy, placed)
+        if failures:
+            raise failures[0]
+
+    async def _deploy_one(self, record: Record, placed: Placed) -> None:
+        assignment = self._assignment(record, placed.site)
+        order = {"assignment": assignment.to_value(), "bundle": record.submission.bundle}
+        with anyio.fail_after(DEPLOY_SECONDS):
+            await self._own.request(_node(placed), "jobs.deploy", order)
+
+    def _assignment(self, record: Record, site: FQSN) -> Assignment:
+        children = tuple(record.placed[str(child)] for child in record.tree.children(site))
+        config = record.submission.config
+        if site.is_root:
+            return Assignment(record.job, site, None, children, config, record.tree.sites)
+        above = record.tree.parent(site)
+        parent = FQCN(ROOT).job(record.job) if above.is_root else record.placed[str(above)].cell
+        return Assignment(record.job, site, parent, children, config)
+
+    async def _led_to_its_end(self, record: Record) -> None:
+        """Wait for the SJ's word, or for its end.
+
+        :raises JobError: if it ended without a word
+        """
+        async with anyio.create_task_group() as tasks:
+
+            async def wait(one: Callable[[], Awaitable[object]]) -> None:
+                await one()
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(wait, record.closing.wait)
+            tasks.start_soon(wait, lambda: self._host.wait_exited(record.job))
+        if not record.closing.is_set():
+            raise JobError("its job process ended without a result")
+
+    async def _stop(self, record: Record) -> dict[str, Ended]:
+        """End the job's processes everywhere; return how each ended, by FQSN, as far as the sites could be asked."""
+        ends: dict[str, Ended] = {}
+
+        async def stop(placed: Placed) -> None:
+            try:
+                with anyio.fail_after(STOP_SECONDS):
+                    answer = await self._own.request(_node(placed), "jobs.stop", record.job)
+                ends[str(placed.site)] = Ended.from_value(answer)
+            except (CellError, TimeoutError) as error:
+                _log.warning("%s: %s could not be asked to end it (%s)", record.job, placed.site, error)
+
+        async with anyio.create_task_group() as tasks:
+            for placed in record.placed.values():
+                tasks.start_soon(stop, placed)
+            ends[ROOT] = await self._host.stop(record.job)
+        return ends
+
+    async def _renew(self, record: Record) -> None:
+        """Tell every site, well before its lease ends, that the job is still wanted."""
+        while True:
+            await anyio.sleep(LEASE_SECONDS / 6)
+            for placed in record.placed.values():
+                try:
+                    await self._own.send(_node(placed), "jobs.lease", record.job)
+                except DeliveryError as error:
+                    _log.warning("%s: %s", record.job, error)
+
+    async def _cancel_when_submitter_left(self, record: Record) -> None:
+        await self._submitter_left(record)
+        _log.warning("%s: %s left, so the job is cancelled", record.job, record.submitter)
+        record.scope.cancel()
+
+    async def _submitter_left(self, record: Record) -> None:
+        while any(member.fqcn == record.submitter for member in self._own.members()):  # noqa: ASYNC110 - a cell tells no one who left
+            await anyio.sleep(WATCH_SECONDS)
+
+
+class _SiteError(JobError):
+    def __init__(self, site: str, reason: str) -> None:
+        super().__init__(f"{site}: {reason}")
+        self.site = site
+
+
+def _node(placed: Placed) -> str:
+    """Return the cell of the node that runs a job process."""
+    return str(placed.cell.parent)
+
+
+def _explained(job: str, failed: str, outcome: dict[str, Any], ends: Mapping[str, Ended]) -> dict[str, Any]:
+    """Add to a failure what the sites know: which process ended by itself, and the end of a log."""
+    if "error" not in outcome:
+        return outcome
+    crashed = {site: end for site, end in sorted(ends.items()) if end.exit_code is not None}
+    lines = [f"{job} failed: {outcome['error']}"]
+    lines += [f"at {site} the job process ended by itself, with code {end.exit_code}" for site, end in crashed.items()]
+    site = next(iter(crashed), failed)
+    if site in ends and ends[site].tail:
+        lines += [f"the end of its log at {site}:", ends[site].tail]
+    return {"error": "\n".join(lines)}

@@ -1,0 +1,261 @@
+"""The job processes of one node: a site's CJs, or the server's SJs; started, watched, and surely ended.
+
+The law of this file: a process lives inside one task of this host, and its folder with it. The task ends when the
+server says so, when the node stops, or when the server was not heard of for the length of a lease. So a server that
+is killed leaves no job process behind at any site.
+"""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from cellnet.errors import JobError
+from cellnet.jobs.assignment import Assignment, Start
+from cellnet.jobs.bundle import Bundle
+from cellnet.jobs.launcher import launched
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from pathlib import Path
+
+    from anyio.abc import TaskGroup, TaskStatus
+
+    from cellnet.cell import Cell
+    from cellnet.credentials import Credentials
+    from cellnet.fqcn import FQCN, FQSN
+    from cellnet.jobs.launcher import JobProcess
+    from cellnet.message import Request
+
+__all__ = ["CREDENTIAL_HOURS", "JOIN_SECONDS", "LEASE_SECONDS", "MAX_JOBS", "Ended", "JobHost"]
+
+MAX_JOBS = 16
+"""At one node, at a time."""
+JOIN_SECONDS = 60.0
+"""How long a job's code may take to load."""
+LEASE_SECONDS = 60.0
+"""How long a site's job process lives on without a word from the server."""
+CREDENTIAL_HOURS = 24
+
+_SETTLE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Say how a job process ended."""
+
+    exit_code: int | None
+    """None if it was ended by us."""
+    tail: str
+    """The end of its log."""
+
+    def to_value(self) -> dict[str, Any]:
+        """Return it as a payload."""
+        return {"exit_code": self.exit_code, "tail": self.tail}
+
+    @classmethod
+    def from_value(cls, value: Any) -> Ended:
+        """Read what :meth:`to_value` made.
+
+        :raises JobError: if it is malformed
+        """
+        match value:
+            case {"exit_code": int() | None as exit_code, "tail": str(tail)}:
+                return cls(exit_code, tail)
+        raise JobError("what a site says about an ended job is malformed")
+
+
+@dataclass(slots=True, eq=False)
+class _Hosted:
+    lease_ends: float
+    stop: anyio.Event = field(default_factory=anyio.Event)
+    exited: anyio.Event = field(default_factory=anyio.Event)
+    gone: anyio.Event = field(default_factory=anyio.Event)
+    ended: Ended = Ended(None, "")
+
+
+class JobHost:
+    """Run job processes beside a node's cell."""
+
+    def __init__(
+        self,
+        site: FQSN,
+        credentials: Credentials,
+        folder: Path,
+        socket: str,
+        *,
+        backend: str = "asyncio",
+        lease_seconds: float = LEASE_SECONDS,
+    ) -> None:
+        """Prepare to run job processes, each in a folder of its own below *folder*.
+
+        :param socket: the URL at which the node's cell listens for them
+        :param backend: the event loop that they run
+        :param lease_seconds: infinite at the server, which is its own master
+        """
+        self.handlers: Mapping[str, Callable[[Request], Awaitable[Any]]] = {
+            "jobs.deploy": self._deploy,
+            "jobs.stop": self._stop,
+            "jobs.lease": self._renew,
+        }
+        """For the cell of a site; the server calls the methods below instead."""
+        self._site = site
+        self._credentials = credentials
+        self._folder = folder
+        self._socket = socket
+        self._backend = backend
+        self._lease_seconds = lease_seconds
+        self._hosted: dict[str, _Hosted] = {}
+        self._cell: Cell | None = None
+        self._tasks: TaskGroup | None = None
+
+    @asynccontextmanager
+    async def serving(self, cell: Cell) -> AsyncIterator[None]:
+        """Run job processes below *cell*; when the block is left, all end."""
+        async with anyio.create_task_group() as tasks:
+            self._cell, self._tasks = cell, tasks
+            try:
+                yield
+            finally:
+                self._tasks = None
+                tasks.cancel_scope.cancel()
+
+    async def start(self, assignment: Assignment, bundle: Bundle) -> None:
+        """Start a job process, and return when its cell has joined ours.
+
+        :raises JobError: if it cannot be started, or ends before that; with the end of its log
+        """
+        if self._tasks is None:
+            raise JobError("the node is starting, or stopping")
+        if assignment.job in self._hosted:
+            raise JobError(f"job {assignment.job} runs here already")
+        if len(self._hosted) >= MAX_JOBS:
+            raise JobError(f"{MAX_JOBS} jobs run here already, more are not allowed")
+        hosted = _Hosted(anyio.current_time() + self._lease_seconds)
+        self._hosted[assignment.job] = hosted
+        try:
+            await self._tasks.start(self._host, assignment, bundle, hosted)
+        except BaseException:
+            self._hosted.pop(assignment.job, None)
+            raise
+
+    async def wait_exited(self, job: str) -> Ended:
+        """Wait until the process of *job* ended by itself, and return how."""
+        hosted = self._hosted[job]
+        await hosted.exited.wait()
+        return hosted.ended
+
+    async def stop(self, job: str) -> Ended:
+        """End the process of *job* and all that it started, and return how it ended. Safe to repeat."""
+        hosted = self._hosted.get(job)
+        if hosted is None:
+            return Ended(None, "")
+        hosted.stop.set()
+        await hosted.gone.wait()
+        self._hosted.pop(job, None)
+        return hosted.ended
+
+    async def _host(
+        self, assignment: Assignment, bundle: Bundle, hosted: _Hosted, *, task_status: TaskStatus[None]
+    ) -> None:
+        folder = self._folder / assignment.job
+        cell = self._cell
+        assert cell is not None  # noqa: S101 - serving() set it, and started this task
+        fqcn = cell.fqcn.job(assignment.job)
+        try:
+            message = self._message(assignment, bundle, folder)
+            async with launched(message, folder) as process:
+                await _joined(process, cell, fqcn)
+                task_status.started()
+                await _first(process.wait, hosted.stop.wait, lambda: self._lease(hosted))
+                if not any(member.fqcn == fqcn for member in cell.members()):
+                    # its link is gone, so it ended by itself, or is about to
+                    with anyio.move_on_after(_SETTLE_SECONDS):
+                        await process.wait()
+                hosted.ended = Ended(process.exit_code, process.tail())
+            hosted.exited.set()
+        except OSError as error:
+            raise JobError(f"the job process cannot be started: {error}") from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            hosted.gone.set()
+        # how it ended waits for the server to ask
+        await _first(hosted.stop.wait, lambda: self._lease(hosted))
+        self._hosted.pop(assignment.job, None)
+
+    def _message(self, assignment: Assignment, bundle: Bundle, folder: Path) -> bytes:
+        """Write the bundle into the job's folder, and return what its process is to be told."""
+        expiry = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=CREDENTIAL_HOURS)
+        credential = self._credentials.delegate(assignment.job, "job", expiry).pack()
+        message = Start(assignment, self._socket, folder / "bundle", self._backend, credential).pack()
+        folder.mkdir(mode=0o700, parents=True)
+        bundle.write(folder / "bundle")
+        return message
+
+    async def _lease(self, hosted: _Hosted) -> None:
+        while (left := hosted.lease_ends - anyio.current_time()) > 0:  # noqa: ASYNC110 - it may be renewed meanwhile
+            await anyio.sleep(left)
+
+    # What the server may ask of a site.
+
+    async def _deploy(self, request: Request) -> None:
+        _check_server(request)
+        match request.payload:
+            case {"assignment": value, "bundle": bytes(packed)}:
+                assignment = Assignment.from_value(value)
+            case _:
+                raise JobError("the deployment of a job is malformed")
+        if assignment.site != self._site or assignment.parent is None:
+            raise JobError(f"the deployment is for {assignment.site}, this site is {self._site}")
+        await self.start(assignment, Bundle.unpack(packed))
+
+    async def _stop(self, request: Request) -> dict[str, Any]:
+        _check_server(request)
+        ended = await self.stop(_job(request))
+        return ended.to_value()
+
+    async def _renew(self, request: Request) -> None:
+        _check_server(request)
+        hosted = self._hosted.get(_job(request))
+        if hosted is not None:
+            hosted.lease_ends = anyio.current_time() + self._lease_seconds
+
+
+async def _joined(process: JobProcess, cell: Cell, fqcn: FQCN) -> None:
+    with anyio.move_on_after(JOIN_SECONDS) as limit:
+        await _first(process.wait, lambda: cell.wait_present([fqcn]))
+    if process.exit_code is None and not limit.cancelled_caught:
+        return
+    what = f"has not joined its site in {JOIN_SECONDS:g} s"
+    if process.exit_code is not None:
+        what = f"ended with code {process.exit_code} before it had joined its site"
+    tail = process.tail()
+    raise JobError(f"the job process {what}" + (f"; the end of its log:\n{tail}" if tail else ""))
+
+
+async def _first(*waits: Callable[[], Awaitable[object]]) -> None:
+    """Wait for the first of *waits*, and cancel the others."""
+    async with anyio.create_task_group() as tasks:
+
+        async def wait(one: Callable[[], Awaitable[object]]) -> None:
+            await one()
+            tasks.cancel_scope.cancel()
+
+        for one in waits:
+            tasks.start_soon(wait, one)
+
+
+def _check_server(request: Request) -> None:
+    if not request.origin.is_root:
+        raise JobError(f"only the server deploys jobs, {request.origin} may not")
+
+
+def _job(request: Request) -> str:
+    if not isinstance(request.payload, str):
+        raise JobError("a job's name is wanted")
+    return request.payload

@@ -1,0 +1,145 @@
+"""The main program of a job process, SJ or CJ: ``python -P -m cellnet.jobs.process FD``.
+
+It never sees its node's kit. It reads who it is from the inherited descriptor, joins the node's cell over the local
+socket, and ends when that link ends, when the descriptor does, or when it is told to.
+"""
+
+from __future__ import annotations
+
+import datetime
+import inspect
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from cellnet.cell import Cell
+from cellnet.credentials import Credentials
+from cellnet.errors import CellError, JobError
+from cellnet.fqcn import ROOT
+from cellnet.jobs.assignment import end_with, receive
+from cellnet.jobs.bundle import load_module
+from cellnet.jobs.collective import TaskFailed
+from cellnet.jobs.job import ServerJob, Worker
+from cellnet.jobs.opaque import packed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+    from typing import NoReturn
+
+    from cellnet.jobs.assignment import Start
+
+__all__ = ["main"]
+
+JOIN_SECONDS = 30.0
+MAX_RESULT_BYTES = 56 * 1024
+"""What ``server(job)`` returns travels in one message for now."""
+
+_log = logging.getLogger(__name__)
+
+
+def main(descriptor: int) -> NoReturn:
+    """Run the job process that the node describes on *descriptor*, and exit."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    code = 1
+    try:
+        start = receive(descriptor)
+        end_with(descriptor)
+        module = load_module(start.bundle)
+        anyio.run(_run, start, module, backend=start.backend)
+        code = 0
+    except CellError as error:
+        _log.error("%s", error)
+    except BaseException:
+        # a job's code may raise anything; the log is where its author will look
+        _log.exception("the job process failed")
+    logging.shutdown()
+    sys.stdout.flush()
+    # not sys.exit: a thread that still computes has nobody left to compute for
+    os._exit(code)
+
+
+async def _run(start: Start, module: ModuleType) -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_end_on_signal, tasks.cancel_scope)
+        if start.assignment.parent is None:
+            await _lead(start, module, tasks.cancel_scope)
+        else:
+            await _take_part(start, module)
+        tasks.cancel_scope.cancel()
+
+
+async def _end_on_signal(scope: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _signal in signals:
+            scope.cancel()
+
+
+async def _take_part(start: Start, module: ModuleType) -> None:
+    worker = Worker(start.assignment, _tasks(module))
+    async with Cell(start.assignment.job, handlers=worker.handlers) as cell:
+        worker.cell = cell
+        await _join(cell, start)
+        await cell.wait_disconnected()
+
+
+async def _lead(start: Start, module: ModuleType, scope: anyio.CancelScope) -> None:
+    server = _server(module)
+    async with Cell(start.assignment.job) as cell:
+        await _join(cell, start)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_cancel_when_disconnected, cell, scope)
+            job = ServerJob(start.assignment, cell)
+            await cell.request(ROOT, "jobs.ended", await _outcome(server, job))
+            tasks.cancel_scope.cancel()
+        await cell.wait_disconnected()
+
+
+async def _outcome(server: Callable[[ServerJob], Any], job: ServerJob) -> dict[str, Any]:
+    """Run the job's server function; say how it ended."""
+    try:
+        value = packed(await server(job))
+        if len(value) > MAX_RESULT_BYTES:
+            raise JobError(f"server(job) returned {len(value)} bytes: {MAX_RESULT_BYTES} are allowed for now")
+    except TaskFailed as failure:
+        return {"site": failure.site, "reason": failure.reason}
+    except Exception as error:
+        # anything may come out of a job's code; its traceback is for the log, its last line for the submitter
+        _log.exception("server(job) failed")
+        reason = str(error) if isinstance(error, CellError) else f"server(job): {type(error).__name__}: {error}"
+        return {"site": ROOT, "reason": reason}
+    return {"value": value, "messages": job.results.messages, "bytes": job.results.bytes}
+
+
+async def _join(cell: Cell, start: Start) -> None:
+    credentials = Credentials.unpack(start.credential, datetime.datetime.now(datetime.UTC))
+    with anyio.fail_after(JOIN_SECONDS):
+        await cell.connect(start.socket, credentials, reconnect=False)
+
+
+async def _cancel_when_disconnected(cell: Cell, scope: anyio.CancelScope) -> None:
+    await cell.wait_disconnected()
+    scope.cancel()
+
+
+def _tasks(module: ModuleType) -> Mapping[str, Callable[..., Any]]:
+    tasks = getattr(module, "tasks", None)
+    if not isinstance(tasks, Mapping) or not all(isinstance(name, str) and callable(tasks[name]) for name in tasks):
+        raise JobError('job.py has no mapping of tasks: write tasks = {"train": train}')
+    return tasks
+
+
+def _server(module: ModuleType) -> Callable[[ServerJob], Any]:
+    server = getattr(module, "server", None)
+    if not inspect.iscoroutinefunction(server):
+        raise JobError("job.py has no server function: write async def server(job)")
+    return server
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

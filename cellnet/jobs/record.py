@@ -1,0 +1,86 @@
+"""What the server knows about one run while it lasts: who submitted it, what was reported, how it ended."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+if TYPE_CHECKING:
+    from cellnet.fqcn import FQCN
+    from cellnet.jobs.assignment import Placed
+    from cellnet.jobs.submission import Submission
+    from cellnet.jobs.tree import JobTree
+
+__all__ = ["MAX_BATCH_BYTES", "MAX_REPORTS", "Record"]
+
+MAX_REPORTS = 1000
+"""That wait for a submitter who does not fetch them; the oldest are dropped."""
+MAX_BATCH_BYTES = 32 * 1024
+
+
+class Record:
+    """Hold the state of one run; wakes whoever waits for news."""
+
+    def __init__(
+        self, job: str, submitter: FQCN, submission: Submission, tree: JobTree, placed: dict[str, Placed]
+    ) -> None:
+        self.job = job
+        self.submitter = submitter
+        self.submission = submission
+        self.tree = tree
+        self.placed = placed
+        """The chosen sites and the cells of their job processes, by FQSN."""
+        self.scope = anyio.CancelScope()
+        """Of the run; cancelling it ends the job at all sites."""
+        self.closing = anyio.Event()
+        """Set when the SJ said how the job ended."""
+        self.answer: dict[str, Any] = {}
+        """What it said."""
+        self.finished = anyio.Event()
+        """Set when no job process is left."""
+        self.outcome: dict[str, Any] | None = None
+        """What the submitter is told at the end."""
+        self._reports: deque[bytes] = deque(maxlen=MAX_REPORTS)
+        self._dropped = 0
+        self._news = anyio.Event()
+
+    def report(self, report: bytes) -> None:
+        """Take a report from the SJ."""
+        if len(self._reports) == MAX_REPORTS:
+            self._dropped += 1
+        self._reports.append(report)
+        self._announce()
+
+    def close(self, answer: dict[str, Any]) -> None:
+        """Take the SJ's word on how the job ended."""
+        self.answer = answer
+        self.closing.set()
+
+    def finish(self, outcome: dict[str, Any]) -> None:
+        """Note how the run ended, once nothing of it is left."""
+        self.outcome = outcome
+        self.finished.set()
+        self._announce()
+
+    async def follow(self, following: int, seconds: float) -> dict[str, Any]:
+        """Return the reports from number *following* on, or the outcome after the last; wait for either."""
+        with anyio.move_on_after(seconds):
+            while not (following < self._dropped + len(self._reports) or self.finished.is_set()):
+                await self._news.wait()
+        skip = max(0, following - self._dropped)
+        batch: list[bytes] = []
+        size = 0
+        for report in list(self._reports)[skip:]:
+            size += len(report)
+            if batch and size > MAX_BATCH_BYTES:
+                break
+            batch.append(report)
+        # the outcome fills a message of its own
+        outcome = None if batch else self.outcome
+        return {"reports": batch, "next": self._dropped + skip + len(batch), "outcome": outcome}
+
+    def _announce(self) -> None:
+        self._news.set()
+        self._news = anyio.Event()

@@ -1,0 +1,179 @@
+"""Submitting a job: what the server's operator asks for, and what comes back while it runs."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+import anyio
+
+from cellnet.errors import DeliveryError, JobError
+from cellnet.fqcn import ROOT
+from cellnet.jobs.bundle import Bundle
+from cellnet.jobs.opaque import packed, unpacked
+from cellnet.jobs.operator import operator_cell
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Mapping
+    from pathlib import Path
+
+    from cellnet.cell import Cell
+
+__all__ = ["MAX_CONFIG_BYTES", "Run", "RunResult", "Submission", "submitted"]
+
+MAX_CONFIG_BYTES = 8 * 1024
+POLL_SECONDS = 20.0
+"""How long the server may keep a question for news open."""
+
+_ANSWER_SECONDS = 30.0
+_CANCEL_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """Ask the server to run a job."""
+
+    bundle: bytes = field(repr=False)
+    config: bytes = field(repr=False)
+    """Packed; no node reads it."""
+    sites: tuple[str, ...] | None
+    """Base names or FQSNs; None for all."""
+    flat: bool
+
+    def to_value(self) -> dict[str, Any]:
+        """Return it as a payload."""
+        sites = None if self.sites is None else list(self.sites)
+        return {"bundle": self.bundle, "config": self.config, "sites": sites, "flat": self.flat}
+
+    @classmethod
+    def from_value(cls, value: Any) -> Self:
+        """Read what :meth:`to_value` made.
+
+        :raises JobError: if it is malformed
+        """
+        match value:
+            case {
+                "bundle": bytes(bundle),
+                "config": bytes(config),
+                "sites": list() | None as sites,
+                "flat": bool(flat),
+            }:
+                if sites is None or all(isinstance(site, str) for site in sites):
+                    return cls(bundle, config, None if sites is None else tuple(sites), flat)
+        raise JobError("the submission of a job is malformed")
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """Hold what a run that succeeded came to."""
+
+    job: str
+    value: Any
+    """What ``server(job)`` returned."""
+    messages: int
+    """Results that reached the server's job process."""
+    bytes: int
+    """The size of these results."""
+    sites: tuple[str, ...]
+    """The FQSNs of the sites that took part."""
+
+
+class Run:
+    """A job under way; iterate over it for its reports, then read :attr:`result`."""
+
+    def __init__(self, job: str, cell: Cell) -> None:
+        self.job = job
+        """The job's name."""
+        self._cell = cell
+        self._next = 0
+        self._reports: list[Mapping[str, Any]] = []
+        self._result: RunResult | None = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Mapping[str, Any]:
+        """Return the next report.
+
+        :raises JobError: if the job failed
+        """
+        while not self._reports:
+            if self._result is not None:
+                raise StopAsyncIteration
+            await self._follow()
+        return self._reports.pop(0)
+
+    @property
+    def result(self) -> RunResult:
+        """What the run came to; known when the iteration has ended.
+
+        :raises JobError: if it is not known yet
+        """
+        if self._result is None:
+            raise JobError(f"{self.job} has not ended yet: iterate over its reports, or call wait()")
+        return self._result
+
+    async def wait(self) -> RunResult:
+        """Wait for the result, leaving reports aside.
+
+        :raises JobError: if the job failed
+        """
+        async for _report in self:
+            pass
+        return self.result
+
+    async def cancel(self) -> None:
+        """End the job at all sites, and return when it has ended. Safe to repeat, and after its end."""
+        await self._cell.request(ROOT, "jobs.cancel", self.job)
+
+    async def _follow(self) -> None:
+        with anyio.fail_after(POLL_SECONDS + _ANSWER_SECONDS):
+            news = await self._cell.request(ROOT, "jobs.follow", {"job": self.job, "next": self._next})
+        self._reports += map(unpacked, news["reports"])
+        self._next = news["next"]
+        outcome = news["outcome"]
+        if outcome is None:
+            return
+        if "error" in outcome:
+            raise JobError(outcome["error"])
+        self._result = RunResult(
+            self.job, unpacked(outcome["value"]), outcome["messages"], outcome["bytes"], tuple(outcome["sites"])
+        )
+
+
+@asynccontextmanager
+async def submitted(
+    kit_path: Path | str,
+    bundle: Path | str,
+    *,
+    sites: Iterable[str] | None = None,
+    flat: bool = False,
+    config: Mapping[str, Any] | None = None,
+    run_dir: Path | str | None = None,
+) -> AsyncIterator[Run]:
+    """Run the job in the folder *bundle*, by the server whose kit is at *kit_path* and which runs on this machine.
+
+    When the block is left, the job has ended at all sites.
+
+    :param sites: base names or FQSNs of clients; None for all
+    :param flat: whether every client reports to the server itself, instead of to its parent
+    :param config: plain values for the job's code
+    :param run_dir: the server's ``--run`` folder, if it has one
+    :raises ConfigurationError: if the kit or the bundle cannot be used
+    :raises ConnectError: if the server does not run
+    :raises JobError: if the server does not accept the job
+    """
+    settings = packed(dict(config or {}))
+    if len(settings) > MAX_CONFIG_BYTES:
+        raise JobError(f"the configuration has {len(settings)} bytes: {MAX_CONFIG_BYTES} are allowed")
+    submission = Submission(Bundle.read(bundle).pack(), settings, None if sites is None else tuple(sites), flat)
+    async with operator_cell(kit_path, run_dir) as cell:
+        with anyio.fail_after(_ANSWER_SECONDS):
+            run = Run(await cell.request(ROOT, "jobs.submit", submission.to_value()), cell)
+        try:
+            yield run
+        finally:
+            # a server that is gone ends the job itself
+            with anyio.move_on_after(_CANCEL_SECONDS, shield=True), suppress(DeliveryError):
+                await run.cancel()

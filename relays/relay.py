@@ -1,0 +1,34 @@
+"""A relay: a cell that connects to its parent and listens for children, and nothing more."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+
+from cellnet.cell import Cell
+from cellnet.errors import ConfigurationError
+from cellnet.node import joined_line
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskStatus
+
+    from cellnet.kit import Kit
+
+__all__ = ["run_relay"]
+
+
+async def run_relay(kit: Kit, *, task_status: TaskStatus[str] = anyio.TASK_STATUS_IGNORED) -> None:
+    """Run the relay of *kit* until cancelled; report one line when it has joined and listens.
+
+    :raises ConfigurationError: if *kit* is not a relay's, or its address is taken
+    :raises HandshakeError: if the parent refuses this relay
+    """
+    if kit.connect is None or kit.listen is None:
+        raise ConfigurationError(f"is the kit of a {kit.role}, not of a relay: use cellnet start", str(kit.path))
+    async with Cell(kit.name) as cell:
+        await cell.connect(kit.connect.url, kit.credentials, security=kit.connect.security)
+        url = await cell.listen(kit.listen.url, kit.credentials.listening, security=kit.listen.security)
+        task_status.started(f"{joined_line(cell, kit.connect)}; listens at {url}, {kit.listen.security}")
+        # the cell itself logs who joins and who leaves
+        await anyio.sleep_forever()
