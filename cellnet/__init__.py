@@ -1,1 +1,65 @@
 """Named cells that reach each other over a hierarchy of relays."""
+
+from cellnet.calls import Replies
+from cellnet.cell import Cell, CellStatistics, LinkStatistics
+from cellnet.credentials import Credentials
+from cellnet.errors import (
+    Busy,
+    CellError,
+    ConfigurationError,
+    ConnectDeadline,
+    ConnectError,
+    DeadlineBeforeExecution,
+    DeadlineExceeded,
+    DeliveryError,
+    HandshakeError,
+    Indeterminate,
+    InvalidName,
+    JobError,
+    LocalProtocolError,
+    NotExecuted,
+    PayloadTooLarge,
+    ProtocolError,
+    RefusedByPeer,
+    RemoteError,
+    RemoteProtocolError,
+    Unreachable,
+)
+from cellnet.fqcn import FQCN, FQSN, Pattern
+from cellnet.message import Handler, Reply, Request
+from cellnet.protocol.routing import Member
+
+__all__ = [
+    "FQCN",
+    "FQSN",
+    "Busy",
+    "Cell",
+    "CellError",
+    "CellStatistics",
+    "ConfigurationError",
+    "ConnectDeadline",
+    "ConnectError",
+    "Credentials",
+    "DeadlineBeforeExecution",
+    "DeadlineExceeded",
+    "DeliveryError",
+    "Handler",
+    "HandshakeError",
+    "Indeterminate",
+    "InvalidName",
+    "JobError",
+    "LinkStatistics",
+    "LocalProtocolError",
+    "Member",
+    "NotExecuted",
+    "Pattern",
+    "PayloadTooLarge",
+    "ProtocolError",
+    "RefusedByPeer",
+    "RemoteError",
+    "RemoteProtocolError",
+    "Replies",
+    "Reply",
+    "Request",
+    "Unreachable",
+]

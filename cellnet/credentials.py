@@ -18,7 +18,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 import msgpack
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -59,7 +59,10 @@ class Identity:
 
         :raises ConfigurationError: if it is not one in canonical form
         """
-        parts = urlsplit(uri)
+        try:
+            parts = urlsplit(uri)
+        except ValueError:  # such as an IPv6 address that does not end
+            raise ConfigurationError(f"{uri!r} is no identity: it is no URI") from None
         steps = parts.path.split("/")
         if parts.scheme != "cellnet" or len(steps) != 3 or steps[1] not in ROLES:
             raise ConfigurationError(f"{uri!r} is no identity: cellnet://<project>/<role>/<name> is wanted")
@@ -225,6 +228,20 @@ class Credentials:
         """The certificates in DER, the leaf first."""
         return [certificate.public_bytes(serialization.Encoding.DER) for certificate in self.chain]
 
+    @property
+    def authority_key(self) -> ec.EllipticCurvePublicKey:
+        """The key that signs the project's placements and kits."""
+        return _public_key(self.roots[0])
+
+    def site(self, now: datetime.datetime) -> Peer:
+        """Return the site of this certificate as its own job cells see it, whatever the certificate's usage.
+
+        :raises HandshakeError: if the certificate has expired
+        """
+        if now > self.chain[0].not_valid_after_utc:
+            raise HandshakeError(f"the certificate of {self.identity.name} has expired: renew it", "expired")
+        return Peer(self.identity, _public_key(self.chain[0]), self.chain_der[0])
+
     def delegate(self, job: str, role: str, not_after: datetime.datetime) -> Credentials:
         """Make credentials for a job cell of this site: a new key, and the site's delegation to it."""
         key = ec.generate_private_key(ec.SECP256R1())
@@ -249,13 +266,17 @@ class Credentials:
         :raises HandshakeError: if it is malformed or has expired
         """
         key, chain, roots, signed = _unpack(data, bytes, list, list, bytes, what="job credential")
-        certificates = tuple(x509.load_der_x509_certificate(der) for der in chain)
-        return cls(
-            cast("ec.EllipticCurvePrivateKey", serialization.load_der_private_key(key, None)),
-            certificates,
-            tuple(x509.load_der_x509_certificate(der) for der in roots),
-            delegation=Delegation.verify(signed, _public_key(certificates[0]), now),
-        )
+        try:
+            certificates = tuple(x509.load_der_x509_certificate(der) for der in chain)
+            site_key = _public_key(certificates[0])
+            return cls(
+                cast("ec.EllipticCurvePrivateKey", serialization.load_der_private_key(key, None)),
+                certificates,
+                tuple(x509.load_der_x509_certificate(der) for der in roots),
+                delegation=Delegation.verify(signed, site_key, now),
+            )
+        except (ValueError, TypeError, IndexError, ConfigurationError) as error:
+            raise HandshakeError(f"the job credential is malformed: {error}", "bad-job") from None
 
     def verify_chain(self, chain: Sequence[bytes], usage: x509.ObjectIdentifier, now: datetime.datetime) -> Peer:
         """Verify a peer's certificates against our roots.
@@ -265,27 +286,35 @@ class Credentials:
         :raises HandshakeError: saying which rule it breaks
         """
         try:
-            certificates = [x509.load_der_x509_certificate(der) for der in chain]
-            leaf = certificates[0]
-            identity = Identity.of(leaf)
-            verifier = (
-                PolicyBuilder()
-                .store(Store(list(self.roots)))
-                .time(now)
-                .extension_policies(ca_policy=ExtensionPolicy.webpki_defaults_ca(), ee_policy=_LEAF_POLICY)
-                .build_client_verifier()
-            )
-            verifier.verify(leaf, certificates[1:])
-            usages = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-            key = _public_key(leaf)
-        except VerificationError as error:
-            raise HandshakeError(_explain(leaf, now, error), "untrusted") from None
-        except (ValueError, IndexError, ConfigurationError, x509.ExtensionNotFound) as error:
+            identity, key, usages = self._verify(chain, now)
+        except HandshakeError:
+            raise
+        except Exception as error:  # bytes that somebody made up bring the library to raise nearly anything
             raise HandshakeError(f"the peer's certificate is not acceptable: {error}", "untrusted") from None
         if usage not in usages:
             wanted = "listening" if usage == LISTEN else "connecting"
             raise HandshakeError(f"the certificate of {identity.name} is not for {wanted}", "wrong-usage")
         return Peer(identity, key, bytes(chain[0]))
+
+    def _verify(
+        self, chain: Sequence[bytes], now: datetime.datetime
+    ) -> tuple[Identity, ec.EllipticCurvePublicKey, x509.ExtendedKeyUsage]:
+        certificates = [x509.load_der_x509_certificate(der) for der in chain]
+        leaf = certificates[0]
+        identity = Identity.of(leaf)
+        verifier = (
+            PolicyBuilder()
+            .store(Store(list(self.roots)))
+            .time(now)
+            .extension_policies(ca_policy=ExtensionPolicy.webpki_defaults_ca(), ee_policy=_LEAF_POLICY)
+            .build_client_verifier()
+        )
+        try:
+            verifier.verify(leaf, certificates[1:])
+        except VerificationError as error:
+            raise HandshakeError(_explain(leaf, now, error), "untrusted") from None
+        usages = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        return identity, _public_key(leaf), usages
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,7 +396,10 @@ def _explain(leaf: x509.Certificate, now: datetime.datetime, error: Verification
 
 
 def _public_key(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
-    key = certificate.public_key()
+    try:
+        key = certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ConfigurationError(f"a certificate must hold a P-256 key ({error})") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise ConfigurationError("a certificate must hold a P-256 key")
     return key
@@ -385,7 +417,7 @@ def _read(path: Path, parse: Any) -> Any:
         return parse(path.read_bytes())
     except OSError as error:
         raise ConfigurationError(f"cannot be read: {error.strerror}", str(path)) from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise ConfigurationError(f"is not what it should be: {error}", str(path)) from None
 
 

@@ -6,7 +6,9 @@
     ├── ConfigurationError        the operator's: a file, a name or a setting is wrong; says where
     │   └── InvalidName           a text that is no name of a cell or site
     ├── ConnectError              the network's: a neighbour could not be reached
+    │   ├── ConnectDeadline       there was no time left to try again (also TimeoutError)
     │   └── HandshakeError        a neighbour was reached, and one side refused the other
+    │       └── RefusedByPeer     it was the other side: ask its operator, or see its log
     ├── DeliveryError             a message to another cell came to no reply
     │   ├── NotExecuted           the handler provably did not run: sending it again is safe
     │   │   ├── Unreachable       no cell of that name is present
@@ -30,6 +32,7 @@ __all__ = [
     "Busy",
     "CellError",
     "ConfigurationError",
+    "ConnectDeadline",
     "ConnectError",
     "DeadlineBeforeExecution",
     "DeadlineExceeded",
@@ -42,6 +45,7 @@ __all__ = [
     "NotExecuted",
     "PayloadTooLarge",
     "ProtocolError",
+    "RefusedByPeer",
     "RemoteError",
     "RemoteProtocolError",
     "Unreachable",
@@ -73,6 +77,10 @@ class ConnectError(CellError):
     """Say that a neighbour could not be reached at its address."""
 
 
+class ConnectDeadline(ConnectError, TimeoutError):
+    """Say that a neighbour could not be joined before the caller's deadline, and what the last attempt met."""
+
+
 class HandshakeError(ConnectError):
     """Say that a neighbour was reached, and that one side refused the other.
 
@@ -84,6 +92,10 @@ class HandshakeError(ConnectError):
         super().__init__(message)
         self.code = code
         self.temporary = temporary
+
+
+class RefusedByPeer(HandshakeError):
+    """Say that the other side of a link refused us, with its words."""
 
 
 class DeliveryError(CellError):

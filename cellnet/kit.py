@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import AfterValidator, BaseModel, ConfigDict, RootModel, ValidationError, model_validator
 
@@ -195,13 +196,7 @@ def _verified_files(startup: Path) -> dict[str, bytes]:
     """Read every file of the manifest, after checking that there are no others, and that none was altered."""
     manifest = _read(startup / _MANIFEST)
     signature = _read(startup / _SIGNATURE)
-    try:
-        roots = x509.load_pem_x509_certificates(_read(startup / _ROOTS))
-    except ValueError as error:
-        raise ConfigurationError(f"is no certificate ({error}): {_REMEDY}", str(startup / _ROOTS)) from None
-    authority = roots[0].public_key()
-    if not isinstance(authority, ec.EllipticCurvePublicKey):
-        raise ConfigurationError(f"does not hold a P-256 key: {_REMEDY}", str(startup / _ROOTS))
+    authority = _root_key(startup / _ROOTS)
     try:
         verify(authority, signature, _CONTEXT, manifest)
     except HandshakeError:
@@ -217,6 +212,17 @@ def _verified_files(startup: Path) -> dict[str, bytes]:
         if hashlib.sha256(files[name]).hexdigest() != digest:
             raise ConfigurationError(f"was altered after it was provisioned: {_REMEDY}", str(startup / name))
     return files
+
+
+def _root_key(path: Path) -> ec.EllipticCurvePublicKey:
+    content = _read(path)
+    try:
+        key = x509.load_pem_x509_certificates(content)[0].public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ConfigurationError(f"is no certificate ({error}): {_REMEDY}", str(path)) from None
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise ConfigurationError(f"does not hold a P-256 key: {_REMEDY}", str(path))
+    return key
 
 
 def _check_names(startup: Path, expected: set[str]) -> None:

@@ -1,0 +1,139 @@
+"""The two shapes of waiting for answers: one call, and a broadcast whose replies come as they come."""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, Self
+
+import anyio
+
+from cellnet.errors import DeadlineExceeded
+from cellnet.message import Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+    from types import TracebackType
+
+    from cellnet.fqcn import FQCN
+
+__all__ = ["Call", "Deadline", "Replies"]
+
+REQUEST_SECONDS = 60.0
+"""The deadline of a message whose caller has none."""
+MARGIN = 0.1
+MAX_MARGIN_SECONDS = 0.05
+
+
+class Deadline:
+    """When a call must end: a little before the caller's own scope does.
+
+    If both ended at the same moment, the scope would cancel the call, and its outcome would never arrive. So a tenth
+    of what is left, at most 50 ms, is kept for telling it.
+    """
+
+    __slots__ = ("at", "seconds")
+
+    def __init__(self, limit: float = REQUEST_SECONDS) -> None:
+        now = anyio.current_time()
+        left = anyio.current_effective_deadline() - now
+        self.seconds = limit if left > limit else left - max(0.0, min(MARGIN * left, MAX_MARGIN_SECONDS))
+        """How long it is from now; not positive if it has passed."""
+        self.at = now + self.seconds
+
+    def scope(self) -> anyio.CancelScope:
+        """Return a scope that ends then."""
+        return anyio.CancelScope(deadline=self.at)
+
+
+class Call:
+    """One request that waits for one answer."""
+
+    __slots__ = ("_answered", "_reply")
+
+    def __init__(self) -> None:
+        self._answered = anyio.Event()
+        self._reply: Reply | None = None
+
+    def answer(self, reply: Reply) -> None:
+        """Take the answer; only the first counts."""
+        if self._reply is None:
+            self._reply = reply
+            self._answered.set()
+
+    async def wait(self) -> Any:
+        """Wait for the answer and return its value.
+
+        :raises RemoteError: if the handler raised
+        :raises DeliveryError: if there is no answer
+        """
+        await self._answered.wait()
+        assert self._reply is not None  # noqa: S101  # set before the event
+        return self._reply.result()
+
+
+class Replies(AbstractAsyncContextManager["Replies"]):
+    """The answers to a broadcast, in order of arrival.
+
+    Every cell that was asked gives exactly one reply, if only an error; the iteration ends after the last. Leaving
+    the block cancels what is still under way.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[Replies], Awaitable[tuple[int, Iterable[FQCN]]]],
+        cancel: Callable[[int], None],
+        limit: float,
+    ) -> None:
+        self._send = send
+        self._cancel = cancel
+        self._limit = limit
+        self._arrived: deque[Reply] = deque()
+        self._changed = anyio.Event()
+        self._missing: set[FQCN] = set()
+        self._sequence: int | None = None
+        self._deadline: Deadline
+
+    async def __aenter__(self) -> Self:
+        self._deadline = Deadline(self._limit)
+        self._sequence, destinations = await self._send(self)
+        self._missing.update(destinations)
+        for reply in self._arrived:
+            self._missing.discard(reply.source)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._sequence is not None:
+            self._cancel(self._sequence)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Reply:
+        while not self._arrived:
+            if not self._missing:
+                raise StopAsyncIteration
+            with self._deadline.scope() as scope:
+                await self._changed.wait()
+            if scope.cancelled_caught:
+                self._give_up()
+            self._changed = anyio.Event()
+        return self._arrived.popleft()
+
+    def answer(self, reply: Reply) -> None:
+        """Take one cell's answer."""
+        self._missing.discard(reply.source)
+        self._arrived.append(reply)
+        self._changed.set()
+
+    @property
+    def deadline(self) -> Deadline:
+        """Until when replies are awaited."""
+        return self._deadline
+
+    def _give_up(self) -> None:
+        for source in sorted(self._missing):
+            error = DeadlineExceeded(f"{source} did not answer within {self._deadline.seconds:.3g} s: it may have run")
+            self.answer(Reply(source, error=error))

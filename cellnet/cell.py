@@ -1,0 +1,403 @@
+"""A cell: a named place in the network that other cells can reach, however far away they are."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import random
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import anyio
+import anyio.lowlevel
+
+from cellnet import drivers as ways
+from cellnet.calls import REQUEST_SECONDS, Call, Deadline, Replies
+from cellnet.errors import (
+    DeadlineBeforeExecution,
+    DeadlineExceeded,
+    LocalProtocolError,
+    RemoteError,
+    RemoteProtocolError,
+)
+from cellnet.fqcn import FQCN, Pattern, check_segment
+from cellnet.groups import unwrapped
+from cellnet.inbox import Inbox, pack_payload
+from cellnet.message import Reply, Request
+from cellnet.neighbours import Neighbours
+from cellnet.payload import decode
+from cellnet.protocol.endpoint import MAX_CHILDREN, Endpoint
+from cellnet.protocol.events import (
+    Attached,
+    Cancelled,
+    Failed,
+    LinkFailed,
+    MemberJoined,
+    MemberLeft,
+    Message,
+    Replied,
+)
+from cellnet.protocol.exchange import Status
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterable, Mapping
+
+    from cellnet.credentials import Credentials
+    from cellnet.drivers.base import Driver
+    from cellnet.message import Handler
+    from cellnet.protocol.events import Event
+    from cellnet.protocol.routing import Member
+
+__all__ = ["Cell", "CellStatistics", "LinkStatistics"]
+
+CROWDED_CHILDREN = 100
+MEMBERS_TOPIC = "cellnet.members"
+MEMBERS_PER_PAGE = 500
+
+logger = logging.getLogger("cellnet.cell")
+
+
+@dataclass(frozen=True, slots=True)
+class LinkStatistics:
+    """What went over one link since it was made."""
+
+    neighbour: FQCN
+    driver: str
+    security: str
+    bytes_sent: int
+    bytes_received: int
+    frames_sent: dict[str, int]
+    """By the kind's name, in lower case; kinds that never occurred are left out."""
+    frames_received: dict[str, int]
+    dropped: int
+    """Frames that came too late, or for which there was no room."""
+
+
+@dataclass(frozen=True, slots=True)
+class CellStatistics:
+    """A cell's figures at one moment."""
+
+    links: tuple[LinkStatistics, ...]
+    members: int
+    """Cells present below."""
+    pending: int
+    """Answers that are awaited."""
+    handling: int
+    """Handlers that run."""
+    refused: int
+    """Frames that could be neither delivered nor forwarded."""
+    turned_away: int
+    """Arrivals for which there was no room."""
+
+
+class Cell(anyio.AsyncContextManagerMixin):
+    """A named cell. It listens, connects, or does both; it is usable inside ``async with``.
+
+    ``server`` is the root of the network. Any other cell gets its full name, :attr:`fqcn`, from the parent that it
+    connects to. Handlers answer requests by topic; topics that begin with ``cellnet.`` are the library's own.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        handlers: Mapping[str, Handler] | None = None,
+        drivers: Mapping[str, Driver] | None = None,
+        max_children: int = MAX_CHILDREN,
+        request_seconds: float = REQUEST_SECONDS,
+        rng: random.Random | None = None,
+    ) -> None:
+        """Make a cell that has no links yet.
+
+        :param name: its base name; ``server`` for the root
+        :param handlers: what answers requests and takes events, by topic
+        :param drivers: further drivers, or others in place of the built-in ones, by scheme
+        :param max_children: how many cells may connect to this one
+        :param request_seconds: the deadline of messages whose caller's scope has none
+        :param rng: where the jitter of pauses comes from
+        :raises InvalidName: if *name* is no valid segment
+        """
+        self.name = check_segment(name)
+        self._handlers = {**(handlers or {}), MEMBERS_TOPIC: self._answer_members}
+        self._drivers = {**ways.built_in(), **(drivers or {})}
+        self._request_seconds = request_seconds
+        self._rng = rng or random.SystemRandom()
+        self._endpoint = Endpoint(self.name, _epoch(), entropy=os.urandom, wall=_wall, max_children=max_children)
+        self._calls: dict[int, Call | Replies] = {}
+        self._crowded = False
+
+    @asynccontextmanager
+    async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
+        with unwrapped():
+            async with anyio.create_task_group() as tasks:
+                self._changed = anyio.Event()
+                self._inbox = Inbox(self.name, self._handlers, tasks, self._reply)
+                self._neighbours = Neighbours(self._endpoint, self._drivers, self._rng, tasks, self._dispatch)
+                tasks.start_soon(self._neighbours.keep_time)
+                try:
+                    yield self
+                    await self._neighbours.close()
+                finally:
+                    self._neighbours.abort()
+                tasks.cancel_scope.cancel()
+
+    # Links.
+
+    @property
+    def fqcn(self) -> FQCN:
+        """Its full name.
+
+        :raises LocalProtocolError: before it has joined a parent
+        """
+        if self._endpoint.fqcn is None:
+            raise LocalProtocolError(f"{self.name} has no full name before it has joined its parent")
+        return self._endpoint.fqcn
+
+    async def listen(self, url: str, credentials: Credentials | None = None, *, security: str | None = None) -> str:
+        """Accept children at *url*; return where that is, with a port 0 replaced by the real one.
+
+        :param security: ``clear``, ``tls`` or ``mtls``; by default mtls where there are credentials and a network
+        :raises ConfigurationError: if it cannot listen there
+        """
+        return await self._neighbours.listen(url, credentials, security)
+
+    async def connect(
+        self,
+        url: str,
+        credentials: Credentials | None = None,
+        *,
+        security: str | None = None,
+        reconnect: bool = True,
+    ) -> None:
+        """Join the parent at *url*; return when it has taken this cell in.
+
+        What may pass by itself is tried again until the caller's scope ends. Afterwards the link is made again
+        whenever it is lost.
+
+        :param reconnect: whether to do so; :meth:`wait_disconnected` tells when the link is lost
+        :raises HandshakeError: if one side refused the other, and trying again would not help
+        :raises ConnectDeadline: shortly before the scope ends, with the last reason
+        """
+        deadline = Deadline(float("inf"))
+        await self._neighbours.connect(url, credentials, security, reconnect=reconnect, deadline=deadline)
+
+    async def wait_disconnected(self) -> None:
+        """Wait until the link to the parent is lost."""
+        await self._neighbours.disconnected.wait()
+
+    # Messages.
+
+    async def request(self, destination: str | FQCN, topic: str, payload: object = None) -> Any:
+        """Send a request and return the handler's answer.
+
+        It ends a little before the caller's scope does, to tell how; the far handler is cancelled then.
+
+        :param payload: None, bytes, plain values, or arrays inside them; 64 KiB at most
+        :raises Unreachable: if no such cell is present
+        :raises RemoteError: if the handler raised, or the cell has none for *topic*
+        :raises Busy: if a cell on the way, or the receiver, had no room
+        :raises Indeterminate: if the answer was lost: the handler may have run
+        :raises DeadlineExceeded: if there was no answer in time: the handler may have run
+        :raises DeadlineBeforeExecution: if the request could not leave in time
+        :raises PayloadTooLarge: if the payload is
+        """
+        name = FQCN(destination)
+        encoding, data = pack_payload(payload)
+        deadline = Deadline(self._request_seconds)
+        if deadline.seconds <= 0:
+            await anyio.lowlevel.checkpoint()
+            raise DeadlineBeforeExecution(f"the deadline passed before {topic} was sent to {name}")
+        sequence = 0
+        try:
+            with deadline.scope():
+                await self._wait_room(name)
+                sequence = self._endpoint.request(name, topic, encoding, data, deadline=deadline.at)
+                call = self._calls[sequence] = Call()
+                self._dispatch()
+                return await call.wait()
+        finally:
+            self._forget(sequence)
+        if not sequence:
+            raise DeadlineBeforeExecution(f"there was no room to send {topic} to {name} in {deadline.seconds:.3g} s")
+        raise DeadlineExceeded(f"{name} did not answer {topic} within {deadline.seconds:.3g} s: it may have run")
+
+    async def send(self, destination: str | FQCN, topic: str, payload: object = None) -> None:
+        """Send an event: it arrives at most once, and nobody answers.
+
+        :raises Unreachable: if no link leads to *destination*
+        :raises DeadlineBeforeExecution: if it could not leave in time
+        :raises PayloadTooLarge: if the payload is
+        """
+        name = FQCN(destination)
+        encoding, data = pack_payload(payload)
+        deadline = Deadline(self._request_seconds)
+        with deadline.scope() as scope:
+            await anyio.lowlevel.checkpoint()
+            await self._wait_room(name)
+            self._endpoint.send(name, topic, encoding, data, deadline=deadline.at)
+        if scope.cancelled_caught:
+            raise DeadlineBeforeExecution(f"there was no room to send {topic} to {name} in {deadline.seconds:.3g} s")
+        self._dispatch()
+
+    def broadcast(
+        self, destinations: str | Pattern | Iterable[str | FQCN], topic: str, payload: object = None
+    ) -> Replies:
+        """Send a request to many cells; over each link it goes once.
+
+        :param destinations: a pattern such as ``R1.*``, meaning the cells that are present now, or names
+        :returns: a context manager, inside which the replies can be iterated over in order of arrival
+        :raises InvalidName: if a name or the pattern is malformed
+        :raises PayloadTooLarge: if the payload is
+        """
+        encoding, data = pack_payload(payload)
+        wanted: Pattern | list[FQCN]
+        if isinstance(destinations, str):
+            destinations = Pattern(destinations)
+        if isinstance(destinations, Pattern):
+            wanted = [FQCN(destinations.text)] if destinations.is_literal else destinations
+        else:
+            wanted = [FQCN(name) for name in destinations]
+
+        async def send(replies: Replies) -> tuple[int, list[FQCN]]:
+            names = await self._resolve(wanted) if isinstance(wanted, Pattern) else wanted
+            sequence = self._endpoint.broadcast(names, topic, encoding, data, deadline=replies.deadline.at)
+            self._calls[sequence] = replies
+            self._dispatch()
+            return sequence, names
+
+        return Replies(send, self._forget, self._request_seconds)
+
+    # Who is there.
+
+    def members(self) -> list[Member]:
+        """Return the cells that are present below this one, in order of arrival."""
+        return list(self._endpoint.router.members())
+
+    async def wait_present(self, names: Iterable[str | FQCN]) -> None:
+        """Wait until all of *names*, cells below this one, are present."""
+        wanted = [FQCN(name) for name in names]
+        while not all(self._endpoint.router.member(name) for name in wanted):
+            await self._changed.wait()
+
+    def statistics(self) -> CellStatistics:
+        """Return this moment's figures."""
+        endpoint = self._endpoint
+        return CellStatistics(
+            links=tuple(
+                LinkStatistics(
+                    connection.neighbour.fqcn,
+                    connection.handshake.transport.driver,
+                    connection.handshake.transport.security,
+                    connection.statistics.bytes_sent,
+                    connection.statistics.bytes_received,
+                    {kind.name.lower(): n for kind, n in connection.statistics.frames_sent.items() if n},
+                    {kind.name.lower(): n for kind, n in connection.statistics.frames_received.items() if n},
+                    connection.statistics.dropped,
+                )
+                for connection in endpoint.connections
+                if connection.neighbour is not None
+            ),
+            members=len(endpoint.router),
+            pending=endpoint.exchange.pending,
+            handling=len(self._inbox),
+            refused=endpoint.switch.refused,
+            turned_away=self._neighbours.turned_away,
+        )
+
+    # What the endpoint has to tell.
+
+    def _dispatch(self) -> None:
+        events = self._endpoint.events
+        while events:
+            self._take(events.popleft())
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, Message):
+            self._inbox.receive(event)
+        elif isinstance(event, Replied):
+            self._answer(event.sequence, _reply(event))
+        elif isinstance(event, Failed):
+            self._answer(event.sequence, Reply(event.destination, error=event.error))
+        elif isinstance(event, Cancelled):
+            self._inbox.cancel(event.key)
+        elif isinstance(event, LinkFailed):
+            self._neighbours.end(event.connection, event.error)
+        elif isinstance(event, Attached):
+            self._neighbours.attached(event.connection)
+        else:
+            self._note_member(event)
+
+    def _answer(self, sequence: int, reply: Reply) -> None:
+        if call := self._calls.get(sequence):
+            call.answer(reply)
+
+    def _reply(self, key: Any, status: Status, encoding: int, data: bytes) -> None:
+        self._endpoint.reply(key, status, encoding, data)
+        self._dispatch()
+
+    def _forget(self, sequence: int) -> None:
+        """Want no more answers; those who still work on one are told."""
+        if self._calls.pop(sequence, None) is not None:
+            self._endpoint.cancel(sequence, deadline=anyio.current_time() + REQUEST_SECONDS)
+            self._dispatch()
+
+    def _note_member(self, event: MemberJoined | MemberLeft) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
+        children = len(self._endpoint.children)
+        if children >= CROWDED_CHILDREN and not self._crowded:
+            logger.warning("%s has %d children: below %d is recommended", self.name, children, CROWDED_CHILDREN)
+        self._crowded = children >= CROWDED_CHILDREN
+        if event.member.fqcn.parent == self._endpoint.fqcn:
+            did = "joined" if isinstance(event, MemberJoined) else "left"
+            logger.info("%s %s", event.member.fqcn, did)
+
+    # Helpers of the messages.
+
+    async def _wait_room(self, destination: FQCN) -> None:
+        while (connection := self._endpoint.next_connection(destination)) is not None and connection.is_full:
+            await self._neighbours.wait_room(connection)
+
+    async def _resolve(self, pattern: Pattern) -> list[FQCN]:
+        """Return the cells that a pattern means now, but for this one. The server knows them all."""
+        if self.fqcn.is_root:
+            return [member.fqcn for member in self._endpoint.router.members() if pattern.matches(member.fqcn)]
+        names: list[FQCN] = []
+        page = None
+        while page is None or len(page) == MEMBERS_PER_PAGE:
+            last = page[-1] if page else ""
+            page = await self.request("server", MEMBERS_TOPIC, [str(pattern), last])
+            names += (FQCN(name) for name in page)
+        return [name for name in names if name != self.fqcn]
+
+    async def _answer_members(self, request: Request) -> list[str]:
+        try:
+            text, last = request.payload
+            pattern = Pattern(text)
+        except (TypeError, ValueError, AttributeError):
+            raise LocalProtocolError("a pattern and a name are wanted") from None
+        names = sorted(str(member.fqcn) for member in self._endpoint.router.members() if pattern.matches(member.fqcn))
+        return [name for name in names if name > last][:MEMBERS_PER_PAGE]
+
+
+def _reply(event: Replied) -> Reply:
+    try:
+        value = decode(event.encoding, event.payload)
+        if event.status == Status.OK:
+            return Reply(event.source, value)
+        code, message = value
+        return Reply(event.source, error=RemoteError(str(event.source), str(code), str(message)))
+    except (RemoteProtocolError, TypeError, ValueError) as error:
+        return Reply(event.source, error=RemoteError(str(event.source), "bad-reply", str(error)))
+
+
+def _wall() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _epoch() -> int:
+    """Return a number that grows with every start: milliseconds, and 20 random bits against a coarse clock."""
+    return time.time_ns() // 1_000_000 << 20 | int.from_bytes(os.urandom(3), "big") >> 4

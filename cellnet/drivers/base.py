@@ -1,0 +1,145 @@
+"""What a driver is: a way to reach a URL, and links that carry bytes once it is reached.
+
+The interface is as small as the hot path allows. ``fill`` reads into a buffer that the caller owns and uses again,
+which no byte stream of anyio's offers; ``send`` takes buffers and returns when all of them have left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
+
+from cellnet.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Sequence
+
+    from cellnet.protocol.handshake import Transport
+
+__all__ = ["CLEAR", "Address", "Driver", "Link", "Listener", "Security"]
+
+
+@dataclass(frozen=True, slots=True)
+class Security:
+    """How a link is protected on its way to the next cell."""
+
+    mode: str
+    """``clear``, ``tls`` (the listener shows a certificate) or ``mtls`` (both do)."""
+    context: ssl.SSLContext | None = None
+
+
+CLEAR = Security("clear")
+
+
+class Link(Protocol):
+    """Bytes to and from one neighbour, in order."""
+
+    @property
+    def transport(self) -> Transport:
+        """What lies below: driver, security, and the peer's certificate once :meth:`start` is done."""
+        ...
+
+    async def start(self) -> None:
+        """Complete what the driver needs before bytes can flow, such as TLS.
+
+        :raises HandshakeError: if one side refused the other
+        """
+        ...
+
+    async def fill(self, buffer: memoryview) -> int:
+        """Wait for bytes and write them into *buffer*; return how many, 0 at the end.
+
+        *buffer* is only touched right before the return, without an await in between, so that links may share it.
+
+        :raises ConnectError: if the link broke
+        """
+        ...
+
+    async def send(self, buffers: Sequence[bytes]) -> None:
+        """Return when all bytes were taken. If it is cancelled in between, the link is no longer usable.
+
+        :raises ConnectError: if the link broke
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close, giving what was sent a moment to arrive."""
+        ...
+
+    def abort(self) -> None:
+        """Close at once. Safe to repeat."""
+        ...
+
+
+class Listener(Protocol):
+    """A place where neighbours arrive."""
+
+    @property
+    def url(self) -> str:
+        """Where it can be reached; a port 0 is replaced by the real one."""
+        ...
+
+    async def accept(self) -> Link:
+        """Wait for the next neighbour. Its link is not started yet."""
+        ...
+
+    def close(self) -> None:
+        """Accept no more. Safe to repeat."""
+        ...
+
+
+class Driver(Protocol):
+    """One scheme of URLs."""
+
+    async def connect(self, address: Address, security: Security) -> Link:
+        """Reach *address*; the link is not started yet.
+
+        :raises ConnectError: if nobody answers there
+        """
+        ...
+
+    async def listen(self, address: Address, security: Security) -> Listener:
+        """Accept neighbours at *address*.
+
+        :raises ConfigurationError: if that is not possible here
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A URL, parsed."""
+
+    scheme: str
+    host: str
+    """Empty for ``unix``."""
+    port: int
+    path: str
+    """Only for ``unix``: the socket's path."""
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        """Read ``tcp://host:port``, ``unix:///path`` or ``memory://name``.
+
+        :raises ConfigurationError: if *url* is none of them
+        """
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname or "", parts.port
+        except ValueError as error:
+            raise ConfigurationError(f"{url!r} is no address: {error}") from None
+        if parts.scheme == "unix" and parts.path and not host:
+            return cls("unix", "", 0, parts.path)
+        if parts.scheme == "memory" and host and port is None:
+            return cls("memory", host, 0, "")
+        if host and port is not None and parts.path in ("", "/"):
+            return cls(parts.scheme, host, port, "")
+        raise ConfigurationError(f"{url!r} is no address: tcp://host:port or unix:///path is wanted")
+
+    def __str__(self) -> str:
+        if self.scheme == "unix":
+            return f"unix://{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}" if self.scheme == "memory" else f"{self.scheme}://{host}:{self.port}"

@@ -1,0 +1,283 @@
+"""A link over a socket of our own, clear or TLS, the same on every event loop.
+
+Sockets are non-blocking and tried first; the event loop is asked only when the kernel has nothing to give or to
+take. That, and reading into a buffer that is used again, makes the difference to stream objects: about a third of
+the processor time per byte.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.lowlevel
+
+from cellnet.drivers.base import CLEAR, Security
+from cellnet.errors import ConnectError, HandshakeError
+from cellnet.protocol.handshake import Transport
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+__all__ = ["SockLink", "SockListener"]
+
+MAX_IOV = 500
+JOIN_BYTES = 64 * 1024
+RECORD_BYTES = 16 * 1024
+UNSENT_BYTES = 128 * 1024
+"""What the kernel may hold back unsent. Without this, a stalled peer hides megabytes in front of control frames."""
+ROUNDS_PER_CHECKPOINT = 16
+CLOSE_SECONDS = 1.0
+
+
+class SockLink:
+    """A connected stream socket, and the TLS over it if there is any."""
+
+    def __init__(
+        self, sock: socket.socket, driver: str, security: Security = CLEAR, *, server_name: str | None = None
+    ) -> None:
+        """Take ownership of a connected socket.
+
+        :param server_name: the host to verify, for the side that dialled
+        """
+        sock.setblocking(False)
+        _tune(sock)
+        self._driver = driver
+        self._security = security
+        self._tls = security.context
+        self._server_name = server_name
+        self._sock = sock
+        self._certificate: bytes | None = None
+        self._rounds = 0
+        self._closed = False
+
+    @property
+    def transport(self) -> Transport:
+        """Return what lies below."""
+        return Transport(self._driver, self._security.mode, self._certificate)
+
+    async def start(self) -> None:
+        """Shake hands for TLS.
+
+        :raises HandshakeError: with the reason, if one side refused the other's certificate
+        """
+        if self._tls is None:
+            return
+        sock = self._tls.wrap_socket(
+            self._sock,
+            server_side=self._server_name is None,
+            server_hostname=self._server_name,
+            do_handshake_on_connect=False,
+        )
+        self._sock = sock
+        while True:
+            try:
+                sock.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                await self._wait(anyio.wait_readable)
+            except ssl.SSLWantWriteError:
+                await self._wait(anyio.wait_writable)
+            except (OSError, ValueError) as error:
+                raise explain(error) from None
+        self._certificate = sock.getpeercert(binary_form=True)
+
+    async def fill(self, buffer: memoryview) -> int:
+        """Read what is there, or wait until something is."""
+        self._rounds += 1
+        if self._rounds >= ROUNDS_PER_CHECKPOINT:
+            self._rounds = 0
+            await anyio.lowlevel.checkpoint()
+        while True:
+            try:
+                count = self._sock.recv_into(buffer)
+                break
+            except (BlockingIOError, ssl.SSLWantReadError):
+                self._rounds = 0
+                await self._wait(anyio.wait_readable)
+            except ssl.SSLWantWriteError:
+                await self._wait(anyio.wait_writable)
+            except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+                return 0
+            except (OSError, ValueError) as error:
+                raise explain(error) from None
+        if self._tls is not None and count:
+            count += self._fill_more(buffer[count:])
+        return count
+
+    async def send(self, buffers: Sequence[bytes]) -> None:
+        """Write all of *buffers*."""
+        pending = [memoryview(buffer) for buffer in (buffers if self._tls is None else _joined(buffers))]
+        first = 0
+        while first < len(pending):
+            try:
+                if self._tls is None:
+                    sent = self._sock.sendmsg(pending[first : first + MAX_IOV])
+                else:
+                    sent = self._sock.send(pending[first])
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                await self._wait(anyio.wait_writable)
+                continue
+            except ssl.SSLWantReadError:
+                await self._wait(anyio.wait_readable)
+                continue
+            except (OSError, ValueError) as error:
+                raise explain(error) from None
+            while first < len(pending) and sent >= len(pending[first]):
+                sent -= len(pending[first])
+                first += 1
+            if sent:
+                pending[first] = pending[first][sent:]
+
+    async def aclose(self) -> None:
+        """Say that nothing more comes, read until the peer says so too, close.
+
+        Closing with unread bytes would make the kernel throw away what the peer has not read yet.
+        """
+        if self._closed:
+            return
+        scratch = memoryview(bytearray(RECORD_BYTES))
+        with anyio.move_on_after(CLOSE_SECONDS, shield=True), suppress(OSError, ConnectError, ValueError):
+            if isinstance(self._sock, ssl.SSLSocket):
+                with suppress(ssl.SSLError):
+                    self._sock.unwrap()  # sends close_notify; the peer's is not waited for
+            self._sock.shutdown(socket.SHUT_WR)
+            while await self.fill(scratch):
+                pass
+        self.abort()
+
+    def abort(self) -> None:
+        """Close the socket and wake whoever waits for it."""
+        if not self._closed:
+            self._closed = True
+            if self._sock.fileno() >= 0:
+                anyio.notify_closing(self._sock)
+            self._sock.close()
+
+    def _fill_more(self, room: memoryview) -> int:
+        """Read the further TLS records that have arrived: the event loop knows only of bytes not yet decrypted."""
+        count = 0
+        with suppress(ssl.SSLError, OSError):
+            while len(room) - count >= RECORD_BYTES:
+                more = self._sock.recv_into(room[count:])
+                if not more:
+                    break
+                count += more
+        return count
+
+    async def _wait(self, ready: Callable[[socket.socket], Awaitable[None]]) -> None:
+        try:
+            await ready(self._sock)
+        except (OSError, ValueError, anyio.ClosedResourceError, anyio.BrokenResourceError):
+            raise ConnectError("the link was closed here") from None
+
+
+class SockListener:
+    """A listening socket."""
+
+    def __init__(self, sock: socket.socket, url: str, driver: str, security: Security = CLEAR) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._url = url
+        self._driver = driver
+        self._security = security
+
+    @property
+    def url(self) -> str:
+        """Return where it listens."""
+        return self._url
+
+    async def accept(self) -> SockLink:
+        """Wait for the next connection.
+
+        :raises anyio.ClosedResourceError: after :meth:`close`
+        """
+        while True:
+            if self._sock.fileno() < 0:
+                raise anyio.ClosedResourceError
+            try:
+                sock, _address = self._sock.accept()
+            except BlockingIOError:
+                await anyio.wait_readable(self._sock)
+            except ConnectionError:
+                continue  # it was gone before it was accepted
+            except OSError:
+                if self._sock.fileno() < 0:
+                    raise anyio.ClosedResourceError from None
+                await anyio.sleep(0.1)  # out of descriptors: live links go on, and new ones wait
+            else:
+                return SockLink(sock, self._driver, self._security)
+
+    def close(self) -> None:
+        """Close the socket and wake whoever waits for it."""
+        if self._sock.fileno() >= 0:
+            anyio.notify_closing(self._sock)
+            self._sock.close()
+
+
+async def connect_socket(family: int, address: object) -> socket.socket:
+    """Return a socket that is connected to *address*.
+
+    :raises OSError: if nobody answers there
+    """
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        try:
+            sock.connect(address)  # type: ignore[arg-type]  # of the family
+        except BlockingIOError:
+            await anyio.wait_writable(sock)
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code:
+                raise OSError(code, "connection failed") from None
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def explain(error: Exception) -> ConnectError:
+    """Say what an error of a socket means for the operator."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        reason = error.verify_message
+        return HandshakeError(f"the listener's certificate is not acceptable: {reason}", "untrusted")
+    if isinstance(error, ssl.SSLError):
+        reason = (error.reason or str(error)).lower().replace("_", " ")
+        if "alert" in reason:
+            reason = reason.partition("alert ")[2]
+            return HandshakeError(f"the peer refused our certificate: {reason}", "untrusted")
+        if "certificate verify failed" in reason or "peer did not return a certificate" in reason:
+            return HandshakeError(f"the peer's certificate is not acceptable: {error.args[-1]}", "untrusted")
+        if "wrong version number" in reason or "http request" in reason or "record layer" in reason:
+            return HandshakeError("the other side does not speak TLS: compare connection_security", "not-tls")
+        return ConnectError(f"TLS failed: {reason}")
+    if isinstance(error, OSError) and error.strerror:
+        return ConnectError(f"the link broke: {error.strerror}")
+    return ConnectError(f"the link broke: {error}")
+
+
+def _joined(buffers: Sequence[bytes]) -> list[bytes]:
+    """Join small buffers, as every TLS write costs a record."""
+    pieces: list[bytes] = []
+    run: list[bytes] = []
+    size = 0
+    for buffer in buffers:
+        if size + len(buffer) > JOIN_BYTES and run:
+            pieces.append(b"".join(run))
+            run, size = [], 0
+        run.append(buffer)
+        size += len(buffer)
+    if run:
+        pieces.append(b"".join(run))
+    return pieces
+
+
+def _tune(sock: socket.socket) -> None:
+    if sock.family == socket.AF_UNIX:
+        return
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)

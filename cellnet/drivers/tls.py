@@ -1,0 +1,66 @@
+"""TLS contexts from credentials."""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING
+
+from cellnet.drivers.base import CLEAR, Security
+from cellnet.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from cellnet.credentials import Credentials
+
+__all__ = ["ALPN", "MODES", "for_connecting", "for_listening"]
+
+MODES = ("clear", "tls", "mtls")
+ALPN = "cellnet/1"
+
+
+def for_connecting(mode: str, credentials: Credentials | None) -> Security:
+    """Return how to protect a link that we dial.
+
+    :raises ConfigurationError: if the mode needs credentials that are not there
+    """
+    if mode == "clear":
+        return CLEAR
+    context = _context(ssl.PROTOCOL_TLS_CLIENT, credentials, mode)
+    context.check_hostname = True
+    if mode == "mtls":
+        _load_pair(context, credentials)
+    return Security(mode, context)
+
+
+def for_listening(mode: str, credentials: Credentials | None) -> Security:
+    """Return how to protect links that others dial.
+
+    :raises ConfigurationError: if the mode needs credentials that are not there
+    """
+    if mode == "clear":
+        return CLEAR
+    if credentials is not None and credentials.listening is not None:
+        credentials = credentials.listening
+    context = _context(ssl.PROTOCOL_TLS_SERVER, credentials, mode)
+    # Session tickets would let a peer come back without showing its certificate. And a peer that closes with a
+    # ticket unread makes its kernel reset the connection, which loses what is still on its way.
+    context.num_tickets = 0
+    context.verify_mode = ssl.CERT_REQUIRED if mode == "mtls" else ssl.CERT_NONE
+    _load_pair(context, credentials)
+    return Security(mode, context)
+
+
+def _context(protocol: int, credentials: Credentials | None, mode: str) -> ssl.SSLContext:
+    if mode not in MODES:
+        raise ConfigurationError(f"connection_security is {mode!r}: clear, tls or mtls is wanted")
+    if credentials is None or credentials.files is None:
+        raise ConfigurationError(f"{mode} needs credentials with certificate files")
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.set_alpn_protocols([ALPN])
+    context.load_verify_locations(credentials.files[2])
+    return context
+
+
+def _load_pair(context: ssl.SSLContext, credentials: Credentials | None) -> None:
+    if credentials is not None and credentials.files is not None:
+        context.load_cert_chain(credentials.files[0], credentials.files[1])

@@ -1,0 +1,100 @@
+"""The handlers of a cell: one task for each message, ended by its deadline or its origin."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from cellnet.errors import CellError, PayloadTooLarge
+from cellnet.message import Request
+from cellnet.payload import Encoding, decode, encode
+from cellnet.protocol.exchange import Status
+from cellnet.protocol.frames import INLINE_LIMIT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from anyio.abc import TaskGroup
+
+    from cellnet.message import Handler
+    from cellnet.protocol.events import Message, MessageKey
+
+__all__ = ["Inbox", "pack_payload"]
+
+MAX_ERROR_CHARACTERS = 2000
+
+logger = logging.getLogger("cellnet.cell")
+
+
+class Inbox:
+    """Runs handlers. What they raise goes to whoever asked, and never further."""
+
+    def __init__(
+        self,
+        name: str,
+        handlers: Mapping[str, Handler],
+        tasks: TaskGroup,
+        answer: Callable[[MessageKey, Status, int, bytes], None],
+    ) -> None:
+        self._name = name
+        self._handlers = handlers
+        self._tasks = tasks
+        self._answer = answer
+        self._running: dict[MessageKey, anyio.CancelScope] = {}
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def receive(self, message: Message) -> None:
+        """Start the handler of a message."""
+        handler = self._handlers.get(message.topic)
+        if handler is None:
+            known = ", ".join(sorted(self._handlers)) or "none"
+            self._refuse(message, "no-handler", f"no handler for {message.topic[:80]!r} (there are: {known})")
+            return
+        scope = self._running[message.key] = anyio.CancelScope(deadline=message.deadline)
+        self._tasks.start_soon(self._run, handler, message, scope)
+
+    def cancel(self, key: MessageKey) -> None:
+        """Stop the handler of a message that nobody wants answered."""
+        if scope := self._running.get(key):
+            scope.cancel()
+
+    async def _run(self, handler: Handler, message: Message, scope: anyio.CancelScope) -> None:
+        try:
+            with scope:
+                try:
+                    payload = decode(message.encoding, message.payload)
+                    request = Request(message.key.origin, message.topic, payload, message.deadline)
+                    encoding, data = pack_payload(await handler(request))
+                except CellError as error:
+                    self._refuse(message, type(error).__name__, str(error))
+                except Exception as error:  # a handler's error is its caller's to see, whatever it is
+                    logger.info("%s: the handler of %s raised", self._name, message.topic, exc_info=True)
+                    self._refuse(message, type(error).__name__, str(error))
+                else:
+                    if message.wants_reply:
+                        self._answer(message.key, Status.OK, encoding, data)
+        finally:
+            self._running.pop(message.key, None)
+
+    def _refuse(self, message: Message, code: str, text: str) -> None:
+        if message.wants_reply:
+            value = [code, text[:MAX_ERROR_CHARACTERS]]
+            self._answer(message.key, Status.RAISED, *encode(value))
+        else:
+            logger.warning("%s: an event on %s was lost: %s: %s", self._name, message.topic[:80], code, text)
+
+
+def pack_payload(value: Any) -> tuple[Encoding, bytes]:
+    """Encode a payload.
+
+    :raises LocalProtocolError: if it is something that cannot be sent
+    :raises PayloadTooLarge: if it is larger than a message may be
+    """
+    encoding, data = encode(value)
+    if len(data) > INLINE_LIMIT:
+        raise PayloadTooLarge(f"a payload of {len(data)} bytes is too large: {INLINE_LIMIT} are allowed in a message")
+    return encoding, data

@@ -1,0 +1,205 @@
+"""One neighbour: a task that reads, a task that writes, and the dialling again when the link is lost."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio
+
+from cellnet.errors import CellError, ConnectError, HandshakeError, RemoteProtocolError
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Awaitable, Callable
+
+    from anyio.abc import TaskStatus
+
+    from cellnet.drivers.base import Link
+    from cellnet.protocol.connection import Connection
+    from cellnet.protocol.endpoint import Endpoint
+
+__all__ = ["Backoff", "RunningLink", "keep_connected"]
+
+FAREWELL_SECONDS = 2.0
+"""How long a link that ends may take to send what is queued, which often says why it ends."""
+
+logger = logging.getLogger("cellnet.link")
+
+
+class RunningLink:
+    """A link in use. One task reads, one writes; a frame is written whole, or the link is dead."""
+
+    def __init__(self, link: Link, connection: Connection, endpoint: Endpoint, dispatch: Callable[[], None]) -> None:
+        """Join a link to its connection.
+
+        :param dispatch: called after bytes were taken in, when the endpoint may have events
+        """
+        self.connection = connection
+        self.attached = anyio.Event()
+        """Set when the parent took us in."""
+        self.error: CellError | None = None
+        """Why the link ended, once it did."""
+        self._link = link
+        self._endpoint = endpoint
+        self._dispatch = dispatch
+        self._output = anyio.Event()
+        self._room = anyio.Event()
+        self._ending = False
+        connection.wake = self._wake
+        if connection.has_output:  # a listener's HELLO was queued when the connection was made
+            self._wake()
+
+    async def run(self, buffer: memoryview, uplink_room: Callable[[], Awaitable[None]]) -> None:
+        """Carry bytes both ways until the link ends.
+
+        :param buffer: what to read into; links may share it
+        :param uplink_room: waits while the link to the parent is full, so that children cannot overfill it
+        """
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._write, tasks.cancel_scope)
+                await self._read(buffer, uplink_room)
+                tasks.cancel_scope.cancel()
+        finally:
+            self._link.abort()
+            self._endpoint.close(self.connection)
+            self._room.set()
+            with anyio.CancelScope(shield=True):
+                await self._link.aclose()
+        self._dispatch()
+
+    def end(self, error: CellError | None = None) -> None:
+        """Send what is queued, then close."""
+        if self.error is None:
+            self.error = error
+        self._ending = True
+        self._output.set()
+
+    async def wait_room(self) -> None:
+        """Wait while too much is queued for this neighbour."""
+        while self.connection.is_full and not self._ending:
+            await self._room.wait()
+
+    def _wake(self) -> None:
+        self._output.set()
+
+    async def _read(self, buffer: memoryview, uplink_room: Callable[[], Awaitable[None]]) -> None:
+        endpoint, connection = self._endpoint, self.connection
+        try:
+            while not self._ending:
+                count = await self._link.fill(buffer)
+                if count == 0:
+                    self._note(ConnectError("the other side closed the link"))
+                    return
+                endpoint.receive(connection, buffer[:count], anyio.current_time())
+                if endpoint.events:
+                    self._dispatch()
+                parent = endpoint.router.parent
+                if parent is not None and parent is not connection and parent.is_full:
+                    await uplink_room()
+        except ConnectError as error:
+            self._note(error)
+            return
+        # What ends the link was read: the writer still has to say so to the other side.
+        await anyio.sleep_forever()
+
+    async def _write(self, scope: anyio.CancelScope) -> None:
+        connection = self.connection
+        try:
+            while not self._ending:
+                await self._output.wait()
+                self._output = anyio.Event()
+                while buffers := connection.take(anyio.current_time()):
+                    await self._link.send(buffers)
+                    if not connection.is_full and not self._room.is_set():
+                        self._room.set()
+                        self._room = anyio.Event()
+            with anyio.move_on_after(FAREWELL_SECONDS, shield=True):
+                while buffers := connection.take(anyio.current_time()):
+                    await self._link.send(buffers)
+                await self._link.aclose()
+        except ConnectError as error:
+            self._note(error)
+        scope.cancel()
+
+    def _note(self, error: CellError) -> None:
+        if self.error is None:
+            self.error = error
+
+
+@dataclass(slots=True)
+class Backoff:
+    """Pauses between attempts: full jitter, doubling, short at first.
+
+    After an outage of seconds, everybody is back within seconds; after one of hours, nobody storms the listener.
+    """
+
+    rng: random.Random
+    base: float = 0.5
+    early_cap: float = 2.0
+    late_cap: float = 10.0
+    early_seconds: float = 60.0
+    _failures: int = 0
+    _first: float | None = None
+
+    def failed(self, now: float) -> float:
+        """Return how many seconds to wait after one more failure."""
+        if self._first is None:
+            self._first = now
+        cap = self.early_cap if now - self._first < self.early_seconds else self.late_cap
+        limit = min(cap, self.base * 2.0 ** min(self._failures, 16))
+        self._failures += 1
+        return self.rng.uniform(0, limit)
+
+    def succeeded(self) -> None:
+        """Begin anew."""
+        self._failures, self._first = 0, None
+
+
+async def keep_connected(
+    dial: Callable[[TaskStatus[None]], Awaitable[CellError]],
+    backoff: Backoff,
+    *,
+    reconnect: Callable[[], bool],
+    failed: Callable[[CellError], None],
+    task_status: TaskStatus[None],
+) -> None:
+    """Dial, run the link until it ends, and dial again.
+
+    :param dial: makes one attempt; reports to its task status when joined, returns why the link ended
+    :param reconnect: whether to dial again after a link that was joined ended
+    :param failed: told of every failure
+    :raises HandshakeError: if the first attempt is refused for a reason that will not pass by itself
+    """
+    joined = False
+
+    class Joined:
+        """Begins the pauses anew with every success; only the first is reported."""
+
+        def started(self, value: None = None) -> None:
+            nonlocal joined
+            backoff.succeeded()
+            if not joined:
+                joined = True
+                task_status.started(value)
+
+    while True:
+        try:
+            error: CellError = await dial(Joined())
+        except CellError as caught:
+            error = caught
+        failed(error)
+        if not joined and is_permanent(error):
+            raise error
+        if joined and not reconnect():
+            return
+        await anyio.sleep(backoff.failed(anyio.current_time()))
+
+
+def is_permanent(error: CellError) -> bool:
+    """Whether trying again cannot help until somebody changes something."""
+    if isinstance(error, HandshakeError):
+        return not error.temporary
+    return not isinstance(error, ConnectError) or isinstance(error, RemoteProtocolError)

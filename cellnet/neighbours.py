@@ -1,0 +1,269 @@
+"""All the links of one cell: who may come in, whom it dials, and the passing of time for them."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import anyio
+
+from cellnet import drivers as ways
+from cellnet.drivers import tls
+from cellnet.drivers.base import Address
+from cellnet.errors import CellError, ConnectDeadline, ConnectError, HandshakeError
+from cellnet.fqcn import ROOT
+from cellnet.link import Backoff, RunningLink, keep_connected
+from cellnet.protocol.connection import HANDSHAKE_SECONDS
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Mapping
+
+    from anyio.abc import TaskGroup, TaskStatus
+
+    from cellnet.calls import Deadline
+    from cellnet.credentials import Credentials
+    from cellnet.drivers.base import Driver, Link, Listener, Security
+    from cellnet.protocol.connection import Connection
+    from cellnet.protocol.endpoint import Endpoint
+
+__all__ = ["Neighbours"]
+
+MAX_UNPROVEN = 128
+"""Arrivals whose handshake is not done, at a time and in total; one more is turned away."""
+TICK_SECONDS = 2.5
+BUFFER_BYTES = 256 * 1024
+FAREWELL_SECONDS = 2.0
+
+logger = logging.getLogger("cellnet.link")
+
+
+class Neighbours:
+    """The running links of a cell. Their tasks belong to the cell's task group."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        drivers: Mapping[str, Driver],
+        rng: random.Random,
+        tasks: TaskGroup,
+        dispatch: Callable[[], None],
+    ) -> None:
+        self.disconnected = anyio.Event()
+        """Set while there is no parent after there was one; another event once there is one again."""
+        self.turned_away = 0
+        """Arrivals for which there was no room."""
+        self._endpoint = endpoint
+        self._drivers = drivers
+        self._rng = rng
+        self._tasks = tasks
+        self._dispatch = dispatch
+        self._running: dict[Connection, RunningLink] = {}
+        self._starting = 0
+        self._closing = False
+        self._listeners: list[Listener] = []
+        self._buffer = memoryview(bytearray(BUFFER_BYTES))
+        self._all_ended = anyio.Event()
+
+    async def listen(self, url: str, credentials: Credentials | None, mode: str | None) -> str:
+        """Accept neighbours at *url*; return where that is."""
+        address, driver = self._find(url)
+        security = tls.for_listening(_mode(mode, address, credentials), credentials)
+        listener = await driver.listen(address, security)
+        self._listeners.append(listener)
+        self._tasks.start_soon(self._accept, listener, credentials)
+        return listener.url
+
+    async def connect(
+        self, url: str, credentials: Credentials | None, mode: str | None, *, reconnect: bool, deadline: Deadline
+    ) -> None:
+        """Join the parent at *url*, and join it again whenever the link is lost."""
+        address, driver = self._find(url)
+        security = tls.for_connecting(_mode(mode, address, credentials), credentials)
+        last: list[CellError] = []
+
+        def failed(error: CellError) -> None:
+            known = self._closing or (last and str(last[0]) == str(error))
+            logger.log(logging.DEBUG if known else logging.WARNING, "%s: %s", self._endpoint.name, error)
+            last[:] = [error]
+            self.disconnected.set()
+
+        def again() -> bool:
+            return reconnect and not self._closing
+
+        async def dial(joined: TaskStatus[None]) -> CellError:
+            return await self._dial(address, driver, security, credentials, joined)
+
+        async def keep(*, task_status: TaskStatus[None]) -> None:
+            backoff = Backoff(self._rng)
+            await keep_connected(dial, backoff, reconnect=again, failed=failed, task_status=task_status)
+
+        with deadline.scope() as scope:
+            await self._tasks.start(keep)
+        if scope.cancelled_caught:
+            reason = f": {last[0]}" if last else ""
+            raise ConnectDeadline(f"could not join at {address} within {deadline.seconds:.3g} s{reason}")
+
+    def attached(self, connection: Connection) -> None:
+        """Note that the parent took us in."""
+        self.disconnected = anyio.Event()
+        if running := self._running.get(connection):
+            running.attached.set()
+
+    def end(self, connection: Connection, error: CellError) -> None:
+        """Close a link that the endpoint gave up."""
+        if running := self._running.get(connection):
+            running.end(error)
+
+    async def wait_room(self, connection: Connection) -> None:
+        """Wait while too much is queued for one neighbour."""
+        if running := self._running.get(connection):
+            await running.wait_room()
+
+    async def keep_time(self) -> None:
+        """Let the endpoint send keepalives and find dead links."""
+        while True:
+            await anyio.sleep(TICK_SECONDS * self._rng.uniform(0.8, 1.0))
+            self._endpoint.tick(anyio.current_time(), self._rng.random())
+            self._dispatch()
+
+    async def close(self) -> None:
+        """Accept no more, say goodbye on all links, and give them a moment to end."""
+        self._closing = True
+        for listener in self._listeners:
+            listener.close()
+        self._endpoint.goodbye(f"{self._endpoint.name} stops")
+        for running in self._running.values():
+            running.end()
+        with anyio.move_on_after(FAREWELL_SECONDS):
+            while self._running:
+                self._all_ended = anyio.Event()
+                await self._all_ended.wait()
+
+    def abort(self) -> None:
+        """Give back what does not end with its task."""
+        for listener in self._listeners:
+            listener.close()
+
+    def _find(self, url: str) -> tuple[Address, Driver]:
+        address = Address.parse(url)
+        return address, ways.find(address.scheme, self._drivers)
+
+    def _open(self, link: Link, credentials: Credentials | None, *, is_listener: bool) -> RunningLink:
+        connection = self._endpoint.open(
+            link.transport,
+            is_listener=is_listener,
+            now=anyio.current_time(),
+            role=_role(self._endpoint.name, credentials),
+            credentials=credentials,
+        )
+        running = self._running[connection] = RunningLink(link, connection, self._endpoint, self._dispatch)
+        return running
+
+    async def _run(self, running: RunningLink) -> None:
+        try:
+            await running.run(self._buffer, self._uplink_room)
+        finally:
+            del self._running[running.connection]
+            if not self._running:
+                self._all_ended.set()
+
+    async def _uplink_room(self) -> None:
+        parent = self._endpoint.router.parent
+        if parent is not None:
+            await self.wait_room(parent)
+
+    # Arrivals.
+
+    async def _accept(self, listener: Listener, credentials: Credentials | None) -> None:
+        with suppress(anyio.ClosedResourceError):
+            while True:
+                link = await listener.accept()
+                if self._unproven() >= MAX_UNPROVEN:
+                    self.turned_away += 1
+                    link.abort()
+                else:
+                    self._starting += 1
+                    self._tasks.start_soon(self._serve, link, credentials)
+
+    def _unproven(self) -> int:
+        endpoint = self._endpoint
+        proven = len(endpoint.children) + (endpoint.router.parent is not None)
+        return self._starting + len(endpoint.connections) - proven
+
+    async def _serve(self, link: Link, credentials: Credentials | None) -> None:
+        try:
+            await _start(link)
+        except CellError as error:
+            logger.warning("%s: an arrival was refused: %s", self._endpoint.name, error)
+            return
+        finally:
+            self._starting -= 1
+        running = self._open(link, credentials, is_listener=True)
+        await self._run(running)
+        neighbour = running.connection.neighbour
+        if neighbour is None and running.error is not None:
+            logger.warning("%s: an arrival was refused: %s", self._endpoint.name, running.error)
+
+    # Dialling.
+
+    async def _dial(
+        self,
+        address: Address,
+        driver: Driver,
+        security: Security,
+        credentials: Credentials | None,
+        joined: TaskStatus[None],
+    ) -> CellError:
+        try:
+            with anyio.fail_after(HANDSHAKE_SECONDS):
+                link = await driver.connect(address, security)
+        except TimeoutError:
+            raise ConnectError(f"nobody answers at {address}") from None
+        try:
+            await _start(link)
+        except CellError as error:
+            raise _at(address, error) from None
+        running = self._open(link, credentials, is_listener=False)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_report, running, joined)
+            await self._run(running)
+            tasks.cancel_scope.cancel()
+        return _at(address, running.error or ConnectError("the link ended"))
+
+
+async def _start(link: Link) -> None:
+    try:
+        with anyio.fail_after(HANDSHAKE_SECONDS):
+            await link.start()
+    except BaseException as error:
+        link.abort()
+        if isinstance(error, TimeoutError):
+            raise ConnectError(f"the other side did not finish TLS within {HANDSHAKE_SECONDS:.0f} s") from None
+        raise
+
+
+async def _report(running: RunningLink, joined: TaskStatus[None]) -> None:
+    await running.attached.wait()
+    joined.started()
+
+
+def _at(address: Address, error: CellError) -> CellError:
+    """Say at which address an error happened."""
+    text = f"{address}: {error}"
+    if isinstance(error, HandshakeError):
+        return type(error)(text, error.code, temporary=error.temporary)
+    return type(error)(text)
+
+
+def _mode(mode: str | None, address: Address, credentials: Credentials | None) -> str:
+    if mode is not None:
+        return mode
+    return "mtls" if credentials is not None and address.scheme not in ("unix", "memory") else "clear"
+
+
+def _role(name: str, credentials: Credentials | None) -> str:
+    if credentials is None:
+        return "server" if name == ROOT else "cell"
+    return credentials.delegation.role if credentials.delegation else credentials.identity.role

@@ -1,0 +1,291 @@
+"""One link of one cell: bytes in and frames out, frames in and bytes out; labels, limits, keepalive.
+
+A connection knows its neighbour and nothing of the network behind it; that is the endpoint's. Two lanes lead out:
+frames that concern the link itself go ahead of those that follow a route.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from cellnet.errors import RemoteProtocolError
+from cellnet.fqcn import MAX_HOPS
+from cellnet.protocol.frames import MAX_REMAINING_MS, FrameDecoder, Kind, pack, prefix
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from cellnet.fqcn import FQCN
+    from cellnet.protocol.frames import Frame
+    from cellnet.protocol.handshake import Handshake, Neighbour
+
+__all__ = ["Connection", "Route", "Statistics"]
+
+MAX_LABELS = 4096
+"""Routes bound at a time on one link, in each direction."""
+BUDGET_BYTES = 1 << 20
+"""What may wait for one neighbour before new messages to it are refused, or its senders wait."""
+RESERVE_BYTES = 4 << 20
+"""What replies and other answers may take beyond the budget; what is over that is dropped and counted."""
+BATCH_BYTES = 256 * 1024
+KEEPALIVE_SECONDS = 5.0
+"""A link that was silent for this long sends a PING."""
+DEAD_SECONDS = 12.0
+"""A neighbour that was not heard for this long is dead; with the ticks in between, it is found within 15 s."""
+HANDSHAKE_SECONDS = 5.0
+
+
+class Route:
+    """A way through this cell: from a neighbour, or from here, to the next."""
+
+    __slots__ = ("_branches", "destination", "label", "origin", "out", "source", "source_label")
+
+    def __init__(
+        self, origin: FQCN, destination: FQCN | None, source: Connection | None = None, source_label: int = 0
+    ) -> None:
+        self.origin = origin
+        self.destination = destination
+        """None for broadcasts, which name their destinations themselves."""
+        self.source = source
+        """The neighbour that bound it; None if the origin is this cell."""
+        self.source_label = source_label
+        self.out: Connection | None = None
+        self.label = 0
+        self._branches: dict[Connection, Route] = {}
+
+    def branch(self, out: Connection) -> Route:
+        """Return the part of a broadcast's route that leads out over one link, with a label of its own there."""
+        branch = self._branches.get(out)
+        if branch is None:
+            for stale in [link for link, route in self._branches.items() if route.out is None]:
+                del self._branches[stale]
+            branch = self._branches[out] = Route(self.origin, self.destination, self.source, self.source_label)
+        return branch
+
+    def end(self) -> None:
+        """Free the labels that this route holds on the links out."""
+        for route in (self, *self._branches.values()):
+            if route.out is not None:
+                route.out.release(route)
+        self._branches.clear()
+
+
+class Statistics:
+    """What went over one link. ``frames`` counts by direction and kind."""
+
+    __slots__ = ("bytes_received", "bytes_sent", "dropped", "frames_received", "frames_sent")
+
+    def __init__(self) -> None:
+        self.bytes_received = 0
+        self.bytes_sent = 0
+        self.frames_received = dict.fromkeys(Kind, 0)
+        self.frames_sent = dict.fromkeys(Kind, 0)
+        self.dropped = 0
+        """Frames that were too late, or for which there was no room."""
+
+
+class _Queued(NamedTuple):
+    kind: Kind
+    hop: int
+    label: int
+    expires: float | None
+    header: bytes
+    body: bytes
+
+
+class Connection:
+    """The state of one link, from its first byte to its last."""
+
+    def __init__(self, handshake: Handshake, *, is_listener: bool, now: float) -> None:
+        self.handshake = handshake
+        self.is_listener = is_listener
+        """Whether the other side dialled: then it is a child, else the parent."""
+        self.neighbour: Neighbour | None = None
+        """Who is there; None until the handshake is done."""
+        self.is_stuck = False
+        """Whether even frames about the link found no room: the neighbour does not read."""
+        self.statistics = Statistics()
+        self.wake: Callable[[], None] = _nothing
+        """Called when there is something to send after there was nothing."""
+        self.routes: dict[int, Route] = {}
+        """What the neighbour bound, by its label."""
+        self._decoder = FrameDecoder()
+        self._control: deque[_Queued] = deque()
+        self._data: deque[_Queued] = deque()
+        self._labels: OrderedDict[int, Route] = OrderedDict()
+        self.queued_bytes = 0
+        self._opened = self._heard = self._spoke = now
+
+    # The handshake.
+
+    def send_hello(self) -> None:
+        """Begin, as the listener."""
+        self._push(self._control, _Queued(Kind.HELLO, 0, 0, None, self.handshake.hello(), b""))
+
+    def send_join(self, hello: bytes) -> None:
+        """Answer a HELLO, as the connector.
+
+        :raises HandshakeError: if we may not join there
+        """
+        header, signature = self.handshake.hello_received(hello)
+        self._push(self._control, _Queued(Kind.JOIN, 0, 0, None, header, signature))
+
+    def send_welcome(self, child: Neighbour) -> None:
+        """Take the child in."""
+        header, signature = self.handshake.welcome(child.fqcn)
+        self._push(self._control, _Queued(Kind.WELCOME, 0, 0, None, header, signature))
+
+    # Receiving.
+
+    def receive(self, data: memoryview | bytes, now: float) -> Iterator[Frame]:
+        """Take bytes from the link and yield the frames that are complete with them.
+
+        :raises RemoteProtocolError: the link must be closed
+        """
+        self._heard = now
+        self.statistics.bytes_received += len(data)
+        received = self.statistics.frames_received
+        for frame in self._decoder.feed(data):
+            received[frame.kind] += 1
+            yield frame
+
+    def bind(self, label: int, origin: FQCN, destination: FQCN | None) -> Route:
+        """Note what the neighbour means by *label* from now on.
+
+        :raises RemoteProtocolError: if the label is out of range
+        """
+        if label >= MAX_LABELS:
+            raise RemoteProtocolError(f"label {label} is out of range")
+        route = self.routes[label] = Route(origin, destination, self, label)
+        return route
+
+    # Sending.
+
+    @property
+    def is_full(self) -> bool:
+        """Whether new messages to this neighbour should wait, or be refused."""
+        return self.queued_bytes >= BUDGET_BYTES
+
+    @property
+    def refuses_new(self) -> bool:
+        """Whether messages of others for this neighbour are refused: a child that is too slow hurts only itself.
+
+        For a full link to the parent, the readers of the children wait instead.
+        """
+        return self.is_listener and self.is_full
+
+    @property
+    def has_output(self) -> bool:
+        """Whether :meth:`take` would return anything."""
+        return bool(self._control or self._data)
+
+    def control(self, kind: Kind, *fields: object, label: int = 0, body: bytes = b"") -> None:
+        """Queue a frame that concerns this link; to a neighbour that never reads, nothing more is queued."""
+        if self.queued_bytes > BUDGET_BYTES + RESERVE_BYTES:
+            self.is_stuck = True
+            self.statistics.dropped += 1
+            return
+        self._push(self._control, _Queued(kind, 0, label, None, pack(*fields), body))
+
+    def forward(
+        self, route: Route, kind: Kind, header: bytes, body: bytes, *, expires: float, hop: int = MAX_HOPS
+    ) -> bool:
+        """Queue a frame along *route*, binding a label first if it has none here. Return False if it was dropped."""
+        size = len(header) + len(body)
+        if self.queued_bytes + size > BUDGET_BYTES + RESERVE_BYTES:
+            self.statistics.dropped += 1
+            return False
+        if route.out is self and self._labels.get(route.label) is route:
+            self._labels.move_to_end(route.label)
+        else:
+            self._bind_out(route)
+        self._push(self._data, _Queued(kind, hop, route.label, expires, header, body))
+        return True
+
+    def take(self, now: float, limit: int = BATCH_BYTES) -> list[bytes]:
+        """Return what to send next, at most about *limit* bytes, as buffers in order. Frames are never cut."""
+        buffers: list[bytes] = []
+        size = 0
+        sent = self.statistics.frames_sent
+        while size < limit:
+            if self._control:
+                queued = self._control.popleft()
+            elif self._data:
+                queued = self._data.popleft()
+            else:
+                break
+            kind, hop, label, expires, header, body = queued
+            self.queued_bytes -= len(header) + len(body)
+            remaining = 0
+            if expires is not None:
+                remaining = int((expires - now) * 1000)
+                if remaining <= 0:
+                    self.statistics.dropped += 1
+                    continue
+                remaining = min(remaining, MAX_REMAINING_MS)
+            sent[kind] += 1
+            buffers.append(prefix(kind, hop, label, remaining, header, body) + header)
+            if body:
+                buffers.append(body)
+            size += 16 + len(header) + len(body)
+        if buffers:
+            self._spoke = now
+            self.statistics.bytes_sent += size
+        return buffers
+
+    # Time.
+
+    def tick(self, now: float, jitter: float) -> str | None:
+        """Queue a PING if it is time; return why the link is dead, if it is.
+
+        :param jitter: between 0 and 1: how much earlier than the interval the PING may go
+        """
+        if self.neighbour is None and now - self._opened > HANDSHAKE_SECONDS:
+            return f"the handshake took longer than {HANDSHAKE_SECONDS:.0f} s"
+        if self.is_stuck:
+            return "the neighbour does not read"
+        if now - self._heard > DEAD_SECONDS:
+            return f"nothing was heard for {now - self._heard:.0f} s"
+        if self.neighbour is not None and now - self._spoke > KEEPALIVE_SECONDS * (1 - 0.3 * jitter):
+            self.control(Kind.PING)
+        return None
+
+    # Routes that lead out here.
+
+    def owner(self, label: int) -> Route | None:
+        """Return the route for which we last bound *label*."""
+        return self._labels.get(label)
+
+    def routes_out(self) -> Iterator[Route]:
+        """Yield the routes that lead out over this link."""
+        yield from self._labels.values()
+
+    def release(self, route: Route) -> None:
+        """Forget a route that leads out here; its label is free again."""
+        if self._labels.get(route.label) is route:
+            del self._labels[route.label]
+        route.out = None
+
+    def _bind_out(self, route: Route) -> None:
+        if len(self._labels) < MAX_LABELS:
+            label = len(self._labels)
+            while label in self._labels:  # only after a release
+                label = (label + 1) % MAX_LABELS
+        else:
+            label, evicted = self._labels.popitem(last=False)
+            evicted.out = None
+        route.out, route.label = self, label
+        self._labels[label] = route
+        header = pack(str(route.origin), str(route.destination) if route.destination is not None else None)
+        self._push(self._data, _Queued(Kind.BIND, 0, label, None, header, b""))
+
+    def _push(self, lane: deque[_Queued], queued: _Queued) -> None:
+        idle = not self._control and not self._data
+        lane.append(queued)
+        self.queued_bytes += len(queued.header) + len(queued.body)
+        if idle:
+            self.wake()
+
+
+def _nothing() -> None: ...

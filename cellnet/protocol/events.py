@@ -1,0 +1,99 @@
+"""What an endpoint has to tell the cell that owns it. All are values; sequence numbers are the endpoint's own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from cellnet.errors import CellError, DeliveryError
+    from cellnet.fqcn import FQCN
+    from cellnet.protocol.connection import Connection
+    from cellnet.protocol.handshake import Neighbour
+    from cellnet.protocol.routing import Member
+
+__all__ = [
+    "Attached",
+    "Cancelled",
+    "Event",
+    "Failed",
+    "LinkFailed",
+    "MemberJoined",
+    "MemberLeft",
+    "Message",
+    "MessageKey",
+    "Replied",
+]
+
+
+class MessageKey(NamedTuple):
+    """What names a message in the whole network."""
+
+    origin: FQCN
+    epoch: int
+    sequence: int
+
+
+class Attached(NamedTuple):
+    """The parent took us in, and this is what we are called."""
+
+    connection: Connection
+    fqcn: FQCN
+    parent: Neighbour
+
+
+class LinkFailed(NamedTuple):
+    """A link must be closed once its output is sent; the endpoint has forgotten it."""
+
+    connection: Connection
+    error: CellError
+
+
+class MemberJoined(NamedTuple):
+    """A cell below us is present."""
+
+    member: Member
+
+
+class MemberLeft(NamedTuple):
+    """A cell below us is no longer present."""
+
+    member: Member
+
+
+class Message(NamedTuple):
+    """A request or an event for us."""
+
+    key: MessageKey
+    topic: str
+    encoding: int
+    payload: bytes
+    deadline: float
+    """On the clock that the endpoint is given."""
+    wants_reply: bool
+
+
+class Cancelled(NamedTuple):
+    """The origin no longer wants an answer to this message."""
+
+    key: MessageKey
+
+
+class Replied(NamedTuple):
+    """An answer to one of our requests."""
+
+    sequence: int
+    source: FQCN
+    status: int
+    encoding: int
+    payload: bytes
+
+
+class Failed(NamedTuple):
+    """One of our requests will not be answered by this destination."""
+
+    sequence: int
+    destination: FQCN
+    error: DeliveryError
+
+
+Event = Attached | LinkFailed | MemberJoined | MemberLeft | Message | Cancelled | Replied | Failed

@@ -1,0 +1,161 @@
+"""The wire format of a frame: a fixed prefix, a MessagePack header, a body.
+
+::
+
+    0        4        6     7     8            12           16
+    | length | header | kind| hop | label      | remaining  | header ... | body ...
+
+``length`` counts what follows the prefix, ``header`` the header's share of it. ``hop`` is how many links the frame
+may still cross, ``label`` names a bound route on this link, ``remaining`` is the deadline in milliseconds from now
+(0: none). All integers are unsigned and big-endian. Every limit is checked before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgpack
+
+from cellnet.errors import RemoteProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = [
+    "INLINE_LIMIT",
+    "MAX_BODY",
+    "MAX_HEADER",
+    "PREFIX",
+    "Frame",
+    "FrameDecoder",
+    "Kind",
+    "pack",
+    "prefix",
+    "unpack",
+]
+
+PREFIX = struct.Struct(">IHBBII")
+INLINE_LIMIT = 65536
+"""The largest payload, in bytes, that travels inside a message."""
+MAX_HEADER = 65535
+MAX_BODY = INLINE_LIMIT + 4096
+"""A payload, and what a broadcast or a seal puts around it."""
+MAX_REMAINING_MS = 0xFFFFFFFF
+
+
+class Kind(IntEnum):
+    """What a frame is. Kinds below 32 concern one link; from 32 on they follow a route, and relays forward them."""
+
+    HELLO = 1  # listener: [version, project, name, role, epoch, nonce, chain, driver, security]
+    JOIN = 2  # connector: [... as HELLO, placement, delegation] + signature
+    WELCOME = 3  # listener: [fqcn] + signature
+    REFUSED = 4  # either: [code, message, temporary]
+    PING = 5  # either: []
+    PRESENCE = 6  # child: [] + [[1, fqcn, role, fqsn, epoch, driver, security] | [0, fqcn], ...]
+    BIND = 7  # either: [origin, destination | nil]; label = what the sender will call this route
+    LOST = 8  # back along a route: [destination]
+    NACK = 9  # back along a route: [sequence, code, message, destinations]
+    GOAWAY = 10  # either: [reason]
+
+    REQUEST = 32  # [sequence, epoch, topic, encoding, extra] + payload
+    REPLY = 33  # [sequence, epoch, status, encoding, extra] + payload
+    EVENT = 34  # [sequence, epoch, topic, encoding, extra] + payload
+    CANCEL = 35  # [sequence, epoch]
+    BROADCAST = 36  # [destinations] + u16 + the header of a REQUEST or EVENT + payload
+
+
+FIRST_ROUTED = Kind.REQUEST
+_KINDS = {int(kind): kind for kind in Kind}
+
+
+class Frame(NamedTuple):
+    """One frame as it arrived."""
+
+    kind: Kind
+    hop: int
+    label: int
+    remaining_ms: int
+    header: bytes
+    body: bytes
+
+
+class FrameDecoder:
+    """Cuts the bytes of one link into frames. Holds at most one incomplete frame."""
+
+    __slots__ = ("_tail",)
+
+    def __init__(self) -> None:
+        self._tail = bytearray()
+
+    @property
+    def buffered_bytes(self) -> int:
+        """How much of an incomplete frame is held."""
+        return len(self._tail)
+
+    def feed(self, data: bytes | bytearray | memoryview) -> Iterator[Frame]:
+        """Take bytes and yield the frames that are complete with them. Must be exhausted before the next call.
+
+        :raises RemoteProtocolError: at the first prefix that breaks a limit; the link is then unusable
+        """
+        tail = self._tail
+        if tail:
+            tail += data
+            data = tail
+        view = memoryview(data)
+        start, end = 0, len(view)
+        try:
+            while end - start >= PREFIX.size:
+                length, header, kind, hop, label, remaining = PREFIX.unpack_from(view, start)
+                if header > length or length - header > MAX_BODY:
+                    raise RemoteProtocolError(f"a frame of {length} bytes with a header of {header} is not allowed")
+                known = _KINDS.get(kind)
+                if known is None:
+                    raise RemoteProtocolError(f"frames of kind {kind} do not exist")
+                body = start + PREFIX.size + header
+                stop = start + PREFIX.size + length
+                if stop > end:
+                    break
+                yield Frame(
+                    known, hop, label, remaining, bytes(view[start + PREFIX.size : body]), bytes(view[body:stop])
+                )
+                start = stop
+            rest = bytes(view[start:])
+        finally:
+            view.release()
+        self._tail = bytearray(rest)
+
+
+def prefix(kind: int, hop: int, label: int, remaining_ms: int, header: bytes, body: bytes) -> bytes:
+    """Return the 16 bytes that go before *header* and *body*."""
+    return PREFIX.pack(len(header) + len(body), len(header), kind, hop, label, remaining_ms)
+
+
+def pack(*fields: Any) -> bytes:
+    """Return a header's bytes."""
+    packed: bytes = msgpack.packb(fields)
+    return packed
+
+
+def unpack(data: bytes, *types: type | tuple[type, ...]) -> list[Any]:
+    """Read a header with exactly these types of fields; a bool is no int, and integers are not negative.
+
+    :raises RemoteProtocolError: if it is anything else
+    """
+    try:
+        fields = msgpack.unpackb(data, ext_hook=_refuse_extension, strict_map_key=True)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise RemoteProtocolError(f"a header is no MessagePack: {type(error).__name__}") from None
+    if not isinstance(fields, list) or len(fields) != len(types):
+        raise RemoteProtocolError("a header has the wrong number of fields")
+    for value, wanted in zip(fields, types, strict=True):
+        if type(value) is not wanted and not (type(wanted) is tuple and type(value) in wanted):
+            raise RemoteProtocolError("a header has a field of the wrong type")
+        if type(value) is int and value < 0:
+            raise RemoteProtocolError("a header has a negative number")
+    return fields
+
+
+def _refuse_extension(code: int, _data: bytes) -> Any:
+    raise ValueError(f"extension type {code}")

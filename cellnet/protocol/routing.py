@@ -1,0 +1,97 @@
+"""Which neighbour leads to which cell: presence below, one parent above, and the splitting of a broadcast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from cellnet.fqcn import FQCN
+
+__all__ = ["MAX_MEMBERS", "Member", "Router"]
+
+MAX_MEMBERS = 65536
+"""Cells that one cell knows below itself."""
+
+LinkT = TypeVar("LinkT")
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A cell that is present somewhere below this one."""
+
+    fqcn: FQCN
+    role: str
+    fqsn: str
+    """Its place in the client hierarchy; empty if it has none."""
+    epoch: int
+    driver: str
+    """The driver of the link to its parent."""
+    security: str
+    """The security of that link: ``clear``, ``tls`` or ``mtls``."""
+
+
+class Router(Generic[LinkT]):
+    """Routes over a tree: down to a cell that is present below, up to the parent for any other."""
+
+    __slots__ = ("_below", "fqcn", "parent")
+
+    def __init__(self, fqcn: FQCN | None) -> None:
+        self.fqcn = fqcn
+        """Our own name; None until a parent gave it."""
+        self.parent: LinkT | None = None
+        self._below: dict[FQCN, tuple[Member, LinkT]] = {}
+
+    def __len__(self) -> int:
+        return len(self._below)
+
+    def next_hop(self, destination: FQCN) -> LinkT | None:
+        """Return the link towards *destination*, or None if it cannot be reached. Never called for ourselves."""
+        found = self._below.get(destination)
+        if found is not None:
+            return found[1]
+        if self.fqcn is None or self.fqcn.is_ancestor_of(destination):
+            return None
+        return self.parent
+
+    def split(self, destinations: Iterable[FQCN]) -> tuple[dict[LinkT, list[FQCN]], list[FQCN]]:
+        """Group *destinations* by the link towards them; second, those that cannot be reached."""
+        groups: dict[LinkT, list[FQCN]] = {}
+        unreachable: list[FQCN] = []
+        for destination in destinations:
+            link = self.next_hop(destination)
+            if link is None:
+                unreachable.append(destination)
+            else:
+                groups.setdefault(link, []).append(destination)
+        return groups, unreachable
+
+    def join(self, member: Member, link: LinkT) -> bool:
+        """Note that *member* is present behind *link*. Return whether there was room."""
+        if member.fqcn not in self._below and len(self._below) >= MAX_MEMBERS:
+            return False
+        self._below[member.fqcn] = (member, link)
+        return True
+
+    def leave(self, fqcn: FQCN, link: LinkT) -> list[Member]:
+        """Forget *fqcn* and all below it, as far as they are behind *link*; return who that was."""
+        gone = [
+            member
+            for name, (member, via) in self._below.items()
+            if via is link and (name == fqcn or fqcn.is_ancestor_of(name))
+        ]
+        for member in gone:
+            del self._below[member.fqcn]
+        return gone
+
+    def member(self, fqcn: FQCN) -> Member | None:
+        """Return what is known of a cell below."""
+        found = self._below.get(fqcn)
+        return found[0] if found else None
+
+    def members(self) -> Iterator[Member]:
+        """Yield every cell below, in order of arrival."""
+        for member, _link in self._below.values():
+            yield member

@@ -1,0 +1,147 @@
+"""Whole networks of real cells inside one process, for tests: no sockets, latency as wished, virtual time on trio.
+
+Virtual time is trio's: with ``MockClock(autojump_threshold=0)`` hours pass in moments, and exactly. Nothing here
+uses threads, which such a clock would not wait for.
+"""
+
+from __future__ import annotations
+
+import random
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+
+from cellnet.cell import Cell
+from cellnet.drivers.memory import MemoryDriver
+from cellnet.errors import ConfigurationError
+from cellnet.fqcn import FQCN, ROOT
+from cellnet.groups import unwrapped
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterable, Mapping
+
+    from anyio.abc import TaskStatus
+
+    from cellnet.message import Handler
+
+__all__ = ["Network"]
+
+CONNECTING_AT_A_TIME = 100
+
+
+class Network:
+    """A network in memory. Cells find each other in it and nowhere else."""
+
+    def __init__(self, *, latency: float = 0.0, seed: int = 0) -> None:
+        """Make an empty network.
+
+        :param latency: seconds one way, over every link that :meth:`set_latency` does not name
+        :param seed: of the jitter of pauses
+        """
+        self.cells: dict[FQCN, Cell] = {}
+        """Every running cell."""
+        self._latency = latency
+        self._latencies: dict[str, float] = {}
+        self._driver = MemoryDriver(lambda name: self._latencies.get(name, self._latency))
+        self._rng = random.Random(seed)  # noqa: S311  # jitter, not secrets
+
+    def __getitem__(self, name: str | FQCN) -> Cell:
+        """Return a running cell."""
+        return self.cells[FQCN(name)]
+
+    def set_latency(self, parent: str, seconds: float) -> None:
+        """Say how long a message takes, one way, over the links that will be made to *parent*."""
+        self._latencies[_listener(FQCN(parent))] = seconds
+
+    @asynccontextmanager
+    async def run(self, names: Iterable[str], *, handlers: Mapping[str, Handler] | None = None) -> AsyncGenerator[Cell]:
+        """Run these cells and those above them; yield the server once all are present.
+
+        :param names: full names; the server is added
+        :param handlers: what every cell answers
+        """
+        wanted = self._with_ancestors(names)
+        parents = {name.parent for name in wanted}
+        with unwrapped():
+            async with anyio.create_task_group() as tasks:
+                stop = anyio.Event()
+                for name in wanted:
+                    listens = name in parents or name.is_root
+                    self.cells[name] = await tasks.start(self._run_cell, name, handlers, listens, stop)
+                await self._connect([name for name in wanted if not name.is_root])
+                server = self.cells[FQCN(ROOT)]
+                await server.wait_present(name for name in wanted if not name.is_root)
+                yield server
+                stop.set()
+
+    @asynccontextmanager
+    async def tree(
+        self, *, relays: int = 2, clients: int = 3, depth: int = 1, handlers: Mapping[str, Handler] | None = None
+    ) -> AsyncGenerator[Cell]:
+        """Run a server, chains of relays below it, and clients below the last relay of each chain.
+
+        :param relays: chains below the server: ``R1``, ``R2``, ...
+        :param clients: cells below each chain: ``C1``, ``C2``, ... with numbers that go on over all chains
+        :param depth: relays in a chain
+        """
+        names = []
+        for chain in range(1, relays + 1):
+            path = ".".join(f"R{chain}" if level == 0 else f"R{chain}-{level + 1}" for level in range(depth))
+            names += [f"{path}.C{(chain - 1) * clients + number}" for number in range(1, clients + 1)]
+        async with self.run(names, handlers=handlers) as server:
+            yield server
+
+    async def _run_cell(
+        self,
+        name: FQCN,
+        handlers: Mapping[str, Handler] | None,
+        listens: bool,
+        stop: anyio.Event,
+        *,
+        task_status: TaskStatus[Cell],
+    ) -> None:
+        # Every cell has a task of its own: task groups inside each other, a thousand deep, are slow or worse.
+        cell = Cell(name.base_name, handlers=handlers, drivers={"memory": self._driver}, rng=self._jitter())
+        async with cell:
+            if listens:
+                await cell.listen(f"memory://{_listener(name)}")
+            task_status.started(cell)
+            await stop.wait()
+            del self.cells[name]
+
+    async def _connect(self, names: list[FQCN]) -> None:
+        """Connect level by level, so that no cell waits for its parent's name."""
+        limiter = anyio.CapacityLimiter(CONNECTING_AT_A_TIME)
+
+        async def connect(name: FQCN) -> None:
+            async with limiter:
+                await self.cells[name].connect(f"memory://{_listener(name.parent or name)}")
+
+        for depth in sorted({name.depth for name in names}):
+            async with anyio.create_task_group() as tasks:
+                for name in names:
+                    if name.depth == depth:
+                        tasks.start_soon(connect, name)
+
+    @staticmethod
+    def _with_ancestors(names: Iterable[str]) -> list[FQCN]:
+        wanted: dict[FQCN, None] = {FQCN(ROOT): None}
+        for text in names:
+            name = FQCN(text)
+            for depth in range(1, name.depth + 1):
+                above = name
+                while above.depth > depth and above.parent is not None:
+                    above = above.parent
+                wanted[above] = None
+        base_names = [name.base_name for name in wanted]
+        if len(set(base_names)) < len(base_names):
+            raise ConfigurationError("every cell of a network needs a base name of its own")
+        return sorted(wanted, key=lambda name: (name.depth, name))
+
+    def _jitter(self) -> random.Random:
+        return random.Random(self._rng.random())  # noqa: S311  # jitter, not secrets
+
+
+def _listener(name: FQCN) -> str:
+    return str(name).lower().replace(".", "-")
