@@ -61,14 +61,12 @@ class RunningLink:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._write, tasks.cancel_scope)
                 await self._read(buffer, uplink_room)
-                tasks.cancel_scope.cancel()
+            self._forget()
+            with anyio.CancelScope(shield=True):  # bounded by the link
+                await self._link.aclose()
         finally:
             self._link.abort()
-            self._endpoint.close(self.connection)
-            self._room.set()
-            with anyio.CancelScope(shield=True):
-                await self._link.aclose()
-        self._dispatch()
+            self._forget()
 
     def end(self, error: CellError | None = None) -> None:
         """Send what is queued, then close."""
@@ -82,6 +80,11 @@ class RunningLink:
         while self.connection.is_full and not self._ending:
             await self._room.wait()
 
+    def _forget(self) -> None:
+        self._endpoint.close(self.connection)
+        self._room.set()
+        self._dispatch()
+
     def _wake(self) -> None:
         self._output.set()
 
@@ -91,8 +94,7 @@ class RunningLink:
             while not self._ending:
                 count = await self._link.fill(buffer)
                 if count == 0:
-                    self._note(ConnectError("the other side closed the link"))
-                    return
+                    raise ConnectError("the other side closed the link")
                 endpoint.receive(connection, buffer[:count], anyio.current_time())
                 if endpoint.events:
                     self._dispatch()
@@ -100,9 +102,8 @@ class RunningLink:
                 if parent is not None and parent is not connection and parent.is_full:
                     await uplink_room()
         except ConnectError as error:
-            self._note(error)
-            return
-        # What ends the link was read: the writer still has to say so to the other side.
+            self.end(error)
+        # The writer ends both, once what is queued has left: it often says why.
         await anyio.sleep_forever()
 
     async def _write(self, scope: anyio.CancelScope) -> None:
@@ -119,14 +120,9 @@ class RunningLink:
             with anyio.move_on_after(FAREWELL_SECONDS, shield=True):
                 while buffers := connection.take(anyio.current_time()):
                     await self._link.send(buffers)
-                await self._link.aclose()
         except ConnectError as error:
-            self._note(error)
+            self.end(error)
         scope.cancel()
-
-    def _note(self, error: CellError) -> None:
-        if self.error is None:
-            self.error = error
 
 
 @dataclass(slots=True)
