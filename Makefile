@@ -1,0 +1,98 @@
+# `make demo` and `make test` do all of their set-up themselves, the first time: everything goes into .venv.
+#
+#   make demo            the guide's federation, as nine processes: trains a model, and shows the table of cells
+#   make test            the whole test suite, then branch coverage of cellnet/protocol
+#   make lint            ruff, mypy, import-linter
+#   make clean           remove .venv, caches and what builds leave
+#
+# ARGS is handed on, as in `make demo ARGS=--json` or `make test ARGS=tests/test_fqcn.py`.
+# PYTHON chooses the interpreter, as in `make test PYTHON=/opt/python3.13/bin/python3`.
+
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_CACHE_DIR := 1
+export PIP_NO_INPUT := 1
+export UV_CACHE_DIR := $(CURDIR)/$(VENV)/.uv-cache
+export UV_PYTHON_DOWNLOADS := never
+export UV_LINK_MODE ?= hardlink
+# uv does not read pip's settings: a machine that has an index of its own has it there
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+ifeq ($(strip $(UV_DEFAULT_INDEX)),)
+unexport UV_DEFAULT_INDEX
+endif
+
+.PHONY: help demo test lint clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^#   \(make .*\)/\1/p' Makefile
+
+demo: $(VENV)/.stamp-demo
+	@$(BIN)/cellnet demo $(ARGS)
+
+ifeq ($(strip $(ARGS)),)
+test: $(VENV)/.stamp-test
+	$(BIN)/pytest -n 2 --dist worksteal
+	@echo "Branch coverage of cellnet/protocol, which the suite above would measure too slowly:"
+	$(BIN)/coverage run --branch -m pytest -q tests/protocol
+	$(BIN)/coverage report
+else
+test: $(VENV)/.stamp-test
+	$(BIN)/pytest $(ARGS)
+endif
+
+lint: $(VENV)/.stamp-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* build dist
+	find cellnet relays provisioning tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each stamp says: this has been installed, for this pyproject.toml.
+$(VENV)/.stamp-demo: WHAT := -e '.[demo]'
+$(VENV)/.stamp-test: WHAT := -e '.[demo]' --group test
+$(VENV)/.stamp-lint: WHAT := -e '.[demo]' --group test --group lint
+$(VENV)/.stamp-demo $(VENV)/.stamp-test $(VENV)/.stamp-lint: $(VENV)/.stamp-uv pyproject.toml
+	@echo "Installing into $(VENV) ..."
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python $(WHAT) || { $(OFFLINE); }
+	@touch $@
+
+$(VENV)/.stamp-uv:
+	@$(FIND_PYTHON); $(MAKE_VENV)
+	@$(BIN)/python -m pip install --quiet uv || { $(OFFLINE); }
+	@touch $@
+
+OFFLINE := echo "cellnet: the packages could not be installed (see above): is there a way to a package index?" >&2; exit 1
+
+# A name on the PATH may be a stub that only prints an error, so each candidate is asked.
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+FIND_PYTHON = found=; bare=; old=; \
+	for candidate in $(if $(PYTHON),"$(PYTHON)",python3.14 python3.13 python3.12 python3.11 python3); do \
+		if "$$candidate" -c "$(NEW_ENOUGH)" 2>/dev/null; then \
+			if "$$candidate" -c "import ensurepip, venv" 2>/dev/null; then found=$$candidate; break; fi; \
+			bare=$$candidate; \
+		elif "$$candidate" -c "" 2>/dev/null; then old=$$candidate; \
+		fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+		if [ -n "$$bare" ]; then \
+			echo "cellnet: $$bare has no venv module: install it (Debian, Ubuntu: apt install python3-venv), or give make PYTHON=..." >&2; \
+		elif [ -n "$$old" ]; then \
+			echo "cellnet: $$old is older than Python 3.11: install a newer one, or give make PYTHON=..." >&2; \
+		else \
+			echo "cellnet: no $(if $(PYTHON),Python at $(PYTHON),Python was found): install Python 3.11 or newer, or give make PYTHON=..." >&2; \
+		fi; \
+		exit 1; \
+	fi
+
+# One that was half made, or whose Python is gone, is made anew; one that works is kept.
+MAKE_VENV = if ! $(BIN)/python -c "import pip; $(NEW_ENOUGH)" 2>/dev/null; then \
+		echo "Making $(VENV) with $$("$$found" --version) ..."; \
+		"$$found" -m venv --clear $(VENV) || { echo "cellnet: $$found cannot make $(VENV): see above" >&2; exit 1; }; \
+	fi
