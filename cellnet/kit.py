@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import AfterValidator, BaseModel, ConfigDict, RootModel, ValidationError, model_validator
 
@@ -218,7 +217,7 @@ def _root_key(path: Path) -> ec.EllipticCurvePublicKey:
     content = _read(path)
     try:
         key = x509.load_pem_x509_certificates(content)[0].public_key()
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except Exception as error:  # the library has many words for a damaged certificate, and no common one
         raise ConfigurationError(f"is no certificate ({error}): {_REMEDY}", str(path)) from None
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise ConfigurationError(f"does not hold a P-256 key: {_REMEDY}", str(path))

@@ -77,17 +77,19 @@ class Authority:
         try:
             mode = key_file.stat().st_mode
             certificate = x509.load_pem_x509_certificate(certificate_file.read_bytes())
+            certificate.verify_directly_issued_by(certificate)
+            (name,) = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
             key = serialization.load_pem_private_key(key_file.read_bytes(), None)
+            belongs = key.public_key() == certificate.public_key()
         except OSError as error:
             raise ConfigurationError(f"cannot be read ({error.strerror}): {remedy}", str(error.filename)) from None
-        except (ValueError, TypeError) as error:
-            raise ConfigurationError(f"holds no certificate and key ({error}): {remedy}", str(folder)) from None
+        except Exception as error:  # the library has many words for a damaged file, and no common one
+            raise ConfigurationError(f"holds no certificate and key ({error!r}): {remedy}", str(folder)) from None
         if mode & 0o077:
             message = f"is readable by others (mode {mode & 0o777:04o}): the key may be known; at least run chmod 600"
             raise ConfigurationError(message, str(key_file))
-        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or not belongs:
             raise ConfigurationError(f"is not the key of {_CERTIFICATE}: {remedy}", str(key_file))
-        (name,) = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         return cls(str(name.value), certificate, key)
 
     def save(self, folder: Path) -> None:

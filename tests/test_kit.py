@@ -251,6 +251,16 @@ def test_a_root_that_is_none_is_named(content: bytes, kits: Path) -> None:
         Kit.load(kits / "C1")
 
 
+@pytest.mark.parametrize("bit", [1, 2, 4, 8, 16, 32, 64])
+def test_a_damaged_root_is_an_error_that_names_it_whichever_byte_it_is(bit: int, kits: Path) -> None:
+    path = kits / "C1" / "startup" / "rootCA.pem"
+    whole = path.read_bytes()
+    for position in range(len(whole)):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ bit]) + whole[position + 1 :])
+        with pytest.raises(ConfigurationError, match=r"/rootCA\.pem: |/manifest\.json: "):
+            Kit.load(kits / "C1")
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
 def test_no_change_of_a_single_byte_goes_unnoticed(data: st.DataObject, provisioned: Path, kits: Path) -> None:
