@@ -113,6 +113,7 @@ def submit(
     """
     import anyio
 
+    _log_to_stderr(logging.ERROR)
     settings = _settings(config)
     chosen = None if sites is None else [name.strip() for name in sites.split(",") if name.strip()]
     options = {"sites": chosen, "flat": flat, "config": settings, "run_dir": run_dir}
@@ -176,8 +177,8 @@ def _settings(config: str) -> dict[str, Any]:
     return settings
 
 
-def _log_to_stderr() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+def _log_to_stderr(level: int = logging.INFO) -> None:
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
 def _leaves(error: BaseException) -> list[str]:

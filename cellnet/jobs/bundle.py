@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from types import ModuleType
 
-__all__ = ["ENTRY", "MAX_BUNDLE_BYTES", "MAX_FILES", "MAX_PACKED_BYTES", "Bundle", "load_module"]
+__all__ = ["ENTRY", "MAX_BUNDLE_BYTES", "MAX_FILES", "MAX_PACKED_BYTES", "Bundle", "load_module", "own_frames"]
 
 ENTRY = "job.py"
 MAX_FILES = 64
@@ -139,6 +139,19 @@ def load_module(folder: Path) -> ModuleType:
     sys.modules["job"] = module  # before it runs, as the import system does: dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+def own_frames(error: BaseException) -> BaseException:
+    """Return *error* with a traceback that begins in the job's own code, if it passed through any.
+
+    What lies before is the library's and the event loop's, and would fill the end of a log that goes into an error.
+    """
+    module = sys.modules.get("job")
+    folder = str(Path(module.__file__).parent) if module and module.__file__ else "no folder"
+    trace = error.__traceback__
+    while trace is not None and not trace.tb_frame.f_code.co_filename.startswith(folder):
+        trace = trace.tb_next
+    return error.with_traceback(trace) if trace is not None else error
 
 
 def _plain_files(folder: Path, top: Path) -> Iterator[Path]:

@@ -13,6 +13,7 @@ import anyio.to_thread
 
 from cellnet.errors import CellError, JobError, LocalProtocolError
 from cellnet.fqcn import ROOT
+from cellnet.jobs.bundle import own_frames
 from cellnet.jobs.collective import ROUND_SECONDS, TOPIC, Order, Results, TaskFailed, failed_answer, reduce_up
 from cellnet.jobs.opaque import packed, unpacked
 from cellnet.jobs.reduction import weighted_mean
@@ -127,7 +128,7 @@ class Worker:
             raise TaskFailed(self._job.fqsn, str(error)) from error
         except Exception as error:
             # anything may come out of a job's code; its traceback is for the log, its last line for the caller
-            _log.exception("task %s failed", order.task)
+            _log.exception("task %s failed", order.task, exc_info=own_frames(error))
             raise TaskFailed(self._job.fqsn, f"{order.task}: {type(error).__name__}: {error}") from error
 
 

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -22,13 +23,13 @@ from cellnet.credentials import Credentials
 from cellnet.errors import CellError, JobError
 from cellnet.fqcn import ROOT
 from cellnet.jobs.assignment import end_with, receive
-from cellnet.jobs.bundle import load_module
+from cellnet.jobs.bundle import load_module, own_frames
 from cellnet.jobs.collective import TaskFailed
 from cellnet.jobs.job import ServerJob, Worker
 from cellnet.jobs.opaque import packed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
     from types import ModuleType
     from typing import NoReturn
 
@@ -50,27 +51,34 @@ def main(descriptor: int) -> NoReturn:
     try:
         start = receive(descriptor)
         end_with(descriptor)
-        module = load_module(start.bundle)
-        anyio.run(_run, start, module, backend=start.backend)
+        anyio.run(_until_signalled, _part(start), backend=start.backend)
         code = 0
     except CellError as error:
         _log.error("%s", error)
-    except BaseException:
+    except BaseException as error:
         # a job's code may raise anything; the log is where its author will look
-        _log.exception("the job process failed")
+        _log.exception("the job process failed", exc_info=own_frames(error))
     logging.shutdown()
     sys.stdout.flush()
     # not sys.exit: a thread that still computes has nobody left to compute for
     os._exit(code)
 
 
-async def _run(start: Start, module: ModuleType) -> None:
+def _part(start: Start) -> Callable[[anyio.CancelScope], Coroutine[Any, Any, None]]:
+    """Load the job's code, and return what this process does with it.
+
+    :raises JobError: if the code lacks what it must have
+    """
+    module = load_module(start.bundle)
+    if start.assignment.parent is None:
+        return partial(_lead, start, _server(module))
+    return partial(_take_part, start, _tasks(module))
+
+
+async def _until_signalled(part: Callable[[anyio.CancelScope], Coroutine[Any, Any, None]]) -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_end_on_signal, tasks.cancel_scope)
-        if start.assignment.parent is None:
-            await _lead(start, module, tasks.cancel_scope)
-        else:
-            await _take_part(start, module)
+        await part(tasks.cancel_scope)
         tasks.cancel_scope.cancel()
 
 
@@ -80,23 +88,23 @@ async def _end_on_signal(scope: anyio.CancelScope) -> None:
             scope.cancel()
 
 
-async def _take_part(start: Start, module: ModuleType) -> None:
-    worker = Worker(start.assignment, _tasks(module))
+async def _take_part(start: Start, tasks: Mapping[str, Callable[..., Any]], _scope: anyio.CancelScope) -> None:
+    worker = Worker(start.assignment, tasks)
     async with Cell(start.assignment.job, handlers=worker.handlers) as cell:
         worker.cell = cell
         await _join(cell, start)
         await cell.wait_disconnected()
 
 
-async def _lead(start: Start, module: ModuleType, scope: anyio.CancelScope) -> None:
-    server = _server(module)
+async def _lead(start: Start, server: Callable[[ServerJob], Any], scope: anyio.CancelScope) -> None:
     async with Cell(start.assignment.job) as cell:
         await _join(cell, start)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_cancel_when_disconnected, cell, scope)
-            job = ServerJob(start.assignment, cell)
-            await cell.request(ROOT, "jobs.ended", await _outcome(server, job))
+            outcome = await _outcome(server, ServerJob(start.assignment, cell))
+            await cell.request(ROOT, "jobs.ended", outcome)
             tasks.cancel_scope.cancel()
+        # the server ends this process when all others of the job are asked to end, too
         await cell.wait_disconnected()
 
 
@@ -110,7 +118,7 @@ async def _outcome(server: Callable[[ServerJob], Any], job: ServerJob) -> dict[s
         return {"site": failure.site, "reason": failure.reason}
     except Exception as error:
         # anything may come out of a job's code; its traceback is for the log, its last line for the submitter
-        _log.exception("server(job) failed")
+        _log.exception("server(job) failed", exc_info=own_frames(error))
         reason = str(error) if isinstance(error, CellError) else f"server(job): {type(error).__name__}: {error}"
         return {"site": ROOT, "reason": reason}
     return {"value": value, "messages": job.results.messages, "bytes": job.results.bytes}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
-from cellnet.errors import DeliveryError, JobError
+from cellnet.errors import DeliveryError, Indeterminate, JobError, Unreachable
 from cellnet.fqcn import ROOT
 from cellnet.jobs.bundle import Bundle
 from cellnet.jobs.opaque import packed, unpacked
@@ -129,7 +129,10 @@ class Run:
 
     async def _follow(self) -> None:
         with anyio.fail_after(POLL_SECONDS + _ANSWER_SECONDS):
-            news = await self._cell.request(ROOT, "jobs.follow", {"job": self.job, "next": self._next})
+            try:
+                news = await self._cell.request(ROOT, "jobs.follow", {"job": self.job, "next": self._next})
+            except (Unreachable, Indeterminate) as error:
+                raise JobError(f"the server ended while {self.job} ran, which ends the job too ({error})") from error
         self._reports += map(unpacked, news["reports"])
         self._next = news["next"]
         outcome = news["outcome"]
