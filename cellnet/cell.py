@@ -279,8 +279,11 @@ class Cell(anyio.AsyncContextManagerMixin):
     async def wait_present(self, names: Iterable[str | FQCN]) -> None:
         """Wait until all of *names*, cells below this one, are present."""
         wanted = [FQCN(name) for name in names]
-        while not all(self._endpoint.router.member(name) for name in wanted):
-            await self._changed.wait()
+        present = self._endpoint.router.member
+        while missing := [name for name in wanted if present(name) is None]:
+            for name in missing:  # one look at everybody per round, not per arrival
+                while present(name) is None:
+                    await self._changed.wait()
 
     def statistics(self) -> CellStatistics:
         """Return this moment's figures."""
@@ -313,6 +316,7 @@ class Cell(anyio.AsyncContextManagerMixin):
         events = self._endpoint.events
         while events:
             self._take(events.popleft())
+        self._neighbours.flush()
 
     def _take(self, event: Event) -> None:
         if isinstance(event, Message):

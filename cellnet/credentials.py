@@ -81,8 +81,10 @@ class Identity:
         try:
             names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
             uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-        except (x509.ExtensionNotFound, ValueError):
+        except x509.ExtensionNotFound:
             uris = []
+        except Exception as error:  # extensions are parsed only now, and may be malformed in many ways
+            raise ConfigurationError(f"a certificate cannot be read: {error}") from None
         if len(uris) != 1:
             raise ConfigurationError(f"a certificate needs exactly one URI name, this one has {len(uris)}")
         return cls.parse(uris[0])
@@ -275,7 +277,9 @@ class Credentials:
                 tuple(x509.load_der_x509_certificate(der) for der in roots),
                 delegation=Delegation.verify(signed, site_key, now),
             )
-        except (ValueError, TypeError, IndexError, ConfigurationError) as error:
+        except HandshakeError:
+            raise
+        except Exception as error:  # as in verify_chain
             raise HandshakeError(f"the job credential is malformed: {error}", "bad-job") from None
 
     def verify_chain(self, chain: Sequence[bytes], usage: x509.ObjectIdentifier, now: datetime.datetime) -> Peer:
@@ -399,7 +403,7 @@ def _public_key(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
     try:
         key = certificate.public_key()
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise ConfigurationError(f"a certificate must hold a P-256 key ({error})") from None
+        raise ConfigurationError(f"a certificate must hold a P-256 key: {error}") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise ConfigurationError("a certificate must hold a P-256 key")
     return key
@@ -417,7 +421,7 @@ def _read(path: Path, parse: Any) -> Any:
         return parse(path.read_bytes())
     except OSError as error:
         raise ConfigurationError(f"cannot be read: {error.strerror}", str(path)) from None
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except Exception as error:  # the library has many words for a damaged file, and no common one
         raise ConfigurationError(f"is not what it should be: {error}", str(path)) from None
 
 

@@ -12,11 +12,11 @@ from cellnet.errors import CellError, ConnectError, HandshakeError, RemoteProtoc
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from anyio.abc import TaskStatus
 
-    from cellnet.drivers.base import Link
+    from cellnet.drivers.base import Buffer, Link
     from cellnet.protocol.connection import Connection
     from cellnet.protocol.endpoint import Endpoint
 
@@ -31,10 +31,19 @@ logger = logging.getLogger("cellnet.link")
 class RunningLink:
     """A link in use. One task reads, one writes; a frame is written whole, or the link is dead."""
 
-    def __init__(self, link: Link, connection: Connection, endpoint: Endpoint, dispatch: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        link: Link,
+        connection: Connection,
+        endpoint: Endpoint,
+        *,
+        dispatch: Callable[[], None],
+        ready: Callable[[RunningLink], None],
+    ) -> None:
         """Join a link to its connection.
 
         :param dispatch: called after bytes were taken in, when the endpoint may have events
+        :param ready: called when there is something to send; :meth:`flush` is to follow soon
         """
         self.connection = connection
         self.attached = anyio.Event()
@@ -46,10 +55,12 @@ class RunningLink:
         self._dispatch = dispatch
         self._output = anyio.Event()
         self._room = anyio.Event()
+        self._unsent: Sequence[Buffer] = ()
+        self._writing = False
         self._ending = False
-        connection.wake = self._wake
+        connection.wake = lambda: ready(self)
         if connection.has_output:  # a listener's HELLO was queued when the connection was made
-            self._wake()
+            self._output.set()
 
     async def run(self, buffer: memoryview, uplink_room: Callable[[], Awaitable[None]]) -> None:
         """Carry bytes both ways until the link ends.
@@ -85,9 +96,6 @@ class RunningLink:
         self._room.set()
         self._dispatch()
 
-    def _wake(self) -> None:
-        self._output.set()
-
     async def _read(self, buffer: memoryview, uplink_room: Callable[[], Awaitable[None]]) -> None:
         endpoint, connection = self._endpoint, self.connection
         try:
@@ -96,8 +104,7 @@ class RunningLink:
                 if count == 0:
                     raise ConnectError("the other side closed the link")
                 endpoint.receive(connection, buffer[:count], anyio.current_time())
-                if endpoint.events:
-                    self._dispatch()
+                self._dispatch()
                 parent = endpoint.router.parent
                 if parent is not None and parent is not connection and parent.is_full:
                     await uplink_room()
@@ -106,23 +113,39 @@ class RunningLink:
         # The writer ends both, once what is queued has left: it often says why.
         await anyio.sleep_forever()
 
+    def flush(self) -> None:
+        """Send what is queued if the link takes it at once; leave the rest to the writer.
+
+        Everything that one batch of input caused leaves in one system call, and mostly without waking a task.
+        """
+        if not self._writing:
+            self._unsent = self._link.try_send(self.connection.take(anyio.current_time()))
+            if self._unsent or self.connection.has_output:
+                self._writing = True
+                self._output.set()
+
     async def _write(self, scope: anyio.CancelScope) -> None:
-        connection = self.connection
         try:
             while not self._ending:
                 await self._output.wait()
                 self._output = anyio.Event()
-                while buffers := connection.take(anyio.current_time()):
-                    await self._link.send(buffers)
-                    if not connection.is_full and not self._room.is_set():
-                        self._room.set()
-                        self._room = anyio.Event()
+                await self._drain()
             with anyio.move_on_after(FAREWELL_SECONDS, shield=True):
-                while buffers := connection.take(anyio.current_time()):
-                    await self._link.send(buffers)
+                await self._drain()
         except ConnectError as error:
             self.end(error)
         scope.cancel()
+
+    async def _drain(self) -> None:
+        connection = self.connection
+        self._writing = True
+        while buffers := self._unsent or connection.take(anyio.current_time()):
+            self._unsent = ()
+            await self._link.send(buffers)
+            if not connection.is_full and not self._room.is_set():
+                self._room.set()
+                self._room = anyio.Event()
+        self._writing = False
 
 
 @dataclass(slots=True)

@@ -60,6 +60,7 @@ class Neighbours:
         self._tasks = tasks
         self._dispatch = dispatch
         self._running: dict[Connection, RunningLink] = {}
+        self._ready: list[RunningLink] = []
         self._starting = 0
         self._closing = False
         self._listeners: list[Listener] = []
@@ -121,6 +122,11 @@ class Neighbours:
         if running := self._running.get(connection):
             await running.wait_room()
 
+    def flush(self) -> None:
+        """Send what the last input or call gave to send."""
+        while self._ready:
+            self._ready.pop().flush()
+
     async def keep_time(self) -> None:
         """Let the endpoint send keepalives and find dead links."""
         while True:
@@ -134,6 +140,7 @@ class Neighbours:
         for listener in self._listeners:
             listener.close()
         self._endpoint.goodbye(f"{self._endpoint.name} stops")
+        self.flush()
         for running in self._running.values():
             running.end()
         with anyio.move_on_after(FAREWELL_SECONDS):
@@ -158,7 +165,8 @@ class Neighbours:
             role=_role(self._endpoint.name, credentials),
             credentials=credentials,
         )
-        running = self._running[connection] = RunningLink(link, connection, self._endpoint, self._dispatch)
+        running = RunningLink(link, connection, self._endpoint, dispatch=self._dispatch, ready=self._ready.append)
+        self._running[connection] = running
         return running
 
     async def _run(self, running: RunningLink) -> None:

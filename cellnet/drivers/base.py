@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
     from cellnet.protocol.handshake import Transport
 
-__all__ = ["CLEAR", "Address", "Driver", "Link", "Listener", "Security"]
+__all__ = ["CLEAR", "Address", "Buffer", "Driver", "Link", "Listener", "Security"]
+
+Buffer = bytes | memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,14 @@ class Link(Protocol):
         """
         ...
 
-    async def send(self, buffers: Sequence[bytes]) -> None:
+    def try_send(self, buffers: Sequence[Buffer]) -> Sequence[Buffer]:
+        """Send what can be taken at once; return the rest, in order.
+
+        Never called while :meth:`send` runs. A link that broke takes nothing: :meth:`send` or :meth:`fill` tells.
+        """
+        ...
+
+    async def send(self, buffers: Sequence[Buffer]) -> None:
         """Return when all bytes were taken. If it is cancelled in between, the link is no longer usable.
 
         :raises ConnectError: if the link broke

@@ -6,25 +6,26 @@ Nothing is shared between two drivers: whoever wants cells to meet gives them th
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import ByteStream
 
 from cellnet.drivers.stream import StreamLink
 from cellnet.errors import ConfigurationError, ConnectError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
-
-    from cellnet.drivers.base import Address, Security
+    from cellnet.drivers.base import Address, Buffer, Security
 
 __all__ = ["MemoryDriver", "MemoryStream", "memory_pair"]
 
-CHUNKS = 16
-"""Pieces, each as large as one send, that may be under way in one direction."""
+PIPE_BYTES = 256 * 1024
+"""What may be under way in one direction before a sender waits."""
+ROUNDS_PER_CHECKPOINT = 16
 
 
 class MemoryDriver:
@@ -49,7 +50,7 @@ class MemoryDriver:
             await listener.arrivals.send(theirs)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             raise ConnectError(f"nobody answers at {address}: the listener closed") from None
-        return StreamLink(ours, "memory")
+        return MemoryLink(ours)
 
     async def listen(self, address: Address, security: Security) -> MemoryListener:
         """Take a name."""
@@ -72,7 +73,7 @@ class MemoryListener:
     async def accept(self) -> StreamLink:
         """Wait for the next stream."""
         try:
-            return StreamLink(await self._arrived.receive(), "memory")
+            return MemoryLink(await self._arrived.receive())
         except anyio.EndOfStream:
             raise anyio.ClosedResourceError from None
 
@@ -84,43 +85,109 @@ class MemoryListener:
         self._arrived.close()
 
 
+class MemoryLink(StreamLink):
+    """A link over one end of a pipe in memory."""
+
+    def __init__(self, stream: MemoryStream) -> None:
+        super().__init__(stream, "memory")
+        self._pipe = stream
+
+    def try_send(self, buffers: Sequence[Buffer]) -> Sequence[Buffer]:
+        """Send everything if there is room."""
+        return () if self._pipe.try_send(b"".join(buffers)) else buffers
+
+
 class MemoryStream(ByteStream):
     """One end of a pipe in memory."""
 
-    def __init__(
-        self,
-        outgoing: MemoryObjectSendStream[tuple[float, bytes]],
-        incoming: MemoryObjectReceiveStream[tuple[float, bytes]],
-        latency: float,
-    ) -> None:
+    def __init__(self, outgoing: _Pipe, incoming: _Pipe) -> None:
         self._outgoing = outgoing
         self._incoming = incoming
-        self._latency = latency
-        self._rest = b""
+
+    def try_send(self, item: bytes) -> bool:
+        """Send bytes if there is room; return whether there was."""
+        return self._outgoing.try_put(item)
 
     async def send(self, item: bytes) -> None:
         """Send bytes; they arrive after the latency."""
-        arrives = anyio.current_time() + self._latency if self._latency else 0.0
-        await self._outgoing.send((arrives, bytes(item)))
+        await self._outgoing.put(bytes(item))
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """Wait for bytes."""
-        data = self._rest
-        if not data:
-            arrives, data = await self._incoming.receive()
-            if arrives:
-                await anyio.sleep_until(arrives)
-        self._rest = data[max_bytes:]
-        return data[:max_bytes]
+        return await self._incoming.get(max_bytes)
 
     async def send_eof(self) -> None:
         """Send no more."""
         self._outgoing.close()
 
     async def aclose(self) -> None:
-        """Close both directions."""
+        """Close both directions; what was sent still arrives."""
         self._outgoing.close()
-        self._incoming.close()
+        self._incoming.close(broken=True)
+
+
+class _Pipe:
+    """One direction of a pipe: a bounded queue of pieces, each with the time of its arrival."""
+
+    def __init__(self, latency: float) -> None:
+        self._latency = latency
+        self._pieces: deque[tuple[float, bytes]] = deque()
+        self._queued_bytes = 0
+        self._changed = anyio.Event()
+        self._closed = False
+        self._broken = False
+        self._rounds = 0
+
+    def try_put(self, data: bytes) -> bool:
+        if self._closed or self._queued_bytes >= PIPE_BYTES:
+            return False
+        arrives = anyio.current_time() + self._latency if self._latency else 0.0
+        self._pieces.append((arrives, data))
+        self._queued_bytes += len(data)
+        self._notify()
+        return True
+
+    async def put(self, data: bytes) -> None:
+        while not self.try_put(data):
+            if self._closed:
+                raise anyio.BrokenResourceError if self._broken else anyio.ClosedResourceError
+            await self._changed.wait()
+
+    async def get(self, max_bytes: int) -> bytes:
+        self._rounds += 1
+        if self._rounds >= ROUNDS_PER_CHECKPOINT:
+            self._rounds = 0
+            await anyio.lowlevel.checkpoint()
+        while not self._pieces:
+            if self._broken:
+                raise anyio.ClosedResourceError
+            if self._closed:
+                raise anyio.EndOfStream
+            self._rounds = 0
+            await self._changed.wait()
+        arrives, data = self._pieces[0]
+        if arrives:
+            await anyio.sleep_until(arrives)
+        if len(data) > max_bytes:
+            self._pieces[0] = (arrives, data[max_bytes:])
+        else:
+            self._pieces.popleft()
+        self._queued_bytes -= min(max_bytes, len(data))
+        self._notify()
+        return data[:max_bytes]
+
+    def close(self, *, broken: bool = False) -> None:
+        """Take no more; if *broken*, there is nobody to read either."""
+        self._closed = True
+        if broken:
+            self._broken = True
+            self._pieces.clear()
+        self._notify()
+
+    def _notify(self) -> None:
+        if self._changed.statistics().tasks_waiting:
+            self._changed.set()
+            self._changed = anyio.Event()
 
 
 def memory_pair(latency: float = 0.0) -> tuple[MemoryStream, MemoryStream]:
@@ -128,9 +195,8 @@ def memory_pair(latency: float = 0.0) -> tuple[MemoryStream, MemoryStream]:
 
     :param latency: seconds from one end to the other
     """
-    there, here = anyio.create_memory_object_stream[tuple[float, bytes]](CHUNKS)
-    back, home = anyio.create_memory_object_stream[tuple[float, bytes]](CHUNKS)
-    return MemoryStream(there, home, latency), MemoryStream(back, here, latency)
+    there, back = _Pipe(latency), _Pipe(latency)
+    return MemoryStream(there, back), MemoryStream(back, there)
 
 
 def _check(security: Security) -> None:

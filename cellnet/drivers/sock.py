@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.lowlevel
 
-from cellnet.drivers.base import CLEAR, Security
+from cellnet.drivers.base import CLEAR, Buffer, Security
 from cellnet.errors import ConnectError, HandshakeError
 from cellnet.protocol.handshake import Transport
 
@@ -108,29 +108,37 @@ class SockLink:
             count += self._fill_more(buffer[count:])
         return count
 
-    async def send(self, buffers: Sequence[bytes]) -> None:
+    def try_send(self, buffers: Sequence[Buffer]) -> Sequence[Buffer]:
+        """Write as much of *buffers* as the kernel takes now."""
+        pending: list[Buffer] = list(buffers) if self._tls is None else _joined(buffers)
+        with suppress(OSError, ValueError):  # would block, or broken: sending the rest will tell
+            while pending:
+                pending = self._send_once(pending)
+        return pending
+
+    async def send(self, buffers: Sequence[Buffer]) -> None:
         """Write all of *buffers*."""
-        pending = [memoryview(buffer) for buffer in (buffers if self._tls is None else _joined(buffers))]
-        first = 0
-        while first < len(pending):
+        pending: list[Buffer] = list(buffers) if self._tls is None else _joined(buffers)
+        while pending:
             try:
-                if self._tls is None:
-                    sent = self._sock.sendmsg(pending[first : first + MAX_IOV])
-                else:
-                    sent = self._sock.send(pending[first])
+                pending = self._send_once(pending)
             except (BlockingIOError, ssl.SSLWantWriteError):
                 await self._wait(anyio.wait_writable)
-                continue
             except ssl.SSLWantReadError:
                 await self._wait(anyio.wait_readable)
-                continue
             except (OSError, ValueError) as error:
                 raise explain(error) from None
-            while first < len(pending) and sent >= len(pending[first]):
-                sent -= len(pending[first])
-                first += 1
-            if sent:
-                pending[first] = pending[first][sent:]
+
+    def _send_once(self, pending: list[Buffer]) -> list[Buffer]:
+        """Make one system call; return what is left."""
+        sent = self._sock.sendmsg(pending[:MAX_IOV]) if self._tls is None else self._sock.send(pending[0])
+        for index, buffer in enumerate(pending):
+            if sent < len(buffer):
+                return [memoryview(buffer)[sent:], *pending[index + 1 :]]
+            sent -= len(buffer)
+            if not sent:
+                return pending[index + 1 :]
+        return []
 
     async def aclose(self) -> None:
         """Say that nothing more comes, read until the peer says so too, close.
@@ -259,10 +267,10 @@ def explain(error: Exception) -> ConnectError:
     return ConnectError(f"the link broke: {error}")
 
 
-def _joined(buffers: Sequence[bytes]) -> list[bytes]:
+def _joined(buffers: Sequence[Buffer]) -> list[Buffer]:
     """Join small buffers, as every TLS write costs a record."""
-    pieces: list[bytes] = []
-    run: list[bytes] = []
+    pieces: list[Buffer] = []
+    run: list[Buffer] = []
     size = 0
     for buffer in buffers:
         if size + len(buffer) > JOIN_BYTES and run:

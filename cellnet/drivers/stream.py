@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteStream
 
+    from cellnet.drivers.base import Buffer
+
 __all__ = ["StreamLink"]
 
 
@@ -22,6 +24,7 @@ class StreamLink:
     """A byte stream as a link. Slower than a socket of our own, and good for everything."""
 
     def __init__(self, stream: ByteStream, driver: str) -> None:
+        """Take ownership of a stream."""
         self.transport = Transport(driver)
         self._stream = stream
 
@@ -39,7 +42,11 @@ class StreamLink:
         buffer[: len(data)] = data
         return len(data)
 
-    async def send(self, buffers: Sequence[bytes]) -> None:
+    def try_send(self, buffers: Sequence[Buffer]) -> Sequence[Buffer]:
+        """Take nothing: a stream can only be waited for."""
+        return buffers
+
+    async def send(self, buffers: Sequence[Buffer]) -> None:
         """Send all of *buffers* as one piece."""
         try:
             await self._stream.send(b"".join(buffers))
