@@ -1,0 +1,274 @@
+"""``cellnet demo``, as a person runs it: real processes, real signals, a real model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from cellnet.cli.example import example_project, with_free_ports
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+COMMAND = [sys.executable, "-P", "-m", "cellnet", "demo"]
+CELLS = [
+    ("server", "server"),
+    ("R1", None),
+    ("R1.C1", "C1"),
+    ("R1.C11", "C1.C11"),
+    ("R1.C12", "C1.C12"),
+    ("R2", None),
+    ("R2.C2", "C2"),
+    ("R2.C21", "C2.C21"),
+    ("R2.C22", "C2.C22"),
+]
+ROUNDS = 25
+END_SECONDS = 60.0
+
+
+@dataclass
+class Demo:
+    """A running demo, and every process that it was seen to have."""
+
+    process: subprocess.Popen[str]
+    temporary: Path
+    lines: list[str] = field(default_factory=list)
+    descendants: dict[int, psutil.Process] = field(default_factory=dict)
+    commands: dict[int, list[str]] = field(default_factory=dict)
+
+    def read_until(self, wanted: str) -> str:
+        """Read lines up to the one that contains *wanted*, looking at the processes at each."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line.rstrip("\n"))
+            self.look()
+            if wanted in line:
+                return line
+        pytest.fail(f"{wanted!r} did not come:\n" + "\n".join(self.lines))
+
+    def look(self) -> None:
+        """Note the processes that there are now below the demo."""
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                self.commands[process.pid] = process.cmdline()
+            except psutil.NoSuchProcess:
+                continue
+            self.descendants[process.pid] = process
+
+    def end(self) -> tuple[int, str]:
+        """Wait for the end; return the exit status and what was printed on stdout."""
+        stdout, stderr = self.process.communicate(timeout=END_SECONDS)
+        self.lines += stderr.splitlines()
+        return self.process.returncode, stdout
+
+    def leftovers(self) -> list[object]:
+        """Return processes that survived it, and files that it left."""
+        # is_running() compares creation times: a process that took over a number is another one
+        alive = [self.commands[pid] for pid, process in self.descendants.items() if process.is_running()]
+        return [*alive, *self.temporary.rglob("*")]
+
+
+@contextmanager
+def running_demo(*arguments: str) -> Iterator[Demo]:
+    # not pytest's tmp_path: the paths of sockets below it would be too long
+    with tempfile.TemporaryDirectory(prefix="t-") as folder:
+        environment = {**os.environ, "TMPDIR": folder, "COLUMNS": "200"}
+        with subprocess.Popen(
+            [*COMMAND, "--json", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        ) as process:
+            try:
+                yield Demo(process, Path(folder))
+            finally:
+                process.kill()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A demo that ran to its end."""
+
+    figures: dict[str, Any]
+    demo: Demo
+    keep: Path
+    leftovers: list[object]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    keep = tmp_path_factory.mktemp("demo") / "kept"
+    with running_demo("--keep", str(keep)) as demo:
+        demo.read_until("Flat")
+        demo.read_until(f"round  {ROUNDS}")
+        status, stdout = demo.end()
+        leftovers = demo.leftovers()
+    assert status == 0, "\n".join(demo.lines)
+    return Finished(json.loads(stdout.splitlines()[-1]), demo, keep, leftovers)
+
+
+def test_the_last_line_of_stdout_is_one_json_object_with_the_documented_keys(finished: Finished) -> None:
+    assert list(finished.figures) == [
+        "cells",
+        "rounds",
+        "accuracy",
+        "accuracy_flat",
+        "weights_difference",
+        "server_messages",
+        "seconds",
+    ]
+    assert all(list(cell) == ["fqcn", "fqsn", "driver", "security"] for cell in finished.figures["cells"])
+
+
+def test_the_nine_cells_stand_where_the_example_puts_them(finished: Finished) -> None:
+    assert [(cell["fqcn"], cell["fqsn"]) for cell in finished.figures["cells"]] == CELLS
+
+
+def test_every_link_between_nodes_is_tcp_with_mutual_tls(finished: Finished) -> None:
+    assert {(cell["driver"], cell["security"]) for cell in finished.figures["cells"]} == {("tcp", "mtls")}
+
+
+def test_the_model_reads_the_digits(finished: Finished) -> None:
+    assert finished.figures["rounds"] == ROUNDS
+    assert finished.figures["accuracy"] >= 0.95
+    assert finished.figures["accuracy_flat"] >= 0.95
+
+
+def test_the_hierarchical_model_is_the_flat_one(finished: Finished) -> None:
+    assert finished.figures["weights_difference"] <= 1e-6
+
+
+def test_two_results_a_round_reach_the_server_hierarchically_and_six_flat(finished: Finished) -> None:
+    assert finished.figures["server_messages"] == {"hierarchical": 2 * ROUNDS, "flat": 6 * ROUNDS}
+
+
+def test_it_is_quick(finished: Finished) -> None:
+    assert finished.figures["seconds"] < 45
+
+
+def test_nodes_and_jobs_are_processes_of_their_own(finished: Finished) -> None:
+    commands = list(finished.demo.commands.values())
+    assert sum("start" in command and "cellnet" in command for command in commands) == 9
+    assert sum("cellnet.jobs.process" in command for command in commands) == 2 * 7
+
+
+def test_people_see_every_round_and_two_tables(finished: Finished) -> None:
+    text = "\n".join(finished.demo.lines)
+    assert sum(" accuracy 0." in line and "round" in line for line in finished.demo.lines) == 2 * ROUNDS
+    for expected in ("R1.C11", "C1.C11", "mtls", "hierarchical", "messages", "bytes", "differ by"):
+        assert expected in text
+
+
+def test_nothing_is_left_behind_but_what_was_to_be_kept(finished: Finished) -> None:
+    assert finished.leftovers == []
+    assert {path.name for path in (finished.keep / "kits").iterdir()} >= {"server", "R1", "C11"}
+    assert {path.stem for path in (finished.keep / "logs").iterdir()} == {fqcn.rpartition(".")[2] for fqcn, _ in CELLS}
+
+
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [("kits", signal.SIGINT), ("present", signal.SIGTERM), ("round   1", signal.SIGINT), ("Flat", signal.SIGTERM)],
+)
+def test_a_signal_at_any_moment_leaves_nothing_behind(moment: str, number: signal.Signals) -> None:
+    with running_demo("--rounds", "4") as demo:
+        demo.read_until(moment)
+        demo.process.send_signal(number)
+        status, stdout = demo.end()
+        assert (status, stdout) == (130, "")
+        assert demo.lines[-1] == "Interrupted: every process has ended, nothing is left behind."
+        assert demo.leftovers() == []
+
+
+def test_impatience_changes_nothing() -> None:
+    with running_demo("--rounds", "50") as demo:
+        demo.read_until("round   2")
+        for _ in range(5):
+            demo.process.send_signal(signal.SIGINT)
+            time.sleep(0.02)
+        status, _ = demo.end()
+        assert status == 130
+        assert demo.leftovers() == []
+
+
+@pytest.mark.parametrize("victim", ["R1", "server", "C22"])
+def test_a_node_that_dies_is_named_and_all_else_ends(victim: str) -> None:
+    with running_demo("--rounds", "200") as demo:
+        demo.read_until("round   2")
+        (pid,) = (pid for pid, command in demo.commands.items() if command[-1].endswith(f"/{victim}"))
+        demo.descendants[pid].kill()
+        status, stdout = demo.end()
+        assert (status, stdout) == (1, "")
+        assert any(f"node {victim} ended (by SIGKILL)" in line for line in demo.lines), "\n".join(demo.lines)
+        assert not any("Traceback" in line for line in demo.lines)
+        assert demo.leftovers() == []
+
+
+def test_a_node_that_cannot_start_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:
+    project = tmp_path / "project.yml"
+    text = example_project().read_text(encoding="utf-8")
+    # one address that no machine has (RFC 5737): the relay listens there, or rather cannot
+    changed = text.replace("port: 28004\n      default_host: localhost", "port: 28004\n      default_host: 192.0.2.1")
+    assert changed != text
+    project.write_text(changed, encoding="utf-8")
+    with running_demo("--project", str(project)) as demo:
+        status, stdout = demo.end()
+        assert (status, stdout) == (1, "")
+        text = "\n".join(demo.lines)
+        assert "node R2 ended (exit status 1)" in text
+        assert "192.0.2.1" in text
+        assert "Traceback" not in text
+        assert demo.leftovers() == []
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, "project.yml: cannot be read: No such file or directory"),
+        ("participants: [}\n", "project.yml:1:16: this is no YAML"),
+        ("api_version: 3\nname: x\nparticpants: []\n", "project.yml:3:1: "),
+    ],
+)
+def test_a_wrong_project_file_is_told_with_its_place(tmp_path: Path, content: str | None, expected: str) -> None:
+    project = tmp_path / "project.yml"
+    if content is not None:
+        project.write_text(content, encoding="utf-8")
+    with running_demo("--project", str(project)) as demo:
+        status, stdout = demo.end()
+        assert (status, stdout) == (1, "")
+        assert expected in "\n".join(demo.lines)
+        assert not any("Traceback" in line for line in demo.lines)
+        assert demo.leftovers() == []
+
+
+def test_a_folder_to_keep_must_be_new(tmp_path: Path) -> None:
+    with running_demo("--keep", str(tmp_path)) as demo:
+        status, _ = demo.end()
+    assert status == 1
+    assert len(demo.lines) == 1
+    assert f"{tmp_path}: exists already: name a new folder for kits and logs" in demo.lines[0]
+
+
+def test_free_ports_replace_those_of_the_project_and_nothing_else() -> None:
+    before = example_project().read_bytes()
+    lines = list(zip(before.splitlines(), with_free_ports(before).splitlines(), strict=True))
+    changed = [(old, new) for old, new in lines if old != new]
+    assert len(changed) == 3
+    assert all(b"port: " in old and b"port: " in new for old, new in changed)
+    assert len({new.split()[-1] for _, new in changed}) == 3
+
+
+def test_a_port_to_connect_to_follows_the_listener() -> None:
+    project = b"participants:\n- {name: s, fed_learn_port: 8002}\n- {name: c, connect_to: {host: h, port: 8002}}\n"
+    _, listening, connecting = with_free_ports(project).decode().splitlines()
+    port = listening.removesuffix("}").split()[-1]
+    assert port != "8002"
+    assert connecting.endswith(f"port: {port}}}}}")
