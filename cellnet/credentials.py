@@ -1,9 +1,7 @@
 """Who a cell is: its certificate, its private key, and whom it trusts.
 
 An identity is exactly one URI subject alternative name, ``cellnet://<project>/<role>/<base name>``. Common names
-and message headers are never read for it. What a project decides about a cell stands beside the certificate in a
-*placement* that the project's authority signed; what a site lets a job process do stands in a *delegation* that
-the site's own key signed. Every signature covers a context string, so that none is valid in another's place.
+and message headers are never read for it.
 
 Everything here computes: the time is an argument, and nothing is read from or written to disk but by
 :meth:`Credentials.load`.
@@ -11,27 +9,28 @@ Everything here computes: the time is an argument, and nothing is read from or w
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote, unquote, urlsplit
 
 import msgpack
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import Criticality, ExtensionPolicy, PolicyBuilder, Store, VerificationError
 
 from cellnet.errors import ConfigurationError, HandshakeError
+from cellnet.placement import Delegation, Placement
+from cellnet.signing import public_key_bytes, unpack_signed
 
 if TYPE_CHECKING:
     import datetime
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["ROLES", "Credentials", "Delegation", "Identity", "Placement", "public_key_bytes", "sign", "verify"]
+__all__ = ["CONNECT", "LISTEN", "ROLES", "Credentials", "Identity", "Peer"]
 
 ROLES = ("server", "relay", "client", "admin")
 """The roles that a certificate may name."""
@@ -88,86 +87,6 @@ class Identity:
         if len(uris) != 1:
             raise ConfigurationError(f"a certificate needs exactly one URI name, this one has {len(uris)}")
         return cls.parse(uris[0])
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """A cell's signed place in both hierarchies, as the project's authority decided it."""
-
-    project: str
-    role: str
-    name: str
-    parents: tuple[str, ...]
-    """Base names of the cells below which it may join; empty: below any, as behind an ingress."""
-    fqsn: str
-    """The site's place in the client hierarchy; empty for a relay."""
-    signed: bytes = field(default=b"", repr=False, compare=False)
-    """The signed form, as :meth:`issue` made it."""
-
-    _CONTEXT = b"cellnet placement 1"
-
-    def issue(self, authority: ec.EllipticCurvePrivateKey) -> Placement:
-        """Return this placement with the authority's signature in :attr:`signed`."""
-        body = msgpack.packb([self.project, self.role, self.name, list(self.parents), self.fqsn])
-        return Placement(
-            self.project,
-            self.role,
-            self.name,
-            self.parents,
-            self.fqsn,
-            msgpack.packb([body, sign(authority, self._CONTEXT, body)]),
-        )
-
-    @classmethod
-    def verify(cls, signed: bytes, authority: ec.EllipticCurvePublicKey) -> Placement:
-        """Read a signed placement.
-
-        :raises HandshakeError: if it is malformed, or was not signed by *authority*
-        """
-        body, signature = _unpack(signed, bytes, bytes, what="placement")
-        verify(authority, signature, cls._CONTEXT, body, what="placement")
-        project, role, name, parents, fqsn = _unpack(body, str, str, str, list, str, what="placement")
-        if not all(isinstance(parent, str) for parent in parents):
-            raise HandshakeError("the placement is malformed", "bad-placement")
-        return cls(project, role, name, tuple(parents), fqsn, signed)
-
-
-@dataclass(frozen=True, slots=True)
-class Delegation:
-    """A site's signed word that the holder of a key is one of its job cells, and until when."""
-
-    site: str
-    job: str
-    role: str
-    """``job``, or ``operator`` for a command that the site's operator runs beside the node."""
-    public_key: bytes
-    not_after: int
-    """Seconds since 1970."""
-    signed: bytes = field(default=b"", repr=False, compare=False)
-
-    _CONTEXT = b"cellnet delegation 1"
-
-    def issue(self, site_key: ec.EllipticCurvePrivateKey) -> Delegation:
-        """Return this delegation with the site's signature in :attr:`signed`."""
-        body = msgpack.packb([self.site, self.job, self.role, self.public_key, self.not_after])
-        signed = msgpack.packb([body, sign(site_key, self._CONTEXT, body)])
-        return Delegation(self.site, self.job, self.role, self.public_key, self.not_after, signed)
-
-    @classmethod
-    def verify(cls, signed: bytes, site_key: ec.EllipticCurvePublicKey, now: datetime.datetime) -> Delegation:
-        """Read a signed delegation.
-
-        :raises HandshakeError: if it is malformed, expired, or was not signed by the site
-        """
-        body, signature = _unpack(signed, bytes, bytes, what="delegation")
-        verify(site_key, signature, cls._CONTEXT, body, what="delegation")
-        site, job, role, public_key, not_after = _unpack(body, str, str, str, bytes, int, what="delegation")
-        delegation = cls(site, job, role, public_key, not_after, signed)
-        if delegation.role not in ("job", "operator"):
-            raise HandshakeError("the delegation is malformed", "bad-delegation")
-        if now.timestamp() > delegation.not_after:
-            raise HandshakeError(f"the credential of job {delegation.job} has expired", "expired")
-        return delegation
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +186,7 @@ class Credentials:
 
         :raises HandshakeError: if it is malformed or has expired
         """
-        key, chain, roots, signed = _unpack(data, bytes, list, list, bytes, what="job credential")
+        key, chain, roots, signed = unpack_signed(data, bytes, list, list, bytes, what="job credential")
         try:
             certificates = tuple(x509.load_der_x509_certificate(der) for der in chain)
             site_key = _public_key(certificates[0])
@@ -331,45 +250,6 @@ class Peer:
     """In DER."""
 
 
-def sign(key: ec.EllipticCurvePrivateKey, context: bytes, *fields: bytes) -> bytes:
-    """Sign *fields* under *context* (ECDSA over P-256 and SHA-256)."""
-    return key.sign(_transcript(context, fields), ec.ECDSA(hashes.SHA256()))
-
-
-def verify(
-    key: ec.EllipticCurvePublicKey, signature: bytes, context: bytes, *fields: bytes, what: str = "signature"
-) -> None:
-    """Check what :func:`sign` made.
-
-    :raises HandshakeError: if the signature is another key's, another context's or over other fields
-    """
-    try:
-        key.verify(signature, _transcript(context, fields), ec.ECDSA(hashes.SHA256()))
-    except InvalidSignature:
-        raise HandshakeError(f"the {what} was not signed by the key that it should be", "bad-signature") from None
-
-
-def public_key_bytes(key: ec.EllipticCurvePublicKey) -> bytes:
-    """Return a public key as an uncompressed point of 65 bytes."""
-    return key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
-
-
-def load_public_key(point: bytes) -> ec.EllipticCurvePublicKey:
-    """Read what :func:`public_key_bytes` made.
-
-    :raises HandshakeError: if it is no point of the curve
-    """
-    try:
-        return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
-    except ValueError:
-        raise HandshakeError("the peer's public key is malformed", "bad-signature") from None
-
-
-def fingerprint(certificate: bytes) -> bytes:
-    """Return the SHA-256 of a certificate in DER."""
-    return hashlib.sha256(certificate).digest()
-
-
 # An absent key usage means "any use" to TLS libraries, so presence is demanded and the usage checked by us.
 _LEAF_POLICY = (
     ExtensionPolicy.permit_all()
@@ -383,10 +263,6 @@ _LEAF_POLICY = (
 def _refuse_ca(constraints: x509.BasicConstraints) -> None:
     if constraints.ca:
         raise ValueError("a cell's certificate may not be an authority's")
-
-
-def _transcript(context: bytes, fields: Sequence[bytes]) -> bytes:
-    return b"".join(len(part).to_bytes(4, "big") + part for part in (context, *fields))
 
 
 def _explain(leaf: x509.Certificate, now: datetime.datetime, error: VerificationError) -> str:
@@ -423,17 +299,3 @@ def _read(path: Path, parse: Any) -> Any:
         raise ConfigurationError(f"cannot be read: {error.strerror}", str(path)) from None
     except Exception as error:  # the library has many words for a damaged file, and no common one
         raise ConfigurationError(f"is not what it should be: {error}", str(path)) from None
-
-
-def _unpack(data: bytes, *types: type, what: str) -> list[Any]:
-    try:
-        fields = msgpack.unpackb(data)
-    except (ValueError, msgpack.UnpackException, RecursionError) as error:
-        raise HandshakeError(f"the {what} is malformed", f"bad-{what.split()[0]}") from error
-    if (
-        not isinstance(fields, list)
-        or len(fields) != len(types)
-        or not all(type(value) is kind for value, kind in zip(fields, types, strict=True))
-    ):
-        raise HandshakeError(f"the {what} is malformed", f"bad-{what.split()[0]}")
-    return fields

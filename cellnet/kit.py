@@ -24,8 +24,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import AfterValidator, BaseModel, ConfigDict, RootModel, ValidationError, model_validator
 
-from cellnet.credentials import Credentials, Identity, sign, verify
+from cellnet.credentials import Credentials, Identity
 from cellnet.errors import ConfigurationError, HandshakeError
+from cellnet.signing import sign, verify
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

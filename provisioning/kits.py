@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cellnet.credentials import CONNECT, LISTEN, Placement
+from cellnet.credentials import CONNECT, LISTEN
 from cellnet.errors import ConfigurationError
 from cellnet.kit import KitFile, Roster, sign_manifest
+from cellnet.placement import Placement
 from provisioning.authority import Authority, key_pem
 from provisioning.files import write_file
 

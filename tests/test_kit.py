@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cellnet.credentials import Placement, sign
 from cellnet.errors import ConfigurationError
 from cellnet.kit import Endpoint, Kit, KitFile, Member, sign_manifest
+from cellnet.placement import Placement
+from cellnet.signing import sign
 from provisioning import Authority, provision
 
 if TYPE_CHECKING:

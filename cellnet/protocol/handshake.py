@@ -19,10 +19,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cellnet.credentials import CONNECT, LISTEN, Delegation, Placement, load_public_key, sign, verify
+from cellnet.credentials import CONNECT, LISTEN
 from cellnet.errors import HandshakeError, InvalidName, RemoteProtocolError
 from cellnet.fqcn import FQCN, ROOT, check_segment
+from cellnet.placement import Delegation, Placement
 from cellnet.protocol.frames import pack, unpack
+from cellnet.signing import load_public_key, sign, verify
 
 if TYPE_CHECKING:
     import datetime
