@@ -111,14 +111,19 @@ def joined_line(cell: Cell, connect: Endpoint) -> str:
 
 
 async def _until_signalled(node: Callable[..., Coroutine[Any, Any, None]]) -> None:
+    running = anyio.CancelScope()
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_end_on_signal, tasks.cancel_scope)
-        line = await tasks.start(node)
-        print(line, flush=True)  # noqa: T201 - for the operator, who may wait for it
+        await tasks.start(_end_on_signal, running)
+        with running:
+            async with anyio.create_task_group() as nodes:
+                line = await nodes.start(node)
+                print(line, flush=True)  # noqa: T201 - for the operator, who may wait for it
+        tasks.cancel_scope.cancel()
 
 
-async def _end_on_signal(scope: anyio.CancelScope) -> None:
+async def _end_on_signal(scope: anyio.CancelScope, *, task_status: TaskStatus[None]) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
         async for number in signals:
             if scope.cancel_called:
                 os._exit(128 + number)

@@ -131,14 +131,16 @@ class Coordinator:
     # What the SJ says.
 
     async def _report(self, request: Request) -> None:
+        record = self._led(request)
         if not isinstance(request.payload, bytes):
             raise JobError("a report is malformed")
-        self._led(request).report(request.payload)
+        record.report(request.payload)
 
     async def _ended(self, request: Request) -> None:
+        record = self._led(request)
         match request.payload:
             case {"value": bytes(), "messages": int(), "bytes": int()} | {"site": str(), "reason": str()}:
-                self._led(request).close(request.payload)
+                record.close(request.payload)
             case _:
                 raise JobError("what the SJ says about the end of its job is malformed")
 

@@ -8,6 +8,7 @@ is killed leaves no job process behind at any site.
 from __future__ import annotations
 
 import datetime
+import math
 import shutil
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -72,7 +73,7 @@ class Ended:
 
 @dataclass(slots=True, eq=False)
 class _Hosted:
-    lease_ends: float
+    lease_ends: float = math.inf
     stop: anyio.Event = field(default_factory=anyio.Event)
     exited: anyio.Event = field(default_factory=anyio.Event)
     gone: anyio.Event = field(default_factory=anyio.Event)
@@ -136,7 +137,7 @@ class JobHost:
             raise JobError(f"job {assignment.job} runs here already")
         if len(self._hosted) >= MAX_JOBS:
             raise JobError(f"{MAX_JOBS} jobs run here already, more are not allowed")
-        hosted = _Hosted(anyio.current_time() + self._lease_seconds)
+        hosted = _Hosted()
         self._hosted[assignment.job] = hosted
         try:
             await self._tasks.start(self._host, assignment, bundle, hosted)
@@ -171,6 +172,7 @@ class JobHost:
             message = self._message(assignment, bundle, folder)
             async with launched(message, folder) as process:
                 await _joined(process, cell, fqcn)
+                hosted.lease_ends = anyio.current_time() + self._lease_seconds
                 task_status.started()
                 await _first(process.wait, hosted.stop.wait, lambda: self._lease(hosted))
                 if not any(member.fqcn == fqcn for member in cell.members()):

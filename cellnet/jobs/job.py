@@ -122,7 +122,7 @@ class Worker:
         task = self._tasks.get(order.task)
         try:
             if task is None:
-                raise JobError(f"the job has no task {order.task!r}: it has {', '.join(sorted(self._tasks))}")
+                raise JobError(f"the job has no task {order.task!r}: it has {', '.join(sorted(self._tasks)) or 'none'}")
             return order.reduction.lift(await _called(task, self._job, order.value))
         except JobError as error:
             raise TaskFailed(self._job.fqsn, str(error)) from error

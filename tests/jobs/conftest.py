@@ -1,0 +1,107 @@
+"""A small federation of real kits, whose nodes run in the test's own event loop and whose job processes are real."""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import psutil
+import pytest
+
+from cellnet.jobs.operator import present_cells
+from cellnet.node import run_node
+from provisioning import provision
+from relays import run_relay
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+PROJECT = """
+api_version: 3
+name: jobs
+scheme: tcp
+connection_security: {security}
+participants:
+  - {{name: server, type: server, org: x, fed_learn_port: {0}, default_host: localhost}}
+  - {{name: R1, type: relay, org: x, listening_host: {{default_host: localhost, port: {1}}}}}
+  - {{name: C1, type: client, org: x, connect_to: {{name: R1}}}}
+  - {{name: C11, type: client, org: x, parent: C1, connect_to: {{name: R1}}}}
+  - {{name: C2, type: client, org: x}}
+"""
+NODES = ("server", "R1", "C1", "C11", "C2")
+
+
+class Federation:
+    """Kits on disk, and what is known of the processes that come of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.server = folder / "kits" / "server"
+
+    def bundle(self, code: str) -> Path:
+        """Write a bundle with *code* as its job.py."""
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        (folder / "job.py").write_text(code)
+        return folder
+
+    def job_processes(self) -> list[psutil.Process]:
+        """Find the job processes of this federation, and of no other: by their working folders."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if Path(process.cwd()).is_relative_to(self.folder):
+                    found.append(process)
+            except (psutil.Error, OSError):
+                continue
+        return found
+
+    async def wait_job_processes(self, count: int, seconds: float = 60) -> None:
+        """Wait until so many job processes run."""
+        with anyio.fail_after(seconds):
+            while len(self.job_processes()) < count:  # noqa: ASYNC110 - as below
+                await anyio.sleep(0.05)
+
+    async def wait_no_job_process(self, seconds: float = 10) -> None:
+        """Wait until no job process is left, and none of their folders."""
+        with anyio.fail_after(seconds):
+            while self.job_processes() or list(self.folder.glob("kits/*/run/jobs/*")):  # noqa: ASYNC110 - not ours
+                await anyio.sleep(0.05)
+
+    @asynccontextmanager
+    async def running(self, backend: str, without: str = "") -> AsyncIterator[None]:
+        """Run all nodes in this event loop, and wait until they are present."""
+        names = [name for name in NODES if name != without]
+        async with anyio.create_task_group() as tasks:
+            with anyio.fail_after(30):
+                for name in names:
+                    kit = self.folder / "kits" / name
+                    await tasks.start(partial(run_node, kit, relay=run_relay, backend=backend))
+                while len(await present_cells(self.server)) < len(names) - 1:  # noqa: ASYNC110 - asked over the network
+                    await anyio.sleep(0.02)
+            yield
+            tasks.cancel_scope.cancel()
+        assert not list(self.folder.glob("kits/*/run"))
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+@pytest.fixture(scope="session")
+def federation() -> Iterator[Federation]:
+    # a short path, as a socket's may not be long
+    with tempfile.TemporaryDirectory(prefix="cellnet-") as name:
+        folder = Path(name)
+        (folder / "project.yml").write_text(PROJECT.format(*free_ports(2), security="mtls"))
+        provision(folder / "project.yml", folder / "kits")
+        yield Federation(folder)
+        assert not Federation(folder).job_processes()
