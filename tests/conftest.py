@@ -2,9 +2,98 @@
 
 from __future__ import annotations
 
+import datetime
+from itertools import count
+from typing import TYPE_CHECKING, Protocol
+
 import pytest
+import trio.testing
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from cellnet.credentials import CONNECT, LISTEN, Credentials, Identity
+from cellnet.placement import Placement
+from provisioning.authority import Authority, key_pem
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+DAY = datetime.timedelta(days=1)
 
 
 @pytest.fixture(params=[("asyncio", {"use_uvloop": False}), ("trio", {})], ids=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> object:
     return request.param
+
+
+@pytest.fixture
+def virtual_time() -> object:
+    """For a module that overrides anyio_backend: trio, on a clock that jumps to the next thing that happens."""
+    return "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
+
+
+class Issue(Protocol):
+    """Makes credentials of a project, right or wrong in one respect."""
+
+    def __call__(
+        self,
+        name: str,
+        role: str,
+        *,
+        hosts: Sequence[str] = ("localhost",),
+        project: str = "mobile",
+        foreign: bool = False,
+        age_days: int = 0,
+        placed: str | None = None,
+        parents: Sequence[str] = (),
+    ) -> Credentials: ...
+
+
+@pytest.fixture
+def issue(tmp_path: Path) -> Issue:
+    """Issue credentials as provisioning does: for listening and for connecting as the role needs it."""
+    authorities: dict[tuple[str, bool], Authority] = {}
+    numbers = count()
+
+    def issue(
+        name: str,
+        role: str,
+        *,
+        hosts: Sequence[str] = ("localhost",),
+        project: str = "mobile",
+        foreign: bool = False,
+        age_days: int = 0,
+        placed: str | None = None,
+        parents: Sequence[str] = (),
+    ) -> Credentials:
+        then = datetime.datetime.now(datetime.UTC) - age_days * DAY
+        if (project, foreign) not in authorities:
+            authorities[project, foreign] = Authority.create(project, then - DAY)
+        authority = authorities[project, foreign]
+        folder = tmp_path / f"{name}-{next(numbers)}"
+        folder.mkdir()
+        (folder / "rootCA.pem").write_bytes(authority.certificate_pem)
+        placement = Placement(project, role, placed or name, tuple(parents), "").issue(authority.key).signed
+
+        def pair(stem: str, usage: object, listening: Credentials | None = None) -> Credentials:
+            key = ec.generate_private_key(ec.SECP256R1())
+            identity = Identity(project, role, name)
+            certificate = authority.issue(
+                identity, key.public_key(), usage, common_name=name, org="acme", hosts=hosts, now=then
+            )
+            (folder / f"{stem}.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+            (folder / f"{stem}.key").write_bytes(key_pem(key))
+            return Credentials.load(
+                folder / f"{stem}.crt",
+                folder / f"{stem}.key",
+                folder / "rootCA.pem",
+                placement=b"" if role == "server" else placement,
+                listening=listening,
+            )
+
+        if role == "server":
+            return pair("server", LISTEN)
+        return pair("client", CONNECT, pair("server", LISTEN) if role == "relay" else None)
+
+    return issue
