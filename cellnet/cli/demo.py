@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import anyio
 import click
-from rich.console import Console
 
 from cellnet.errors import CellError, ConfigurationError
+from cellnet.groups import unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -46,25 +46,29 @@ def demo(rounds: int, project: Path | None, keep: Path | None, as_json: bool) ->
     started = time.monotonic()
     if importlib.util.find_spec("numpy") is None:
         raise ConfigurationError("the demo needs numpy, which is not installed: pip install 'cellnet-fl[demo]'")
-    # what cells log is for operators; a lost link is told as the failure of a node
+    # what cells log is for operators: the demo tells of a lost link by the node that failed
     logging.getLogger("cellnet").addHandler(logging.NullHandler())
-    console = Console(stderr=as_json, highlight=False, markup=False)
 
     async def work() -> Summary:
-        with _workspace(keep) as folder:
-            # not before: it takes half a second, and Ctrl-C is to be heard
-            from cellnet.cli.showcase import show
+        # not before signals are ours: this takes a moment, in which Ctrl-C would be a traceback
+        from rich.console import Console
 
-            return await show(console, folder, rounds=rounds, project=project, started=started)
+        from cellnet.cli.showcase import show
+
+        console = Console(stderr=as_json, highlight=False, markup=False)
+        with _workspace(keep) as folder:
+            summary = await show(console, folder, rounds=rounds, project=project, started=started)
+        summary.show(console)
+        return summary
 
     try:
-        summary = anyio.run(_unless_interrupted, work)
+        with unwrapped():
+            summary = anyio.run(_unless_interrupted, work)
     except KeyboardInterrupt:  # before the signals were ours, or after: there is nothing to clean up
         summary = None
     if summary is None:
-        console.print("Interrupted: every process has ended, nothing is left behind.")
+        click.echo("Interrupted: every process has ended, nothing is left behind.", err=as_json)
         raise SystemExit(INTERRUPTED)
-    summary.show(console)
     if as_json:
         click.echo(json.dumps(summary.as_json()))
     if summary.weights_difference > TOLERANCE:

@@ -50,7 +50,7 @@ async def show(console: Console, folder: Path, *, rounds: int, project: Path | N
     logs = folder / "logs"
     logs.mkdir()
     async with federation(kits, logs) as nodes:
-        cells = await _wait_all_present(kits[ROOT], nodes)
+        cells = await wait_all_present(kits[ROOT], nodes)
         console.print(f"All {len(cells)} cells are present after {time.monotonic() - started:.1f} s.")
         hierarchical, model = await _train(console, kits[ROOT], rounds=rounds, flat=False)
         flat, flat_model = await _train(console, kits[ROOT], rounds=rounds, flat=True)
@@ -85,7 +85,7 @@ def _provision(project: Path | None, folder: Path) -> Plan:
         raise ConfigurationError(str(error).replace(str(copy), str(original))) from None
 
 
-async def _wait_all_present(server: Path, nodes: Sequence[Node]) -> tuple[CellRow, ...]:
+async def wait_all_present(server: Path, nodes: Sequence[Node]) -> tuple[CellRow, ...]:
     """Wait until the server sees every node, and return what it sees.
 
     :raises NodeFailed: if one stays away
