@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
+from click.testing import CliRunner
 
+from cellnet.cli import main
 from cellnet.cli.example import example_project, with_free_ports
 
 if TYPE_CHECKING:
@@ -240,6 +242,14 @@ def test_a_wrong_project_file_is_told_with_its_place(tmp_path: Path, content: st
         assert expected in "\n".join(demo.lines)
         assert not any("Traceback" in line for line in demo.lines)
         assert demo.leftovers() == []
+
+
+def test_without_numpy_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    result = CliRunner().invoke(main, ["demo"])
+    assert result.exit_code == 1
+    assert "pip install 'cellnet-fl[demo]'" in result.output
+    assert len(result.output.splitlines()) == 1
 
 
 def test_a_folder_to_keep_must_be_new(tmp_path: Path) -> None:

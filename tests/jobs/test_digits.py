@@ -9,6 +9,8 @@ from importlib import resources
 import numpy as np
 import pytest
 
+from cellnet.jobs import Weighted, weighted_mean
+from cellnet.jobs.bundle import Bundle
 from cellnet.jobs.digits.dataset import SMALLEST_SHARD, TEST_IMAGES, Images, load, shards, split
 from cellnet.jobs.digits.model import Model, difference, evaluated, initial_model, local_rng, trained
 
@@ -107,6 +109,12 @@ def test_a_step_follows_the_slope_of_the_loss() -> None:
         assert measured == pytest.approx(slope[::97], abs=1e-6)
 
 
+def test_the_bundle_is_small_and_holds_no_data() -> None:
+    bundle = Bundle.read(str(resources.files("cellnet.jobs.digits").joinpath("bundle")))
+    assert list(bundle.files) == ["job.py"]
+    assert len(bundle.pack()) < 4096
+
+
 def test_a_model_fits_the_inline_limit_with_room_to_spare() -> None:
     assert sum(array.nbytes for array in initial_model(1).values()) == 2410 * 8
 
@@ -127,25 +135,16 @@ def _federated(seed: int, *, tree: bool, rounds: int = 25) -> Model:
     dealt = shards(SITES, seed)
     model = initial_model(seed)
     for number in range(rounds):
-        updates = {
-            name: (trained(model, images, local_rng(seed, name, number), epochs=4, rate=0.3), float(len(images)))
+        parts = {
+            name: weighted_mean.lift(
+                Weighted(trained(model, images, local_rng(seed, name, number), epochs=4, rate=0.3), len(images))
+            )
             for name, images in dealt.items()
         }
         if tree:
-            model = _mean([_sum([updates[name] for name in branch]) for branch in TREE])
-        else:
-            model = _mean([_sum(list(updates.values()))])
+            parts = {branch[0]: weighted_mean.add((name, parts[name]) for name in branch) for branch in TREE}
+        model = weighted_mean.finish(weighted_mean.add(parts.items())).mean
     return model
-
-
-def _sum(updates: list[tuple[Model, float]]) -> tuple[Model, float]:
-    total = {name: np.sum([model[name] * weight for model, weight in updates], axis=0) for name in updates[0][0]}
-    return total, sum(weight for _, weight in updates)
-
-
-def _mean(sums: list[tuple[Model, float]]) -> Model:
-    weight = sum(weight for _, weight in sums)
-    return {name: np.sum([model[name] for model, _ in sums], axis=0) / weight for name in sums[0][0]}
 
 
 def _rows(*parts: Images) -> list[bytes]:
