@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -104,18 +105,28 @@ class Finished:
     demo: Demo
     keep: Path
     leftovers: list[object]
+    wall_seconds: float
+    cpu_seconds: float
+    """Of all its processes, as each waits for those that it started."""
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     keep = tmp_path_factory.mktemp("demo") / "kept"
+    wall, cpu = time.monotonic(), _cpu_seconds()
     with running_demo("--keep", str(keep)) as demo:
         demo.read_until("Flat")
         demo.read_until(f"round  {ROUNDS}")
         status, stdout = demo.end()
         leftovers = demo.leftovers()
     assert status == 0, "\n".join(demo.lines)
-    return Finished(json.loads(stdout.splitlines()[-1]), demo, keep, leftovers)
+    wall, cpu = time.monotonic() - wall, _cpu_seconds() - cpu
+    return Finished(json.loads(stdout.splitlines()[-1]), demo, keep, leftovers, wall, cpu)
+
+
+def _cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def test_the_last_line_of_stdout_is_one_json_object_with_the_documented_keys(finished: Finished) -> None:
@@ -154,7 +165,9 @@ def test_two_results_a_round_reach_the_server_hierarchically_and_six_flat(finish
 
 
 def test_it_is_quick(finished: Finished) -> None:
-    assert finished.figures["seconds"] < 45
+    # 45 s are allowed on two cores; processor time does not depend on who else uses them
+    assert finished.cpu_seconds < 60
+    assert 0 < finished.figures["seconds"] < finished.wall_seconds
 
 
 def test_nodes_and_jobs_are_processes_of_their_own(finished: Finished) -> None:
