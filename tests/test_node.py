@@ -240,7 +240,7 @@ async def test_job_processes_end_when_their_node_is_killed_even_if_their_code_is
     said = ""
     with anyio.fail_after(60):
         async with submitted(kits / "server", bundle) as run:
-            while not (processes := psutil.Process(nodes[2].process.pid).children()):  # noqa: ASYNC110 - not our child
+            while not (processes := psutil.Process(nodes[2].process.pid).children()):
                 await anyio.sleep(0.1)
             nodes[2].process.kill()
             try:

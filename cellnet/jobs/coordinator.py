@@ -40,6 +40,7 @@ STOP_SECONDS = 5.0
 DEPLOYING = 8
 """Sites at a time; a bundle for each waits in the queue of the link towards it."""
 WATCH_SECONDS = 0.5
+RENEW_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -260,7 +261,9 @@ class Coordinator:
             await anyio.sleep(LEASE_SECONDS / 6)
             for placed in record.placed.values():
                 try:
-                    await self._own.send(_node(placed), "jobs.lease", record.job)
+                    # a link that is full must not cost the others their leases
+                    with anyio.move_on_after(RENEW_SECONDS):
+                        await self._own.send(_node(placed), "jobs.lease", record.job)
                 except DeliveryError as error:
                     _log.warning("%s: %s", record.job, error)
 

@@ -63,13 +63,13 @@ class Federation:
     async def wait_job_processes(self, count: int, seconds: float = 60) -> None:
         """Wait until so many job processes run."""
         with anyio.fail_after(seconds):
-            while len(self.job_processes()) < count:  # noqa: ASYNC110 - as below
+            while len(self.job_processes()) < count:
                 await anyio.sleep(0.05)
 
     async def wait_no_job_process(self, seconds: float = 10) -> None:
         """Wait until no job process is left, and none of their folders."""
         with anyio.fail_after(seconds):
-            while self.job_processes() or list(self.folder.glob("kits/*/run/jobs/*")):  # noqa: ASYNC110 - not ours
+            while self.job_processes() or list(self.folder.glob("kits/*/run/jobs/*")):
                 await anyio.sleep(0.05)
 
     @asynccontextmanager
@@ -81,7 +81,7 @@ class Federation:
                 for name in names:
                     kit = self.folder / "kits" / name
                     await tasks.start(partial(run_node, kit, relay=run_relay, backend=backend))
-                while len(await present_cells(self.server)) < len(names) - 1:  # noqa: ASYNC110 - asked over the network
+                while len(await present_cells(self.server)) < len(names) - 1:
                     await anyio.sleep(0.02)
             yield
             tasks.cancel_scope.cancel()

@@ -40,7 +40,7 @@ def program(monkeypatch: pytest.MonkeyPatch, code: str) -> Iterator[None]:
 
 async def until_logged(process: launcher.JobProcess, text: str) -> str:
     with anyio.fail_after(20):
-        while text not in process.tail():  # noqa: ASYNC110 - a file tells nobody that it grew
+        while text not in process.tail():
             await anyio.sleep(0.02)
     return process.tail()
 
@@ -51,7 +51,7 @@ def is_gone(pid: int) -> bool:
 
 async def until_gone(pid: int) -> None:
     with anyio.fail_after(10):
-        while not is_gone(pid):  # noqa: ASYNC110 - only a parent is told
+        while not is_gone(pid):
             await anyio.sleep(0.02)
 
 
