@@ -1,7 +1,7 @@
 """Named cells that reach each other over a hierarchy of relays."""
 
 from cellnet.calls import Replies
-from cellnet.cell import Cell, CellStatistics, LinkStatistics
+from cellnet.cell import Cell
 from cellnet.credentials import Credentials
 from cellnet.errors import (
     Busy,
@@ -28,6 +28,7 @@ from cellnet.errors import (
 from cellnet.fqcn import FQCN, FQSN, Pattern
 from cellnet.message import Handler, Reply, Request
 from cellnet.protocol.routing import Member
+from cellnet.statistics import CellStatistics, LinkStatistics
 
 __all__ = [
     "FQCN",

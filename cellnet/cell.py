@@ -8,7 +8,6 @@ import os
 import random
 import time
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
@@ -41,6 +40,7 @@ from cellnet.protocol.events import (
     Replied,
 )
 from cellnet.protocol.exchange import Status
+from cellnet.statistics import CellStatistics
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -51,46 +51,13 @@ if TYPE_CHECKING:
     from cellnet.protocol.events import Event
     from cellnet.protocol.routing import Member
 
-__all__ = ["Cell", "CellStatistics", "LinkStatistics"]
+__all__ = ["Cell"]
 
 CROWDED_CHILDREN = 100
 MEMBERS_TOPIC = "cellnet.members"
 MEMBERS_PER_PAGE = 500
 
 logger = logging.getLogger("cellnet.cell")
-
-
-@dataclass(frozen=True, slots=True)
-class LinkStatistics:
-    """What went over one link since it was made."""
-
-    neighbour: FQCN
-    driver: str
-    security: str
-    bytes_sent: int
-    bytes_received: int
-    frames_sent: dict[str, int]
-    """By the kind's name, in lower case; kinds that never occurred are left out."""
-    frames_received: dict[str, int]
-    dropped: int
-    """Frames that came too late, or for which there was no room."""
-
-
-@dataclass(frozen=True, slots=True)
-class CellStatistics:
-    """A cell's figures at one moment."""
-
-    links: tuple[LinkStatistics, ...]
-    members: int
-    """Cells present below."""
-    pending: int
-    """Answers that are awaited."""
-    handling: int
-    """Handlers that run."""
-    refused: int
-    """Frames that could be neither delivered nor forwarded."""
-    turned_away: int
-    """Arrivals for which there was no room."""
 
 
 class Cell(anyio.AsyncContextManagerMixin):
@@ -287,28 +254,7 @@ class Cell(anyio.AsyncContextManagerMixin):
 
     def statistics(self) -> CellStatistics:
         """Return this moment's figures."""
-        endpoint = self._endpoint
-        return CellStatistics(
-            links=tuple(
-                LinkStatistics(
-                    connection.neighbour.fqcn,
-                    connection.handshake.transport.driver,
-                    connection.handshake.transport.security,
-                    connection.statistics.bytes_sent,
-                    connection.statistics.bytes_received,
-                    {kind.name.lower(): n for kind, n in connection.statistics.frames_sent.items() if n},
-                    {kind.name.lower(): n for kind, n in connection.statistics.frames_received.items() if n},
-                    connection.statistics.dropped,
-                )
-                for connection in endpoint.connections
-                if connection.neighbour is not None
-            ),
-            members=len(endpoint.router),
-            pending=endpoint.exchange.pending,
-            handling=len(self._inbox),
-            refused=endpoint.switch.refused,
-            turned_away=self._neighbours.turned_away,
-        )
+        return CellStatistics.of(self._endpoint, handling=len(self._inbox), turned_away=self._neighbours.turned_away)
 
     # What the endpoint has to tell.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import mmap
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -64,7 +65,8 @@ class Neighbours:
         self._starting = 0
         self._closing = False
         self._listeners: list[Listener] = []
-        self._buffer = memoryview(bytearray(BUFFER_BYTES))
+        # Pages of a map are made when they are touched: a thousand idle cells do not pay for a thousand buffers.
+        self._buffer = memoryview(mmap.mmap(-1, BUFFER_BYTES))
         self._all_ended = anyio.Event()
 
     async def listen(self, url: str, credentials: Credentials | None, mode: str | None) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from cellnet.calls import REQUEST_SECONDS
 from cellnet.cell import Cell
 from cellnet.drivers.memory import MemoryDriver
 from cellnet.errors import ConfigurationError
@@ -33,15 +34,17 @@ CONNECTING_AT_A_TIME = 100
 class Network:
     """A network in memory. Cells find each other in it and nowhere else."""
 
-    def __init__(self, *, latency: float = 0.0, seed: int = 0) -> None:
+    def __init__(self, *, latency: float = 0.0, seed: int = 0, request_seconds: float = REQUEST_SECONDS) -> None:
         """Make an empty network.
 
         :param latency: seconds one way, over every link that :meth:`set_latency` does not name
         :param seed: of the jitter of pauses
+        :param request_seconds: as for :class:`cellnet.Cell`
         """
         self.cells: dict[FQCN, Cell] = {}
         """Every running cell."""
         self._latency = latency
+        self._request_seconds = request_seconds
         self._latencies: dict[str, float] = {}
         self._driver = MemoryDriver(lambda name: self._latencies.get(name, self._latency))
         self._rng = random.Random(seed)  # noqa: S311  # jitter, not secrets
@@ -102,7 +105,13 @@ class Network:
         task_status: TaskStatus[Cell],
     ) -> None:
         # Every cell has a task of its own: task groups inside each other, a thousand deep, are slow or worse.
-        cell = Cell(name.base_name, handlers=handlers, drivers={"memory": self._driver}, rng=self._jitter())
+        cell = Cell(
+            name.base_name,
+            handlers=handlers,
+            drivers={"memory": self._driver},
+            request_seconds=self._request_seconds,
+            rng=self._jitter(),
+        )
         async with cell:
             if listens:
                 await cell.listen(f"memory://{_listener(name)}")

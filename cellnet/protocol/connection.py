@@ -6,6 +6,7 @@ frames that concern the link itself go ahead of those that follow a route.
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -71,16 +72,19 @@ class Route:
         self._branches.clear()
 
 
+_COUNTERS = range(max(Kind) + 1)
+
+
 class Statistics:
-    """What went over one link. ``frames`` counts by direction and kind."""
+    """What went over one link. Frames are counted by direction and by the number of their kind."""
 
     __slots__ = ("bytes_received", "bytes_sent", "dropped", "frames_received", "frames_sent")
 
     def __init__(self) -> None:
         self.bytes_received = 0
         self.bytes_sent = 0
-        self.frames_received = dict.fromkeys(Kind, 0)
-        self.frames_sent = dict.fromkeys(Kind, 0)
+        self.frames_received = array("Q", bytes(8 * len(_COUNTERS)))
+        self.frames_sent = array("Q", bytes(8 * len(_COUNTERS)))
         self.dropped = 0
         """Frames that were too late, or for which there was no room."""
 

@@ -1,0 +1,55 @@
+"""A thousand clients in one process: what it costs, in seconds of processor time without coverage."""
+
+from __future__ import annotations
+
+import gc
+import time
+from itertools import cycle, islice
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+if TYPE_CHECKING:
+    from cellnet import Request
+    from cellnet.testing import Network
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+CPU_SECONDS = 10
+
+
+async def echo(request: Request) -> object:
+    return request.payload
+
+
+@pytest.mark.parametrize("depth", [1, 4])
+async def test_a_thousand_clients_take_a_request_each_a_broadcast_and_talk_across_branches(
+    network: Network, depth: int
+) -> None:
+    gc.collect()
+    start = time.process_time()
+    async with network.tree(relays=10, clients=100, depth=depth, handlers={"echo": echo}) as server:
+        clients = [name for name in network.cells if name.base_name.startswith("C")]
+        assert len(clients) == 1000
+        for name in clients:
+            assert await server.request(name, "echo", b"x") == b"x"
+        async with server.broadcast(clients, "echo", bytes(1000)) as replies:
+            assert len([reply.result() async for reply in replies]) == 1000
+        for here, there in zip(clients, islice(cycle(clients), 500, None), strict=False):
+            assert await network[here].request(there, "echo", b"y") == b"y"
+    spent = time.process_time() - start
+    assert spent < CPU_SECONDS, f"{spent:.1f} s of processor time"
+
+
+async def test_a_relay_four_deep_carries_many_requests_at_once(network: Network) -> None:
+    async with network.tree(relays=2, clients=10, depth=4, handlers={"echo": echo}) as server:
+        clients = [name for name in network.cells if name.base_name.startswith("C")]
+        answers: list[object] = []
+
+        async def ask(number: int) -> None:
+            answers.append(await server.request(clients[number % len(clients)], "echo", number))
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(1000):
+                tasks.start_soon(ask, number)
+        assert sorted(answers) == list(range(1000))  # type: ignore[type-var]  # they are numbers
