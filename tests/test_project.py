@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,3 +63,17 @@ def test_a_program_that_uses_the_library_does_not_pay_for_its_command_line() -> 
     check = f"import sys, cellnet; print([name for name in {unwanted} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-P", "-c", check], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_the_first_program_of_the_readme_runs_as_it_stands() -> None:
+    program = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    found = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert found.stdout.splitlines()[-1] == "C1 {'site': 'C1', 'loss': 0.25, 'round': 2}"
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/protocol.md"])
+def test_every_link_in_the_documents_leads_somewhere(name: str) -> None:
+    page = ROOT / name
+    links = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
