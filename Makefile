@@ -17,6 +17,8 @@ export PIP_NO_CACHE_DIR := 1
 export PIP_NO_INPUT := 1
 export UV_CACHE_DIR := $(CURDIR)/$(VENV)/.uv-cache
 export UV_PYTHON_DOWNLOADS := never
+# two dozen short processes import what is installed here: compiled once, not by each
+export UV_COMPILE_BYTECODE := 1
 export UV_LINK_MODE ?= hardlink
 # uv does not read pip's settings: a machine that has an index of its own has it there
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)

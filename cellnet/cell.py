@@ -41,6 +41,7 @@ from cellnet.protocol.events import (
 )
 from cellnet.protocol.exchange import Status
 from cellnet.statistics import CellStatistics
+from cellnet.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -94,13 +95,13 @@ class Cell(anyio.AsyncContextManagerMixin):
         self._rng = rng or random.SystemRandom()
         self._endpoint = Endpoint(self.name, _epoch(), entropy=os.urandom, wall=_wall, max_children=max_children)
         self._calls: dict[int, Call | Replies] = {}
+        self._changed = Wakeup()
         self._crowded = False
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
         with unwrapped():
             async with anyio.create_task_group() as tasks:
-                self._changed = anyio.Event()
                 self._inbox = Inbox(self.name, self._handlers, tasks, self._reply)
                 self._neighbours = Neighbours(self._endpoint, self._drivers, self._rng, tasks, self._dispatch)
                 tasks.start_soon(self._neighbours.keep_time)
@@ -295,8 +296,7 @@ class Cell(anyio.AsyncContextManagerMixin):
             self._dispatch()
 
     def _note_member(self, event: MemberJoined | MemberLeft) -> None:
-        self._changed.set()
-        self._changed = anyio.Event()
+        self._changed.notify()
         children = len(self._endpoint.children)
         if children >= CROWDED_CHILDREN and not self._crowded:
             logger.warning("%s has %d children: below %d is recommended", self.name, children, CROWDED_CHILDREN)
@@ -349,5 +349,5 @@ def _wall() -> datetime.datetime:
 
 
 def _epoch() -> int:
-    """Return a number that grows with every start: milliseconds, and 20 random bits against a coarse clock."""
-    return time.time_ns() // 1_000_000 << 20 | int.from_bytes(os.urandom(3), "big") >> 4
+    """Return a number that grows with every start: microseconds, and 12 random bits against a coarse clock."""
+    return time.time_ns() // 1000 << 12 | int.from_bytes(os.urandom(2), "big") >> 4

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import anyio
 
 from cellnet.errors import CellError, ConnectError, HandshakeError, RemoteProtocolError
+from cellnet.wakeup import Wakeup
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Awaitable, Callable, Sequence
 
-    from anyio.abc import TaskStatus
+    from anyio.abc import TaskGroup
 
     from cellnet.drivers.base import Buffer, Link
     from cellnet.protocol.connection import Connection
@@ -39,28 +40,30 @@ class RunningLink:
         *,
         dispatch: Callable[[], None],
         ready: Callable[[RunningLink], None],
+        joined: Callable[[], None] | None = None,
     ) -> None:
         """Join a link to its connection.
 
         :param dispatch: called after bytes were taken in, when the endpoint may have events
         :param ready: called when there is something to send; :meth:`flush` is to follow soon
+        :param joined: for :meth:`Neighbours.attached` to call when the parent took us in
         """
         self.connection = connection
-        self.attached = anyio.Event()
-        """Set when the parent took us in."""
+        self.joined = joined
         self.error: CellError | None = None
         """Why the link ended, once it did."""
         self._link = link
         self._endpoint = endpoint
         self._dispatch = dispatch
-        self._output = anyio.Event()
-        self._room = anyio.Event()
+        self._room = Wakeup()
+        self._tasks: TaskGroup | None = None
         self._unsent: Sequence[Buffer] = ()
         self._writing = False
         self._ending = False
+        self._reading = anyio.CancelScope()
         connection.wake = lambda: ready(self)
         if connection.has_output:  # a listener's HELLO was queued when the connection was made
-            self._output.set()
+            ready(self)
 
     async def run(self, buffer: memoryview, uplink_room: Callable[[], Awaitable[None]]) -> None:
         """Carry bytes both ways until the link ends.
@@ -70,8 +73,8 @@ class RunningLink:
         """
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._write, tasks.cancel_scope)
-                await self._read(buffer, uplink_room)
+                await self._use(tasks, buffer, uplink_room)
+                tasks.cancel_scope.cancel()
             self._forget()
             with anyio.CancelScope(shield=True):  # bounded by the link
                 await self._link.aclose()
@@ -80,72 +83,76 @@ class RunningLink:
             self._forget()
 
     def end(self, error: CellError | None = None) -> None:
-        """Send what is queued, then close."""
+        """Stop reading, send what is queued, then close."""
         if self.error is None:
             self.error = error
         self._ending = True
-        self._output.set()
+        self._reading.cancel()
 
     async def wait_room(self) -> None:
         """Wait while too much is queued for this neighbour."""
         while self.connection.is_full and not self._ending:
             await self._room.wait()
 
+    def flush(self) -> None:
+        """Send what is queued if the link takes it at once; start a task for the rest.
+
+        Everything that one batch of input caused leaves in one system call, and mostly without waking a task.
+        """
+        if self._writing or self._tasks is None or not self.connection.has_output:
+            return
+        buffers = self.connection.take(anyio.current_time())
+        self._unsent = self._link.try_send(buffers) if buffers else ()
+        if self._unsent or self.connection.has_output:
+            self._writing = True
+            self._tasks.start_soon(self._drain)
+
+    async def _use(self, tasks: TaskGroup, buffer: memoryview, uplink_room: Callable[[], Awaitable[None]]) -> None:
+        self._tasks = tasks
+        try:
+            self.flush()
+            await self._read(buffer, uplink_room)
+            # What is queued often says why the link ends.
+            with anyio.move_on_after(FAREWELL_SECONDS, shield=True):
+                while self._writing:
+                    await self._room.wait()
+        finally:
+            self._tasks = None  # from here on it may be closed to new tasks at any moment
+
     def _forget(self) -> None:
         self._endpoint.close(self.connection)
-        self._room.set()
+        self._room.notify()
         self._dispatch()
 
     async def _read(self, buffer: memoryview, uplink_room: Callable[[], Awaitable[None]]) -> None:
         endpoint, connection = self._endpoint, self.connection
-        try:
-            while not self._ending:
-                count = await self._link.fill(buffer)
-                if count == 0:
-                    raise ConnectError("the other side closed the link")
-                endpoint.receive(connection, buffer[:count], anyio.current_time())
-                self._dispatch()
-                parent = endpoint.router.parent
-                if parent is not None and parent is not connection and parent.is_full:
-                    await uplink_room()
-        except ConnectError as error:
-            self.end(error)
-        # The writer ends both, once what is queued has left: it often says why.
-        await anyio.sleep_forever()
-
-    def flush(self) -> None:
-        """Send what is queued if the link takes it at once; leave the rest to the writer.
-
-        Everything that one batch of input caused leaves in one system call, and mostly without waking a task.
-        """
-        if not self._writing:
-            self._unsent = self._link.try_send(self.connection.take(anyio.current_time()))
-            if self._unsent or self.connection.has_output:
-                self._writing = True
-                self._output.set()
-
-    async def _write(self, scope: anyio.CancelScope) -> None:
-        try:
-            while not self._ending:
-                await self._output.wait()
-                self._output = anyio.Event()
-                await self._drain()
-            with anyio.move_on_after(FAREWELL_SECONDS, shield=True):
-                await self._drain()
-        except ConnectError as error:
-            self.end(error)
-        scope.cancel()
+        with self._reading:
+            try:
+                while not self._ending:
+                    count = await self._link.fill(buffer)
+                    if count == 0:
+                        raise ConnectError("the other side closed the link")
+                    endpoint.receive(connection, buffer[:count], anyio.current_time())
+                    self._dispatch()
+                    parent = endpoint.router.parent
+                    if parent is not None and parent is not connection and parent.is_full:
+                        await uplink_room()
+            except ConnectError as error:
+                self.end(error)
 
     async def _drain(self) -> None:
         connection = self.connection
-        self._writing = True
-        while buffers := self._unsent or connection.take(anyio.current_time()):
-            self._unsent = ()
-            await self._link.send(buffers)
-            if not connection.is_full and not self._room.is_set():
-                self._room.set()
-                self._room = anyio.Event()
-        self._writing = False
+        try:
+            while buffers := self._unsent or connection.take(anyio.current_time()):
+                self._unsent = ()
+                await self._link.send(buffers)
+                if not connection.is_full:
+                    self._room.notify()
+        except ConnectError as error:
+            self.end(error)
+        finally:
+            self._writing = False
+            self._room.notify()
 
 
 @dataclass(slots=True)
@@ -178,41 +185,39 @@ class Backoff:
 
 
 async def keep_connected(
-    dial: Callable[[TaskStatus[None]], Awaitable[CellError]],
+    dial: Callable[[Callable[[], None]], Awaitable[CellError]],
     backoff: Backoff,
     *,
     reconnect: Callable[[], bool],
     failed: Callable[[CellError], None],
-    task_status: TaskStatus[None],
+    joined: Callable[[], None],
 ) -> None:
     """Dial, run the link until it ends, and dial again.
 
-    :param dial: makes one attempt; reports to its task status when joined, returns why the link ended
+    :param dial: makes one attempt; calls what it is given when joined, and returns why the link ended
     :param reconnect: whether to dial again after a link that was joined ended
     :param failed: told of every failure
+    :param joined: told of the first success
     :raises HandshakeError: if the first attempt is refused for a reason that will not pass by itself
     """
-    joined = False
+    succeeded = False
 
-    class Joined:
-        """Begins the pauses anew with every success; only the first is reported."""
-
-        def started(self, value: None = None) -> None:
-            nonlocal joined
-            backoff.succeeded()
-            if not joined:
-                joined = True
-                task_status.started(value)
+    def note() -> None:
+        nonlocal succeeded
+        backoff.succeeded()
+        if not succeeded:
+            succeeded = True
+            joined()
 
     while True:
         try:
-            error: CellError = await dial(Joined())
+            error: CellError = await dial(note)
         except CellError as caught:
             error = caught
         failed(error)
-        if not joined and is_permanent(error):
+        if not succeeded and is_permanent(error):
             raise error
-        if joined and not reconnect():
+        if succeeded and not reconnect():
             return
         await anyio.sleep(backoff.failed(anyio.current_time()))
 

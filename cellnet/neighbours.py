@@ -16,6 +16,7 @@ from cellnet.errors import CellError, ConnectDeadline, ConnectError, HandshakeEr
 from cellnet.fqcn import ROOT
 from cellnet.link import Backoff, RunningLink, keep_connected
 from cellnet.protocol.connection import HANDSHAKE_SECONDS
+from cellnet.wakeup import Wakeup
 
 if TYPE_CHECKING:
     import random
@@ -67,7 +68,7 @@ class Neighbours:
         self._listeners: list[Listener] = []
         # Pages of a map are made when they are touched: a thousand idle cells do not pay for a thousand buffers.
         self._buffer = memoryview(mmap.mmap(-1, BUFFER_BYTES))
-        self._all_ended = anyio.Event()
+        self._ended = Wakeup()
 
     async def listen(self, url: str, credentials: Credentials | None, mode: str | None) -> str:
         """Accept neighbours at *url*; return where that is."""
@@ -95,12 +96,12 @@ class Neighbours:
         def again() -> bool:
             return reconnect and not self._closing
 
-        async def dial(joined: TaskStatus[None]) -> CellError:
+        async def dial(joined: Callable[[], None]) -> CellError:
             return await self._dial(address, driver, security, credentials, joined)
 
         async def keep(*, task_status: TaskStatus[None]) -> None:
             backoff = Backoff(self._rng)
-            await keep_connected(dial, backoff, reconnect=again, failed=failed, task_status=task_status)
+            await keep_connected(dial, backoff, reconnect=again, failed=failed, joined=task_status.started)
 
         with deadline.scope() as scope:
             await self._tasks.start(keep)
@@ -111,8 +112,9 @@ class Neighbours:
     def attached(self, connection: Connection) -> None:
         """Note that the parent took us in."""
         self.disconnected = anyio.Event()
-        if running := self._running.get(connection):
-            running.attached.set()
+        running = self._running.get(connection)
+        if running is not None and running.joined is not None:
+            running.joined()
 
     def end(self, connection: Connection, error: CellError) -> None:
         """Close a link that the endpoint gave up."""
@@ -147,8 +149,7 @@ class Neighbours:
             running.end()
         with anyio.move_on_after(FAREWELL_SECONDS):
             while self._running:
-                self._all_ended = anyio.Event()
-                await self._all_ended.wait()
+                await self._ended.wait()
 
     def abort(self) -> None:
         """Give back what does not end with its task."""
@@ -159,15 +160,19 @@ class Neighbours:
         address = Address.parse(url)
         return address, ways.find(address.scheme, self._drivers)
 
-    def _open(self, link: Link, credentials: Credentials | None, *, is_listener: bool) -> RunningLink:
+    def _open(
+        self, link: Link, credentials: Credentials | None, joined: Callable[[], None] | None = None
+    ) -> RunningLink:
         connection = self._endpoint.open(
             link.transport,
-            is_listener=is_listener,
+            is_listener=joined is None,
             now=anyio.current_time(),
             role=_role(self._endpoint.name, credentials),
             credentials=credentials,
         )
-        running = RunningLink(link, connection, self._endpoint, dispatch=self._dispatch, ready=self._ready.append)
+        running = RunningLink(
+            link, connection, self._endpoint, dispatch=self._dispatch, ready=self._ready.append, joined=joined
+        )
         self._running[connection] = running
         return running
 
@@ -176,8 +181,7 @@ class Neighbours:
             await running.run(self._buffer, self._uplink_room)
         finally:
             del self._running[running.connection]
-            if not self._running:
-                self._all_ended.set()
+            self._ended.notify()
 
     async def _uplink_room(self) -> None:
         parent = self._endpoint.router.parent
@@ -210,7 +214,7 @@ class Neighbours:
             return
         finally:
             self._starting -= 1
-        running = self._open(link, credentials, is_listener=True)
+        running = self._open(link, credentials)
         await self._run(running)
         neighbour = running.connection.neighbour
         if neighbour is None and running.error is not None:
@@ -224,7 +228,7 @@ class Neighbours:
         driver: Driver,
         security: Security,
         credentials: Credentials | None,
-        joined: TaskStatus[None],
+        joined: Callable[[], None],
     ) -> CellError:
         try:
             with anyio.fail_after(HANDSHAKE_SECONDS):
@@ -235,11 +239,8 @@ class Neighbours:
             await _start(link)
         except CellError as error:
             raise _at(address, error) from None
-        running = self._open(link, credentials, is_listener=False)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_report, running, joined)
-            await self._run(running)
-            tasks.cancel_scope.cancel()
+        running = self._open(link, credentials, joined)
+        await self._run(running)
         return _at(address, running.error or ConnectError("the link ended"))
 
 
@@ -252,11 +253,6 @@ async def _start(link: Link) -> None:
         if isinstance(error, TimeoutError):
             raise ConnectError(f"the other side did not finish TLS within {HANDSHAKE_SECONDS:.0f} s") from None
         raise
-
-
-async def _report(running: RunningLink, joined: TaskStatus[None]) -> None:
-    await running.attached.wait()
-    joined.started()
 
 
 def _at(address: Address, error: CellError) -> CellError:

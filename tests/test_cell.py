@@ -336,8 +336,8 @@ async def test_two_holders_of_one_name_do_not_both_stay(network: Network) -> Non
             Cell("C1", drivers={"memory": driver}, handlers=HANDLERS) as second,
         ):
             await first.connect("memory://server", reconnect=False)
-            await second.connect("memory://server", reconnect=False)
             with anyio.fail_after(5):
+                await second.connect("memory://server", reconnect=False)
                 await first.wait_disconnected()
             assert await server.request("C1", "origin") == "server"
             assert len(server.members()) == 1

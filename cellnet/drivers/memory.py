@@ -15,6 +15,7 @@ from anyio.abc import ByteStream
 
 from cellnet.drivers.stream import StreamLink
 from cellnet.errors import ConfigurationError, ConnectError
+from cellnet.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -133,7 +134,7 @@ class _Pipe:
         self._latency = latency
         self._pieces: deque[tuple[float, bytes]] = deque()
         self._queued_bytes = 0
-        self._changed = anyio.Event()
+        self._changed = Wakeup()
         self._closed = False
         self._broken = False
         self._rounds = 0
@@ -144,7 +145,7 @@ class _Pipe:
         arrives = anyio.current_time() + self._latency if self._latency else 0.0
         self._pieces.append((arrives, data))
         self._queued_bytes += len(data)
-        self._notify()
+        self._changed.notify()
         return True
 
     async def put(self, data: bytes) -> None:
@@ -173,7 +174,7 @@ class _Pipe:
         else:
             self._pieces.popleft()
         self._queued_bytes -= min(max_bytes, len(data))
-        self._notify()
+        self._changed.notify()
         return data[:max_bytes]
 
     def close(self, *, broken: bool = False) -> None:
@@ -182,12 +183,7 @@ class _Pipe:
         if broken:
             self._broken = True
             self._pieces.clear()
-        self._notify()
-
-    def _notify(self) -> None:
-        if self._changed.statistics().tasks_waiting:
-            self._changed.set()
-            self._changed = anyio.Event()
+        self._changed.notify()
 
 
 def memory_pair(latency: float = 0.0) -> tuple[MemoryStream, MemoryStream]:
