@@ -81,6 +81,8 @@ def read_project(source: Source) -> Project:
         source.error(("include",), "'include' is not supported: write the content here", key=True)
     data = {key: value for key, value in data.items() if key != "include"}
     top = _validate(Top, data, (), source)
+    if top is not None and top.allow_error_sending:
+        source.warning(("allow_error_sending",), "sites do not send error logs yet: it is taken as false", key=True)
     listed = data.get("participants")
     entries = listed if isinstance(listed, list) else []
     if isinstance(listed, list) and not listed:

@@ -9,7 +9,7 @@ import ipaddress
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, model_validator
 
 from cellnet.errors import InvalidName
 from cellnet.fqcn import check_segment
@@ -38,7 +38,6 @@ Scheme = Literal["grpc", "tcp", "http"]
 LEGACY_KEYS = frozenset(
     {
         "admin_port",
-        "allow_error_sending",
         "allow_log_streaming",
         "capacity",
         "cc_config",
@@ -277,5 +276,7 @@ class Top(_Keys):
     description: Text | None = None
     scheme: FoldedScheme | None = None
     connection_security: FoldedSecurity | None = None
+    allow_error_sending: StrictBool = False
+    """Whether sites may send their error logs to the server."""
     participants: list[Any]
     builders: list[Any] | None = None
