@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cellnet.errors import RemoteProtocolError
 from cellnet.fqcn import MAX_HOPS
-from cellnet.protocol.frames import MAX_REMAINING_MS, FrameDecoder, Kind, pack, prefix
+from cellnet.protocol.frames import MAX_REMAINING_MS, PREFIX, FrameDecoder, Kind, pack, prefix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,12 +29,18 @@ BUDGET_BYTES = 1 << 20
 """What may wait for one neighbour before new messages to it are refused, or its senders wait."""
 RESERVE_BYTES = 4 << 20
 """What replies and other answers may take beyond the budget; what is over that is dropped and counted."""
+FRAME_OVERHEAD_BYTES = 192
+"""What a waiting frame takes beside its header and body; it counts, so that small frames are bounded too."""
 BATCH_BYTES = 256 * 1024
 KEEPALIVE_SECONDS = 5.0
 """A link that was silent for this long sends a PING."""
 DEAD_SECONDS = 12.0
 """A neighbour that was not heard for this long is dead; with the ticks in between, it is found within 15 s."""
 HANDSHAKE_SECONDS = 5.0
+MAX_REASON = 500
+"""Characters of a text for people; a longer one is cut. It may quote the neighbour, who may send 64 KiB."""
+_IN_ORDER = frozenset({Kind.PRESENCE, Kind.LOST, Kind.GOAWAY})
+"""Frames about the link that may not overtake messages: a reply that is queued still counts, then the link is lost."""
 
 
 class Route:
@@ -161,6 +167,8 @@ class Connection:
         """
         if label >= MAX_LABELS:
             raise RemoteProtocolError(f"label {label} is out of range")
+        if replaced := self.routes.get(label):
+            replaced.end()
         route = self.routes[label] = Route(origin, destination, self, label)
         return route
 
@@ -190,7 +198,16 @@ class Connection:
             self.is_stuck = True
             self.statistics.dropped += 1
             return
-        self._push(self._control, _Queued(kind, 0, label, None, pack(*fields), body))
+        lane = self._data if kind in _IN_ORDER else self._control
+        self._push(lane, _Queued(kind, 0, label, None, pack(*fields), body))
+
+    def refuse(self, code: str, reason: str, *, temporary: bool) -> None:
+        """Say why there will be no link."""
+        self.control(Kind.REFUSED, code, reason[:MAX_REASON], temporary)
+
+    def go_away(self, reason: str) -> None:
+        """Say why the link ends, after everything that is queued."""
+        self.control(Kind.GOAWAY, reason[:MAX_REASON])
 
     def forward(
         self, route: Route, kind: Kind, header: bytes, body: bytes, *, expires: float, hop: int = MAX_HOPS
@@ -220,25 +237,28 @@ class Connection:
             else:
                 break
             kind, hop, label, expires, header, body = queued
-            self.queued_bytes -= len(header) + len(body)
+            self.queued_bytes -= _cost(queued)
             remaining = 0
             if expires is not None:
-                remaining = int((expires - now) * 1000)
+                remaining = int(min((expires - now) * 1000, MAX_REMAINING_MS))
                 if remaining <= 0:
                     self.statistics.dropped += 1
                     continue
-                remaining = min(remaining, MAX_REMAINING_MS)
             sent[kind] += 1
             buffers.append(prefix(kind, hop, label, remaining, header, body) + header)
             if body:
                 buffers.append(body)
-            size += 16 + len(header) + len(body)
+            size += PREFIX.size + len(header) + len(body)
         if buffers:
             self._spoke = now
             self.statistics.bytes_sent += size
         return buffers
 
     # Time.
+
+    def not_read(self, now: float) -> None:
+        """Excuse the neighbour's silence: for now it is us who do not read."""
+        self._heard = now
 
     def tick(self, now: float, jitter: float) -> str | None:
         """Queue a PING if it is time; return why the link is dead, if it is.
@@ -287,9 +307,13 @@ class Connection:
     def _push(self, lane: deque[_Queued], queued: _Queued) -> None:
         idle = not self._control and not self._data
         lane.append(queued)
-        self.queued_bytes += len(queued.header) + len(queued.body)
+        self.queued_bytes += _cost(queued)
         if idle:
             self.wake()
+
+
+def _cost(queued: _Queued) -> int:
+    return FRAME_OVERHEAD_BYTES + len(queued.header) + len(queued.body)
 
 
 def _nothing() -> None: ...

@@ -12,7 +12,16 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from cellnet.errors import CellError, ConnectError, HandshakeError, RefusedByPeer, RemoteProtocolError, Unreachable
+from cellnet.errors import (
+    Busy,
+    CellError,
+    ConnectError,
+    HandshakeError,
+    NotExecuted,
+    RefusedByPeer,
+    RemoteProtocolError,
+    Unreachable,
+)
 from cellnet.fqcn import FQCN, ROOT
 from cellnet.protocol.connection import Connection
 from cellnet.protocol.events import Attached, LinkFailed
@@ -20,7 +29,7 @@ from cellnet.protocol.exchange import Exchange
 from cellnet.protocol.frames import FIRST_ROUTED, Kind, pack, unpack
 from cellnet.protocol.handshake import NONCE_BYTES, Handshake, Self
 from cellnet.protocol.presence import Presence
-from cellnet.protocol.routing import Router
+from cellnet.protocol.routing import Router, Side
 from cellnet.protocol.switch import Switch
 
 if TYPE_CHECKING:
@@ -105,16 +114,20 @@ class Endpoint:
         neighbour = connection.neighbour
         if neighbour is None:
             return
-        if self.router.parent is connection:
-            self.router.parent = None
-        elif self.children.get(neighbour.fqcn) is connection:
+        if connection.is_listener:
             del self.children[neighbour.fqcn]
             self._presence.left(neighbour.fqcn, connection)
+        else:
+            self.router.parent = None
         self.switch.connection_lost(connection)
 
     def tick(self, now: float, jitter: float) -> None:
-        """Let time pass: send keepalives, end dead links. To be called about every second."""
+        """Let time pass: send keepalives, end dead links. To be called every few seconds."""
+        self.exchange.expire(now)
+        parent = self.router.parent
         for connection in list(self.connections):
+            if connection.is_listener and parent is not None and parent.is_full:
+                connection.not_read(now)
             reason = connection.tick(now, jitter)
             if reason is not None:
                 self._fail(connection, ConnectError(reason))
@@ -122,7 +135,7 @@ class Endpoint:
     def goodbye(self, reason: str) -> None:
         """Tell every neighbour that this cell ends."""
         for connection in self.connections:
-            connection.control(Kind.GOAWAY, reason)
+            connection.go_away(reason)
 
     # Messages of our own.
 
@@ -137,21 +150,25 @@ class Endpoint:
         """Send a request; return its sequence number.
 
         :raises Unreachable: if no link leads to *destination*
-        :raises Busy: if too many answers are awaited
+        :raises Busy: if too many answers are awaited, or the link is more than full
         """
         self.next_connection(destination)
-        sequence, header = self.exchange.header(topic, encoding)
+        sequence, header = self.exchange.header(topic, encoding, payload)
         self.exchange.expect(sequence, (destination,))
-        self.switch.send(destination, Kind.REQUEST, header, payload, deadline)
+        try:
+            self.switch.send(destination, Kind.REQUEST, header, payload, deadline)
+        except Busy:
+            self.exchange.forget(sequence)
+            raise
         return sequence
 
     def send(self, destination: FQCN, topic: str, encoding: int, payload: bytes, *, deadline: float) -> None:
         """Send an event.
 
         :raises Unreachable: if no link leads to *destination*
+        :raises Busy: if the link is more than full
         """
-        self.next_connection(destination)
-        _sequence, header = self.exchange.header(topic, encoding)
+        _sequence, header = self.exchange.header(topic, encoding, payload)
         self.switch.send(destination, Kind.EVENT, header, payload, deadline)
 
     def broadcast(
@@ -159,10 +176,13 @@ class Endpoint:
     ) -> int:
         """Send a request to many cells, over each link once; return its sequence number.
 
+        :raises Unreachable: if this cell has not joined a parent yet
         :raises Busy: if too many answers are awaited
         """
+        if self.fqcn is None:
+            raise Unreachable(f"{self.name} has not joined its parent yet")
         wanted = sorted(set(destinations))
-        sequence, header = self.exchange.header(topic, encoding)
+        sequence, header = self.exchange.header(topic, encoding, payload)
         self.exchange.expect(sequence, wanted)
         self.switch.broadcast(wanted, header, payload, deadline)
         return sequence
@@ -171,7 +191,7 @@ class Endpoint:
         """No longer want answers to *sequence*, and tell those who still work on it."""
         header = pack(sequence, self.exchange.epoch)
         for destination in self.exchange.forget(sequence):
-            with suppress(Unreachable):
+            with suppress(NotExecuted):
                 self.switch.send(destination, Kind.CANCEL, header, b"", deadline)
 
     def reply(self, key: MessageKey, status: Status, encoding: int, payload: bytes) -> None:
@@ -184,12 +204,16 @@ class Endpoint:
 
     def _control(self, connection: Connection, frame: Frame, now: float) -> None:
         kind = frame.kind
+        if kind is Kind.REFUSED:
+            code, message, temporary = unpack(frame.header, str, str, bool)
+            raise RefusedByPeer(message, code, temporary=temporary)
         if connection.neighbour is None:
             self._handshake(connection, frame)
         elif kind is Kind.BIND:
             self.switch.bind(connection, frame)
         elif kind is Kind.PRESENCE and connection.is_listener:
-            self.switch.members_lost(connection, self._presence.received(connection, frame.body))
+            for name in self._presence.received(connection, frame.body):
+                self.switch.members_lost(connection, Side(name, below=True))
         elif kind is Kind.LOST:
             self.switch.lost_received(connection, frame)
         elif kind is Kind.NACK:
@@ -202,9 +226,6 @@ class Endpoint:
 
     def _handshake(self, connection: Connection, frame: Frame) -> None:
         kind = frame.kind
-        if kind is Kind.REFUSED:
-            code, message, temporary = unpack(frame.header, str, str, bool)
-            raise RefusedByPeer(message, code, temporary=temporary)
         if kind is Kind.JOIN and connection.is_listener:
             self._join(connection, frame)
         elif kind is Kind.HELLO and not connection.is_listener:
@@ -248,12 +269,14 @@ class Endpoint:
 
     def _refuse(self, connection: Connection, error: CellError) -> None:
         """End a link because of what arrived on it, and tell the other side why, unless it told us."""
-        if connection.neighbour is not None:
-            connection.control(Kind.GOAWAY, str(error))
-        elif not isinstance(error, RefusedByPeer):
-            code = error.code if isinstance(error, HandshakeError) else "protocol"
-            temporary = isinstance(error, HandshakeError) and error.temporary
-            connection.control(Kind.REFUSED, code, str(error), temporary)
+        if isinstance(error, RefusedByPeer):
+            pass
+        elif connection.neighbour is not None:
+            connection.go_away(str(error))
+        elif isinstance(error, HandshakeError):
+            connection.refuse(error.code, str(error), temporary=error.temporary)
+        else:
+            connection.refuse("protocol", str(error), temporary=False)
         self._fail(connection, error)
 
     def _fail(self, connection: Connection, error: CellError) -> None:

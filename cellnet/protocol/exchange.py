@@ -5,21 +5,32 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from cellnet.errors import Busy, DeliveryError, Indeterminate, InvalidName, RemoteProtocolError
+from cellnet.errors import (
+    Busy,
+    DeliveryError,
+    Indeterminate,
+    InvalidName,
+    LocalProtocolError,
+    PayloadTooLarge,
+    RemoteProtocolError,
+)
 from cellnet.fqcn import FQCN
 from cellnet.protocol.events import Cancelled, Failed, Message, MessageKey, Replied
 from cellnet.protocol.frames import INLINE_LIMIT, pack, unpack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["MAX_INCOMING", "MAX_PENDING", "Exchange", "Status", "broadcast_body", "split_broadcast"]
+__all__ = ["MAX_INCOMING", "MAX_NAMES", "MAX_PENDING", "Exchange", "Status", "broadcast_body", "split_broadcast"]
 
 MAX_PENDING = 65536
 """Requests, counted by destination, that a cell may wait for at a time."""
 MAX_INCOMING = 16384
 """Requests that a cell may be working on at a time; beyond it, they are answered ``Busy``."""
-MAX_TOPIC_BYTES = 255
+MAX_TOPIC = 255
+"""Characters of a topic."""
+MAX_NAMES = 200
+"""Destinations that one frame names: with 200 of the longest names, its header is still allowed."""
 
 
 class Status(IntEnum):
@@ -49,8 +60,15 @@ class Exchange:
         """How many answers are awaited."""
         return self._waiting
 
-    def header(self, topic: str, encoding: int) -> tuple[int, bytes]:
-        """Return a new sequence number and the header of the message that bears it."""
+    def header(self, topic: str, encoding: int, payload: bytes) -> tuple[int, bytes]:
+        """Return a new sequence number and the header of the message that bears it.
+
+        :raises LocalProtocolError: if topic or payload is one that no cell would take
+        """
+        if len(topic) > MAX_TOPIC:
+            raise LocalProtocolError(f"a topic of {len(topic)} characters is too long: {MAX_TOPIC} are allowed")
+        if len(payload) > INLINE_LIMIT:
+            raise PayloadTooLarge(f"a payload of {len(payload)} bytes is too large: {INLINE_LIMIT} are allowed")
         self._sequence += 1
         return self._sequence, pack(self._sequence, self.epoch, topic, encoding, {})
 
@@ -62,7 +80,8 @@ class Exchange:
         wanted = set(destinations)
         if self._waiting + len(wanted) > MAX_PENDING:
             raise Busy(f"this cell already waits for {self._waiting} answers")
-        self._pending[sequence] = wanted
+        if wanted:
+            self._pending[sequence] = wanted
         self._waiting += len(wanted)
 
     def settle(self, sequence: int, destination: FQCN) -> bool:
@@ -97,19 +116,19 @@ class Exchange:
         else:
             yield Replied(sequence, source, status, encoding, payload)
 
-    def fail(self, sequence: int, destinations: Iterable[FQCN], error: DeliveryError) -> Iterator[Failed]:
-        """Say that these destinations will not answer *sequence*."""
+    def fail(self, sequence: int, epoch: int, destinations: Iterable[FQCN], error: DeliveryError) -> Iterator[Failed]:
+        """Say that these destinations will not answer *sequence* of *epoch*."""
         for destination in destinations:
-            if self.settle(sequence, destination):
+            if epoch == self.epoch and self.settle(sequence, destination):
                 yield Failed(sequence, destination, error)
 
-    def lost(self, destinations: set[FQCN]) -> Iterator[Failed | Cancelled]:
+    def lost(self, is_lost: Callable[[FQCN], bool]) -> Iterator[Failed | Cancelled]:
         """Say that the way to these cells broke: their answers are lost, and they no longer want ours."""
         for sequence in list(self._pending):
-            for destination in sorted(self._pending[sequence] & destinations):
+            for destination in sorted(filter(is_lost, self._pending[sequence])):
                 self.settle(sequence, destination)
                 yield Failed(sequence, destination, Indeterminate(f"the way to {destination} broke: it may have run"))
-        for key in [key for key in self._incoming if key.origin in destinations]:
+        for key in [key for key in self._incoming if is_lost(key.origin)]:
             del self._incoming[key]
             yield Cancelled(key)
 
@@ -123,7 +142,7 @@ class Exchange:
         :raises RemoteProtocolError: if it is malformed
         """
         sequence, epoch, topic, encoding, _extra = unpack(header, int, int, str, int, dict)
-        if len(topic) > MAX_TOPIC_BYTES or len(payload) > INLINE_LIMIT:
+        if len(topic) > MAX_TOPIC or len(payload) > INLINE_LIMIT:
             raise RemoteProtocolError("a message has a topic or a payload that is too long")
         key = MessageKey(origin, epoch, sequence)
         if wants_reply:
@@ -148,6 +167,11 @@ class Exchange:
         """Take a message off the table; return its deadline, or None if nobody wants the answer any more."""
         return self._incoming.pop(key, None)
 
+    def expire(self, now: float) -> None:
+        """Forget messages whose deadline passed; their origins may be unable to cancel them."""
+        for key in [key for key, deadline in self._incoming.items() if deadline < now]:
+            del self._incoming[key]
+
 
 def broadcast_body(header: bytes, payload: bytes) -> bytes:
     """Put a message's header and payload into one body, which no hop reads or changes."""
@@ -168,8 +192,10 @@ def split_broadcast(body: bytes) -> tuple[bytes, bytes]:
 def names(values: list[object]) -> list[FQCN]:
     """Read a list of cell names from a header.
 
-    :raises RemoteProtocolError: if one is not valid
+    :raises RemoteProtocolError: if one is not valid, or there are too many
     """
+    if len(values) > MAX_NAMES:
+        raise RemoteProtocolError(f"a frame names {len(values)} cells: {MAX_NAMES} are allowed")
     try:
         return [FQCN(value) for value in values]  # type: ignore[arg-type]  # FQCN refuses what is no text
     except InvalidName as error:

@@ -7,7 +7,7 @@
 
 ``length`` counts what follows the prefix, ``header`` the header's share of it. ``hop`` is how many links the frame
 may still cross, ``label`` names a bound route on this link, ``remaining`` is the deadline in milliseconds from now
-(0: none). All integers are unsigned and big-endian. Every limit is checked before anything is allocated.
+(0: it has passed). All integers are unsigned and big-endian. Every limit is checked before anything is allocated.
 """
 
 from __future__ import annotations
@@ -55,15 +55,15 @@ class Kind(IntEnum):
     PING = 5  # either: []
     PRESENCE = 6  # child: [] + [[1, fqcn, role, fqsn, epoch, driver, security] | [0, fqcn], ...]
     BIND = 7  # either: [origin, destination | nil]; label = what the sender will call this route
-    LOST = 8  # back along a route: [destination]
-    NACK = 9  # back along a route: [sequence, code, message, destinations]
+    LOST = 8  # back along a route: [name, whether what is lost is name and all below it, or all the rest]
+    NACK = 9  # back along a route: [sequence, epoch, code, message, destinations]
     GOAWAY = 10  # either: [reason]
 
     REQUEST = 32  # [sequence, epoch, topic, encoding, extra] + payload
     REPLY = 33  # [sequence, epoch, status, encoding, extra] + payload
     EVENT = 34  # [sequence, epoch, topic, encoding, extra] + payload
     CANCEL = 35  # [sequence, epoch]
-    BROADCAST = 36  # [destinations] + u16 + the header of a REQUEST or EVENT + payload
+    BROADCAST = 36  # [destinations] + u16 + the header of a REQUEST + payload
 
 
 FIRST_ROUTED = Kind.REQUEST
@@ -101,9 +101,8 @@ class FrameDecoder:
         """
         tail = self._tail
         if tail:
-            tail += data
-            data = tail
-        view = memoryview(data)
+            tail += data  # and nothing else is copied: a neighbour may send byte by byte
+        view = memoryview(tail or data)
         start, end = 0, len(view)
         try:
             while end - start >= PREFIX.size:
@@ -121,10 +120,11 @@ class FrameDecoder:
                     known, hop, label, remaining, bytes(view[start + PREFIX.size : body]), bytes(view[body:stop])
                 )
                 start = stop
-            rest = bytes(view[start:])
+            if not tail:
+                self._tail = bytearray(view[start:])
         finally:
             view.release()
-        self._tail = bytearray(rest)
+        del tail[:start]
 
 
 def prefix(kind: int, hop: int, label: int, remaining_ms: int, header: bytes, body: bytes) -> bytes:

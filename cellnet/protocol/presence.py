@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["ENTRIES_PER_FRAME", "Presence"]
 
 ENTRIES_PER_FRAME = 64
-"""With the longest names, so many entries still fit into one frame's body."""
+"""So many of the longest entries still fit into one frame's body."""
+MAX_ENTRY_BYTES = 1000
+"""All texts of one entry together."""
 _JOINED = (int, str, str, str, int, str, str)
 _LEFT = (int, str)
 
@@ -50,16 +52,15 @@ class Presence:
         )
         return self._note(member, connection)
 
-    def left(self, fqcn: FQCN, connection: Connection) -> list[FQCN]:
-        """Forget a cell and all below it, as far as they are behind *connection*; return who that was."""
+    def left(self, fqcn: FQCN, connection: Connection) -> None:
+        """Forget a cell and all below it, as far as they are behind *connection*."""
         gone = self._router.leave(fqcn, connection)
         if gone:
             self._events.extend(MemberLeft(member) for member in gone)
             self._tell([[0, str(fqcn)]])
-        return [member.fqcn for member in gone]
 
     def received(self, connection: Connection, body: bytes) -> list[FQCN]:
-        """Take a child's word about cells below it; return who left.
+        """Take a child's word about cells below it; return who left, each with all below it.
 
         :raises RemoteProtocolError: if it is malformed, or about cells that are not below it
         """
@@ -71,7 +72,8 @@ class Presence:
             if neighbour is None or not neighbour.fqcn.is_ancestor_of(fqcn):
                 raise RemoteProtocolError(f"a child told of {fqcn}, which is not below it")
             if fields[0] == 0:
-                gone += self.left(fqcn, connection)
+                self.left(fqcn, connection)
+                gone.append(fqcn)
             else:
                 role, fqsn, epoch, driver, security = fields[2:]
                 self._note(Member(fqcn, role, fqsn, epoch, driver, security), connection)
@@ -107,7 +109,9 @@ def _check(entry: Any) -> list[Any]:
     if isinstance(entry, list) and entry and entry[0] in (0, 1):
         wanted = _JOINED if entry[0] else _LEFT
         if len(entry) == len(wanted) and all(type(v) is kind for v, kind in zip(entry, wanted, strict=True)):
-            return entry
+            size = sum(len(value.encode()) for value in entry if type(value) is str)
+            if size <= MAX_ENTRY_BYTES:
+                return entry
     raise RemoteProtocolError("an entry of presence is malformed")
 
 

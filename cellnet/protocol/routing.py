@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from cellnet.fqcn import FQCN
 
-__all__ = ["MAX_MEMBERS", "Member", "Router"]
+__all__ = ["MAX_MEMBERS", "Member", "Router", "Side"]
 
 MAX_MEMBERS = 65536
 """Cells that one cell knows below itself."""
@@ -31,6 +31,18 @@ class Member:
     """The driver of the link to its parent."""
     security: str
     """The security of that link: ``clear``, ``tls`` or ``mtls``."""
+
+
+class Side(NamedTuple):
+    """The cells on one side of a link: a cell and all below it, or all the others."""
+
+    name: FQCN
+    below: bool
+    """Whether it is the lower side."""
+
+    def holds(self, cell: FQCN) -> bool:
+        """Whether *cell* is on this side."""
+        return (cell == self.name or self.name.is_ancestor_of(cell)) == self.below
 
 
 class Router(Generic[LinkT]):
