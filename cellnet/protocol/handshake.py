@@ -37,6 +37,8 @@ __all__ = ["VERSION", "Handshake", "Neighbour", "Self", "Transport"]
 
 VERSION = 1
 NONCE_BYTES = 32
+MAX_FIELD = 255
+"""Characters of a text in an introduction."""
 
 _JOIN_CONTEXT = b"cellnet join 1"
 _WELCOME_CONTEXT = b"cellnet welcome 1"
@@ -131,7 +133,10 @@ class Handshake:
                 placement = self._check_placement(mine, peer, signed_placement)
                 key = peer.key
             verify(key, signature, _JOIN_CONTEXT, self._hello, header, what="JOIN")
-        child = fqcn.job(name) if role in ("job", "operator") else fqcn.child(name)
+        try:
+            child = fqcn.job(name) if role in ("job", "operator") else fqcn.child(name)
+        except InvalidName as error:
+            raise HandshakeError(str(error), "bad-name") from None
         return Neighbour(child, name, role, epoch, placement.fqsn if placement else "")
 
     def welcome(self, child: FQCN) -> tuple[bytes, bytes]:
@@ -149,6 +154,8 @@ class Handshake:
 
         :raises HandshakeError: if the listener is not one below which we may join
         """
+        if self._hello:
+            raise RemoteProtocolError("HELLO came twice")
         name, role, epoch, chain = self._check_introduction(unpack(header, *_INTRODUCTION))
         self._hello = header
         self._peer_said = (name, role, epoch)
@@ -178,6 +185,8 @@ class Handshake:
 
         :raises HandshakeError: if the listener could not prove who it is, or gave us an impossible name
         """
+        if not self._join:
+            raise RemoteProtocolError("WELCOME came before HELLO")
         (text,) = unpack(header, str)
         name, role, epoch = self._peer_said
         if self._peer_key is not None:
@@ -211,7 +220,9 @@ class Handshake:
         )
 
     def _check_introduction(self, fields: list[Any]) -> tuple[str, str, int, list[bytes]]:
-        version, project, name, role, epoch, nonce, chain, _driver, _security = fields
+        version, project, name, role, epoch, nonce, chain, driver, security = fields
+        if max(map(len, (project, name, role, driver, security))) > MAX_FIELD:
+            raise RemoteProtocolError("a handshake has a field that is too long")
         if version != VERSION:
             raise HandshakeError(
                 f"the peer speaks version {version}, this cell {VERSION}: upgrade the older", "version"
@@ -219,7 +230,7 @@ class Handshake:
         if project != self.me.project:
             theirs, ours = project or "no project (it has no credentials)", self.me.project or "no project"
             raise HandshakeError(f"the peer belongs to {theirs}, this cell to {ours}", "wrong-project")
-        if len(nonce) != NONCE_BYTES or epoch >= 1 << 64 or not all(type(one) is bytes for one in chain):
+        if len(nonce) != NONCE_BYTES or not all(type(one) is bytes for one in chain):
             raise RemoteProtocolError("a handshake has a field that cannot be")
         try:
             check_segment(name)
