@@ -78,7 +78,7 @@ def decode(encoding: int, data: bytes) -> Any:
             return msgpack.unpackb(data, ext_hook=_no_extension, strict_map_key=False)
         if encoding == Encoding.ARRAYS:
             return _decode_arrays(data)
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
         raise RemoteProtocolError(f"a payload is malformed: {error}") from None
     raise RemoteProtocolError(f"a payload has the unknown encoding {encoding}")
 
@@ -93,8 +93,8 @@ def _reference(found: object, arrays: list[np.ndarray[Any, Any]]) -> object:
         if isinstance(found, np.generic):
             return found.item()
         array = np.asarray(found)
-        if array.dtype.byteorder == ">" or not array.flags.c_contiguous:
-            array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        if array.dtype.str.startswith(">") or not array.flags.c_contiguous:
+            array = array.astype(array.dtype.newbyteorder("<"), order="C")
         if array.dtype.str not in _DTYPES:
             raise TypeError(f"arrays of dtype {array.dtype} cannot be sent")
         if len(arrays) >= MAX_ARRAYS:
@@ -127,7 +127,9 @@ def _decode_arrays(data: bytes) -> Any:
         raise ValueError("too many arrays")
     arrays = []
     for dtype, shape, offset, nbytes in table:
-        if dtype not in _DTYPES or not all(type(n) is int and n >= 0 for n in (*shape, offset, nbytes)):
+        if dtype not in _DTYPES or type(shape) is not list:
+            raise ValueError("an array has a dtype or a shape that is not allowed")
+        if not all(type(n) is int and n >= 0 for n in (*shape, offset, nbytes)):
             raise ValueError("an array has a dtype or a shape that is not allowed")
         kind = np.dtype(dtype)
         if math.prod(shape) * kind.itemsize != nbytes or start + offset + nbytes > len(data):
