@@ -153,7 +153,7 @@ def test_any_number_of_arrays_of_any_shape_comes_out(shapes: list[list[int]], dt
         np.zeros(2, [("a", "f4")]),
         np.clongdouble(1),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_is_neither_plain_nor_an_array_is_the_callers_error(value: object) -> None:
     with pytest.raises(LocalProtocolError, match="a payload cannot hold this"):

@@ -387,7 +387,11 @@ def test_a_changed_name_in_welcome_is_noticed(fqcn: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [Kind.JOIN, Kind.WELCOME])
-@pytest.mark.parametrize("signature", [b"", bytes(70), sign(R1.key, b"cellnet join 1"), sign(R1.key, b"x", b"y")])
+@pytest.mark.parametrize(
+    "signature",
+    [b"", bytes(70), sign(R1.key, b"cellnet join 1"), sign(R1.key, b"x", b"y")],
+    ids=["empty", "zeros", "over other fields", "in another context"],
+)
 def test_a_changed_signature_is_noticed(kind: Kind, signature: bytes) -> None:
     net = attempt(tamper=rewrite(kind, lambda _: None, signature)).net
     (failed,) = net.received("server" if kind is Kind.JOIN else "R1", LinkFailed)
