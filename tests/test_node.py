@@ -303,5 +303,6 @@ def test_a_job_can_be_submitted_by_the_command_and_ended_by_ctrl_c(
     submit.wait_line(r'\{"job": "job-\w+"\}\n\{"answer": 42, "half": 0.5\}')
     assert submit.end(signal.SIGINT) == 130
     assert "interrupted: the job was ended at all sites" in submit.err.read_text()
-    assert not any(psutil.Process(node.process.pid).children() for node in nodes)
+    left = [child for node in nodes for child in psutil.Process(node.process.pid).children()]
+    assert left == [], [node.err.read_text() for node in nodes]
     assert [node.end() for node in reversed(nodes)] == [0, 0, 0]
