@@ -180,7 +180,7 @@ class Cell(anyio.AsyncContextManagerMixin):
             raise DeadlineBeforeExecution(f"the deadline passed before {topic} was sent to {name}")
         sequence = 0
         try:
-            with deadline.scope():
+            with deadline.limit():
                 await self._wait_room(name)
                 sequence = self._endpoint.request(name, topic, encoding, data, deadline=deadline.at)
                 call = self._calls[sequence] = Call()
@@ -202,13 +202,13 @@ class Cell(anyio.AsyncContextManagerMixin):
         name = FQCN(destination)
         encoding, data = pack_payload(payload)
         deadline = Deadline(self._request_seconds)
-        with deadline.scope() as scope:
+        with deadline.limit():
             await anyio.lowlevel.checkpoint()
             await self._wait_room(name)
             self._endpoint.send(name, topic, encoding, data, deadline=deadline.at)
-        if scope.cancelled_caught:
-            raise DeadlineBeforeExecution(f"there was no room to send {topic} to {name} in {deadline.seconds:.3g} s")
-        self._dispatch()
+            self._dispatch()
+            return
+        raise DeadlineBeforeExecution(f"there was no room to send {topic} to {name} in {deadline.seconds:.3g} s")
 
     def broadcast(
         self, destinations: str | Pattern | Iterable[str | FQCN], topic: str, payload: object = None

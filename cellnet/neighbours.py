@@ -103,11 +103,11 @@ class Neighbours:
             backoff = Backoff(self._rng)
             await keep_connected(dial, backoff, reconnect=again, failed=failed, joined=task_status.started)
 
-        with deadline.scope() as scope:
+        with deadline.limit():
             await self._tasks.start(keep)
-        if scope.cancelled_caught:
-            reason = f": {last[0]}" if last else ""
-            raise ConnectDeadline(f"could not join at {address} within {deadline.seconds:.3g} s{reason}")
+            return
+        reason = f": {last[0]}" if last else ""
+        raise ConnectDeadline(f"could not join at {address} within {deadline.seconds:.3g} s{reason}")
 
     def attached(self, connection: Connection) -> None:
         """Note that the parent took us in."""

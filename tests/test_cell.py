@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from typing import TYPE_CHECKING
 
 import anyio
@@ -46,6 +47,12 @@ async def origin(request: Request) -> str:
 
 async def fail(request: Request) -> None:
     raise ValueError("the data are not there")
+
+
+async def stall(after: float, seconds: float) -> None:
+    """Stop the whole event loop for a while, as a busy machine does."""
+    await anyio.sleep(after)
+    time.sleep(seconds)  # noqa: ASYNC251  # that is the point
 
 
 async def never(request: Request) -> None:
@@ -172,6 +179,30 @@ async def test_the_deadline_is_the_scope_and_its_end_is_told_as_an_outcome(netwo
             await server.request("R1.C1", "never")
         assert isinstance(caught.value, TimeoutError)
         assert isinstance(caught.value, Indeterminate)
+
+
+async def test_a_deadline_is_told_as_an_outcome_even_if_the_machine_was_too_busy_to_notice_in_time(
+    network: Network,
+) -> None:
+    async with network.tree(relays=1, clients=1, handlers=HANDLERS) as server:
+        told = False
+        with anyio.move_on_after(0.2):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(stall, 0.1, 0.3)
+                with pytest.raises(DeadlineExceeded):
+                    await server.request("R1.C1", "never")
+                told = True
+        assert told
+
+
+async def test_a_cancellation_before_the_deadline_passes_through_untouched(network: Network) -> None:
+    async with network.tree(relays=1, clients=1, handlers=HANDLERS) as server:
+        with anyio.move_on_after(30) as scope:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(server.request, "R1.C1", "never")
+                await anyio.sleep(0.05)
+                scope.cancel()
+        assert scope.cancelled_caught
 
 
 async def test_a_request_that_never_had_room_to_leave_was_provably_not_executed(

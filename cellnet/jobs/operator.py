@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime
 import secrets
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,11 +20,20 @@ from cellnet.fqcn import ROOT
 from cellnet.kit import Kit
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from cellnet.message import Request
 
-__all__ = ["SOCKET", "PresentCell", "check_operator", "operator_cell", "present_cells", "present_page", "run_folder"]
+__all__ = [
+    "SOCKET",
+    "PresentCell",
+    "check_operator",
+    "operator_cell",
+    "present_cells",
+    "present_page",
+    "run_folder",
+    "told_by_server",
+]
 
 SOCKET = "cell.sock"
 CREDENTIAL_HOURS = 24
@@ -50,6 +59,15 @@ def run_folder(kit: Kit, run_dir: Path | str | None = None) -> Path:
     return kit.path / "run" if run_dir is None else Path(run_dir).absolute()
 
 
+@contextmanager
+def told_by_server() -> Iterator[None]:
+    """Raise what our own server says is wrong with a job as what it is there, not as a far cell's error."""
+    try:
+        yield
+    except RemoteError as error:
+        raise (JobError(error.message) if error.code == JobError.__name__ else error) from None
+
+
 @asynccontextmanager
 async def operator_cell(kit_path: Path | str, run_dir: Path | str | None = None) -> AsyncIterator[Cell]:
     """Join the server that runs on this machine with the kit at *kit_path*, as its operator.
@@ -71,11 +89,8 @@ async def operator_cell(kit_path: Path | str, run_dir: Path | str | None = None)
             await cell.connect(f"unix://{socket}", credentials, reconnect=False)
         if limit.cancelled_caught:
             raise ConnectError(f"the server does not answer at {socket}: it was killed, or is stuck; start it again")
-        try:
+        with told_by_server():
             yield cell
-        except RemoteError as error:
-            # our own server's words, not a far cell's
-            raise (JobError(error.message) if error.code == JobError.__name__ else error) from None
 
 
 async def present_cells(kit_path: Path | str, run_dir: Path | str | None = None) -> list[PresentCell]:

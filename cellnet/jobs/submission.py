@@ -10,13 +10,16 @@ import anyio
 
 from cellnet.errors import DeliveryError, Indeterminate, JobError, Unreachable
 from cellnet.fqcn import ROOT
+from cellnet.groups import unwrapped
 from cellnet.jobs.bundle import Bundle
 from cellnet.jobs.opaque import packed, unpacked
-from cellnet.jobs.operator import operator_cell
+from cellnet.jobs.operator import operator_cell, told_by_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
     from pathlib import Path
+
+    from anyio.abc import TaskStatus
 
     from cellnet.cell import Cell
 
@@ -171,7 +174,7 @@ async def submitted(
     if len(settings) > MAX_CONFIG_BYTES:
         raise JobError(f"the configuration has {len(settings)} bytes: {MAX_CONFIG_BYTES} are allowed")
     submission = Submission(Bundle.read(bundle).pack(), settings, None if sites is None else tuple(sites), flat)
-    async with operator_cell(kit_path, run_dir) as cell:
+    async with _lasting_cell(kit_path, run_dir) as cell:
         with anyio.fail_after(_ANSWER_SECONDS):
             run = Run(await cell.request(ROOT, "jobs.submit", submission.to_value()), cell)
         try:
@@ -180,3 +183,28 @@ async def submitted(
             # a server that is gone ends the job itself
             with anyio.move_on_after(_CANCEL_SECONDS, shield=True), suppress(DeliveryError):
                 await run.cancel()
+
+
+@asynccontextmanager
+async def _lasting_cell(kit_path: Path | str, run_dir: Path | str | None) -> AsyncIterator[Cell]:
+    """Keep the operator's cell until the block was left, also if that is a cancellation: the job is to be ended first.
+
+    A cell that is entered in the block itself would be cancelled with it, and could not tell the server any more.
+    """
+    done = anyio.Event()
+
+    async def keep(*, task_status: TaskStatus[Cell]) -> None:
+        with anyio.CancelScope() as scope:
+            async with operator_cell(kit_path, run_dir) as cell:
+                scope.shield = True  # until the block is left, which is bounded by what it does last
+                task_status.started(cell)
+                await done.wait()
+
+    with unwrapped():
+        async with anyio.create_task_group() as tasks:
+            cell = await tasks.start(keep)
+            try:
+                with told_by_server():
+                    yield cell
+            finally:
+                done.set()
