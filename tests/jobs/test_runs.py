@@ -197,7 +197,9 @@ async def test_a_server_function_that_fails_is_reported(federation: Federation, 
         assert "server(job) returned 60001 bytes" in said
         said = await failure(federation, "async def server(job): await job.map_reduce('x')" + tail, sites=["C2"])
         assert "failed: C2: the job has no task 'x': it has none" in said
-        said = await failure(federation, "import os\nasync def server(job): os._exit(4)" + tail, sites=["C2"])
+        # its report is answered, so it has joined before it ends
+        code = "import os\nasync def server(job):\n    await job.report(x=1)\n    os._exit(4)"
+        said = await failure(federation, code + tail, sites=["C2"])
         assert "its job process ended without a result" in said
         assert "at server the job process ended by itself, with code 4" in said
 
