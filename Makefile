@@ -37,7 +37,9 @@ demo: $(VENV)/.stamp-demo
 
 ifeq ($(strip $(ARGS)),)
 test: $(VENV)/.stamp-test
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 2 --dist worksteal -m "not measured"
+	@echo "What has a limit of processor time, alone:"
+	$(BIN)/pytest -q -m measured
 	@echo "Branch coverage of cellnet/protocol, which the suite above would measure too slowly:"
 	$(BIN)/coverage run --branch -m pytest -q tests/protocol
 	$(BIN)/coverage report

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cellnet import Request
     from cellnet.testing import Network
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.measured, pytest.mark.timeout(120)]
 CPU_SECONDS = 10
 
 
