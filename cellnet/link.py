@@ -1,4 +1,4 @@
-"""One neighbour: a task that reads, a task that writes, and the dialling again when the link is lost."""
+"""One neighbour: a task that reads, a second while it is slow to take what is sent, and the dialling again."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ logger = logging.getLogger("cellnet.link")
 
 
 class RunningLink:
-    """A link in use. One task reads, one writes; a frame is written whole, or the link is dead."""
+    """A link in use. One task reads, and at most one writes; a frame is written whole, or the link is dead."""
 
     def __init__(
         self,
