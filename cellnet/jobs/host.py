@@ -229,9 +229,15 @@ class JobHost:
 
 
 async def _joined(process: JobProcess, cell: Cell, fqcn: FQCN) -> None:
-    with anyio.move_on_after(JOIN_SECONDS) as limit:
-        await _first(process.wait, lambda: cell.wait_present([fqcn]))
-    if process.exit_code is None and not limit.cancelled_caught:
+    joined = anyio.Event()
+
+    async def join() -> None:
+        await cell.wait_present([fqcn])
+        joined.set()
+
+    with anyio.move_on_after(JOIN_SECONDS):
+        await _first(process.wait, join)
+    if joined.is_set():  # it may have ended since, but that is another matter
         return
     what = f"has not joined its site in {JOIN_SECONDS:g} s"
     if process.exit_code is not None:
