@@ -267,7 +267,7 @@ class Cell(anyio.AsyncContextManagerMixin):
 
     def _take(self, event: Event) -> None:
         if isinstance(event, Message):
-            self._inbox.receive(event)
+            self._endpoint.switch.refused += not self._inbox.receive(event)
         elif isinstance(event, Replied):
             self._answer(event.sequence, _reply(event))
         elif isinstance(event, Failed):

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["Inbox", "pack_payload"]
 
 MAX_ERROR_CHARACTERS = 2000
+MAX_HANDLERS = 16384
+"""Handlers that may run when an event comes; beyond it, the event is dropped and counted as refused."""
 
 logger = logging.getLogger("cellnet.cell")
 
@@ -47,15 +49,21 @@ class Inbox:
     def __len__(self) -> int:
         return len(self._running)
 
-    def receive(self, message: Message) -> None:
-        """Start the handler of a message."""
+    def receive(self, message: Message) -> bool:
+        """Start the handler of a message; return False for an event that there was no room for.
+
+        Requests were counted before: one that there is no room for is answered, and does not come here.
+        """
+        if not message.wants_reply and len(self._running) >= MAX_HANDLERS:
+            return False
         handler = self._handlers.get(message.topic)
         if handler is None:
             known = ", ".join(sorted(self._handlers)) or "none"
             self._refuse(message, "no-handler", f"no handler for {message.topic[:80]!r} (there are: {known})")
-            return
+            return True
         scope = self._running[message.key] = anyio.CancelScope(deadline=message.deadline)
         self._tasks.start_soon(self._run, handler, message, scope)
+        return True
 
     def cancel(self, key: MessageKey) -> None:
         """Stop the handler of a message that nobody wants answered."""

@@ -449,6 +449,20 @@ async def test_too_many_requests_at_a_time_are_answered_busy(network: Network, m
         tasks.cancel_scope.cancel()
 
 
+async def test_events_beyond_the_handlers_that_may_run_are_dropped_and_counted(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cellnet.inbox.MAX_HANDLERS", 2)
+    async with network.tree(relays=1, clients=1, handlers=HANDLERS) as server:
+        for _number in range(5):
+            await server.send("R1.C1", "never")
+        client = network["R1.C1"]
+        with anyio.fail_after(5):
+            while client.statistics().refused < 3:
+                await anyio.sleep(0.001)
+        assert client.statistics().handling == 2
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [

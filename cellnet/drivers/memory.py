@@ -5,7 +5,6 @@ Nothing is shared between two drivers: whoever wants cells to meet gives them th
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -27,6 +26,8 @@ __all__ = ["MemoryDriver", "MemoryStream", "memory_pair"]
 PIPE_BYTES = 256 * 1024
 """What may be under way in one direction before a sender waits."""
 ROUNDS_PER_CHECKPOINT = 16
+BACKLOG = 128
+"""Streams that may wait to be accepted; one more waits at its dialling side."""
 
 
 class MemoryDriver:
@@ -67,7 +68,7 @@ class MemoryListener:
 
     def __init__(self, url: str, listeners: dict[str, MemoryListener], name: str) -> None:
         self.url = url
-        self.arrivals, self._arrived = anyio.create_memory_object_stream[MemoryStream](math.inf)
+        self.arrivals, self._arrived = anyio.create_memory_object_stream[MemoryStream](BACKLOG)
         self._listeners = listeners
         self._name = name
 
