@@ -184,7 +184,7 @@ class Cell(anyio.AsyncContextManagerMixin):
                 await self._wait_room(name)
                 sequence = self._endpoint.request(name, topic, encoding, data, deadline=deadline.at)
                 call = self._calls[sequence] = Call()
-                self._dispatch()
+                self._dispatch(anyio.current_time())
                 return await call.wait()
         finally:
             self._forget(sequence)
@@ -206,7 +206,7 @@ class Cell(anyio.AsyncContextManagerMixin):
             await anyio.lowlevel.checkpoint()
             await self._wait_room(name)
             self._endpoint.send(name, topic, encoding, data, deadline=deadline.at)
-            self._dispatch()
+            self._dispatch(anyio.current_time())
             return
         raise DeadlineBeforeExecution(f"there was no room to send {topic} to {name} in {deadline.seconds:.3g} s")
 
@@ -233,7 +233,7 @@ class Cell(anyio.AsyncContextManagerMixin):
             names = await self._resolve(wanted) if isinstance(wanted, Pattern) else wanted
             sequence = self._endpoint.broadcast(names, topic, encoding, data, deadline=replies.deadline.at)
             self._calls[sequence] = replies
-            self._dispatch()
+            self._dispatch(anyio.current_time())
             return sequence, names
 
         return Replies(send, self._forget, self._request_seconds)
@@ -259,11 +259,11 @@ class Cell(anyio.AsyncContextManagerMixin):
 
     # What the endpoint has to tell.
 
-    def _dispatch(self) -> None:
+    def _dispatch(self, now: float) -> None:
         events = self._endpoint.events
         while events:
             self._take(events.popleft())
-        self._neighbours.flush()
+        self._neighbours.flush(now)
 
     def _take(self, event: Event) -> None:
         if isinstance(event, Message):
@@ -287,13 +287,14 @@ class Cell(anyio.AsyncContextManagerMixin):
 
     def _reply(self, key: Any, status: Status, encoding: int, data: bytes) -> None:
         self._endpoint.reply(key, status, encoding, data)
-        self._dispatch()
+        self._dispatch(anyio.current_time())
 
     def _forget(self, sequence: int) -> None:
         """Want no more answers; those who still work on one are told."""
         if self._calls.pop(sequence, None) is not None:
-            self._endpoint.cancel(sequence, deadline=anyio.current_time() + REQUEST_SECONDS)
-            self._dispatch()
+            now = anyio.current_time()
+            self._endpoint.cancel(sequence, deadline=now + REQUEST_SECONDS)
+            self._dispatch(now)
 
     def _note_member(self, event: MemberJoined | MemberLeft) -> None:
         self._changed.notify()

@@ -58,6 +58,12 @@ class _TreeName:
             return text
         if not isinstance(text, str):
             raise InvalidName(f"{text!r} is no {cls._kind}: a text is wanted")
+        return cls._parsed(text)
+
+    @classmethod
+    @lru_cache(maxsize=16384)
+    def _parsed(cls, text: str) -> Self:
+        # The same few names arrive in every frame: they are parsed once, and compared as one object mostly.
         return cls._of(_parse(cls._kind, text))
 
     @classmethod
@@ -86,7 +92,7 @@ class _TreeName:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _TreeName) and self._kind == other._kind and self.path == other.path
+        return self is other or (isinstance(other, _TreeName) and self._kind == other._kind and self.path == other.path)
 
     def __lt__(self, other: Self) -> bool:
         return self.path < other.path
@@ -168,7 +174,6 @@ class FQSN(_TreeName):
     _kind = "FQSN"
 
 
-@lru_cache(maxsize=16384)
 def _parse(kind: str, text: str) -> tuple[str, ...]:
     if len(text) > MAX_NAME_BYTES:
         raise InvalidName(f"a {kind} of {len(text)} bytes is too long: {MAX_NAME_BYTES} are allowed")

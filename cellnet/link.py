@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,14 +38,16 @@ class RunningLink:
         link: Link,
         connection: Connection,
         endpoint: Endpoint,
+        tasks: TaskGroup,
         *,
-        dispatch: Callable[[], None],
+        dispatch: Callable[[float], None],
         ready: Callable[[RunningLink], None],
         joined: Callable[[], None] | None = None,
     ) -> None:
         """Join a link to its connection.
 
-        :param dispatch: called after bytes were taken in, when the endpoint may have events
+        :param tasks: where the second task runs; :meth:`run` ends it
+        :param dispatch: called with the time after bytes were taken in, when the endpoint may have events
         :param ready: called when there is something to send; :meth:`flush` is to follow soon
         :param joined: for :meth:`Neighbours.attached` to call when the parent took us in
         """
@@ -56,9 +59,10 @@ class RunningLink:
         self._endpoint = endpoint
         self._dispatch = dispatch
         self._room = Wakeup()
-        self._tasks: TaskGroup | None = None
+        self._tasks = tasks
         self._unsent: Sequence[Buffer] = ()
-        self._writing = False
+        self._writing: anyio.CancelScope | None = None
+        self._running = False
         self._ending = False
         self._reading = anyio.CancelScope()
         connection.wake = lambda: ready(self)
@@ -72,12 +76,9 @@ class RunningLink:
         :param uplink_room: waits while the link to the parent is full, so that children cannot overfill it
         """
         try:
-            async with anyio.create_task_group() as tasks:
-                await self._use(tasks, buffer, uplink_room)
-                tasks.cancel_scope.cancel()
+            await self._use(buffer, uplink_room)
             self._forget()
-            with anyio.CancelScope(shield=True):  # bounded by the link
-                await self._link.aclose()
+            await self._link.aclose()
         finally:
             self._link.abort()
             self._forget()
@@ -94,35 +95,42 @@ class RunningLink:
         while self.connection.is_full and not self._ending:
             await self._room.wait()
 
-    def flush(self) -> None:
+    def flush(self, now: float) -> None:
         """Send what is queued if the link takes it at once; start a task for the rest.
 
         Everything that one batch of input caused leaves in one system call, and mostly without waking a task.
         """
-        if self._writing or self._tasks is None or not self.connection.has_output:
+        if self._writing is not None or not self._running or not self.connection.has_output:
             return
-        buffers = self.connection.take(anyio.current_time())
+        buffers = self.connection.take(now)
         self._unsent = self._link.try_send(buffers) if buffers else ()
         if self._unsent or self.connection.has_output:
-            self._writing = True
-            self._tasks.start_soon(self._drain)
+            self._writing = anyio.CancelScope()
+            self._tasks.start_soon(self._drain, self._writing)
 
-    async def _use(self, tasks: TaskGroup, buffer: memoryview, uplink_room: Callable[[], Awaitable[None]]) -> None:
-        self._tasks = tasks
+    async def _use(self, buffer: memoryview, uplink_room: Callable[[], Awaitable[None]]) -> None:
+        self._running = True
         try:
-            self.flush()
+            self.flush(anyio.current_time())
             await self._read(buffer, uplink_room)
             # What is queued often says why the link ends.
-            with anyio.move_on_after(FAREWELL_SECONDS, shield=True):
-                while self._writing:
-                    await self._room.wait()
+            await self._wait_written(FAREWELL_SECONDS)
         finally:
-            self._tasks = None  # from here on it may be closed to new tasks at any moment
+            self._running = False
+            if self._writing is not None:
+                self._writing.cancel()
+                await self._wait_written()
+
+    async def _wait_written(self, seconds: float = math.inf) -> None:
+        if self._writing is not None:
+            with anyio.move_on_after(seconds, shield=True):
+                while self._writing is not None:
+                    await self._room.wait()
 
     def _forget(self) -> None:
         self._endpoint.close(self.connection)
         self._room.notify()
-        self._dispatch()
+        self._dispatch(anyio.current_time())
 
     async def _read(self, buffer: memoryview, uplink_room: Callable[[], Awaitable[None]]) -> None:
         endpoint, connection = self._endpoint, self.connection
@@ -132,26 +140,28 @@ class RunningLink:
                     count = await self._link.fill(buffer)
                     if count == 0:
                         raise ConnectError("the other side closed the link")
-                    endpoint.receive(connection, buffer[:count], anyio.current_time())
-                    self._dispatch()
+                    now = anyio.current_time()
+                    endpoint.receive(connection, buffer[:count], now)
+                    self._dispatch(now)
                     parent = endpoint.router.parent
                     if parent is not None and parent is not connection and parent.is_full:
                         await uplink_room()
             except ConnectError as error:
                 self.end(error)
 
-    async def _drain(self) -> None:
+    async def _drain(self, scope: anyio.CancelScope) -> None:
         connection = self.connection
         try:
-            while buffers := self._unsent or connection.take(anyio.current_time()):
-                self._unsent = ()
-                await self._link.send(buffers)
-                if not connection.is_full:
-                    self._room.notify()
+            with scope:
+                while buffers := self._unsent or connection.take(anyio.current_time()):
+                    self._unsent = ()
+                    await self._link.send(buffers)
+                    if not connection.is_full:
+                        self._room.notify()
         except ConnectError as error:
             self.end(error)
         finally:
-            self._writing = False
+            self._writing = None
             self._room.notify()
 
 

@@ -50,7 +50,7 @@ class Neighbours:
         drivers: Mapping[str, Driver],
         rng: random.Random,
         tasks: TaskGroup,
-        dispatch: Callable[[], None],
+        dispatch: Callable[[float], None],
     ) -> None:
         self.disconnected = anyio.Event()
         """Set while there is no parent after there was one; another event once there is one again."""
@@ -126,17 +126,18 @@ class Neighbours:
         if running := self._running.get(connection):
             await running.wait_room()
 
-    def flush(self) -> None:
+    def flush(self, now: float) -> None:
         """Send what the last input or call gave to send."""
         while self._ready:
-            self._ready.pop().flush()
+            self._ready.pop().flush(now)
 
     async def keep_time(self) -> None:
         """Let the endpoint send keepalives and find dead links."""
         while True:
             await anyio.sleep(TICK_SECONDS * self._rng.uniform(0.8, 1.0))
-            self._endpoint.tick(anyio.current_time(), self._rng.random())
-            self._dispatch()
+            now = anyio.current_time()
+            self._endpoint.tick(now, self._rng.random())
+            self._dispatch(now)
 
     async def close(self) -> None:
         """Accept no more, say goodbye on all links, and give them a moment to end."""
@@ -144,7 +145,7 @@ class Neighbours:
         for listener in self._listeners:
             listener.close()
         self._endpoint.goodbye(f"{self._endpoint.name} stops")
-        self.flush()
+        self.flush(anyio.current_time())
         for running in self._running.values():
             running.end()
         with anyio.move_on_after(FAREWELL_SECONDS):
@@ -171,7 +172,13 @@ class Neighbours:
             credentials=credentials,
         )
         running = RunningLink(
-            link, connection, self._endpoint, dispatch=self._dispatch, ready=self._ready.append, joined=joined
+            link,
+            connection,
+            self._endpoint,
+            self._tasks,
+            dispatch=self._dispatch,
+            ready=self._ready.append,
+            joined=joined,
         )
         self._running[connection] = running
         return running
@@ -246,12 +253,9 @@ class Neighbours:
 
 async def _start(link: Link) -> None:
     try:
-        with anyio.fail_after(HANDSHAKE_SECONDS):
-            await link.start()
-    except BaseException as error:
+        await link.start()
+    except BaseException:
         link.abort()
-        if isinstance(error, TimeoutError):
-            raise ConnectError(f"the other side did not finish TLS within {HANDSHAKE_SECONDS:.0f} s") from None
         raise
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from contextlib import asynccontextmanager
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import anyio
@@ -21,8 +22,6 @@ from cellnet.groups import unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping
-
-    from anyio.abc import TaskStatus
 
     from cellnet.message import Handler
 
@@ -65,14 +64,20 @@ class Network:
         :param handlers: what every cell answers
         """
         wanted = self._with_ancestors(names)
-        parents = {name.parent for name in wanted}
+        parents = {FQCN(ROOT)} | {name.parent for name in wanted}
+        self.cells.update((name, self._cell(name, handlers)) for name in wanted)
         with unwrapped():
             async with anyio.create_task_group() as tasks:
-                stop = anyio.Event()
-                for name in wanted:
-                    listens = name in parents or name.is_root
-                    self.cells[name] = await tasks.start(self._run_cell, name, handlers, listens, stop)
-                await self._connect([name for name in wanted if not name.is_root])
+                dialling, joined, stop = anyio.Semaphore(CONNECTING_AT_A_TIME), anyio.Semaphore(0), anyio.Event()
+                # Level by level, so that no cell waits for its parent's name. And every cell has a task of its own:
+                # task groups inside each other, a thousand deep, are slow or worse.
+                for _depth, level in groupby(wanted, key=lambda name: name.depth):
+                    started = [
+                        tasks.start_soon(self._run_cell, name, name in parents, dialling, joined, stop)
+                        for name in level
+                    ]
+                    for _cell in started:
+                        await joined.acquire()
                 server = self.cells[FQCN(ROOT)]
                 await server.wait_present(name for name in wanted if not name.is_root)
                 yield server
@@ -95,61 +100,44 @@ class Network:
         async with self.run(names, handlers=handlers) as server:
             yield server
 
-    async def _run_cell(
-        self,
-        name: FQCN,
-        handlers: Mapping[str, Handler] | None,
-        listens: bool,
-        stop: anyio.Event,
-        *,
-        task_status: TaskStatus[Cell],
-    ) -> None:
-        # Every cell has a task of its own: task groups inside each other, a thousand deep, are slow or worse.
-        cell = Cell(
+    def _cell(self, name: FQCN, handlers: Mapping[str, Handler] | None) -> Cell:
+        return Cell(
             name.base_name,
             handlers=handlers,
             drivers={"memory": self._driver},
             request_seconds=self._request_seconds,
-            rng=self._jitter(),
+            rng=random.Random(self._rng.random()),  # noqa: S311  # jitter, not secrets
         )
-        async with cell:
+
+    async def _run_cell(
+        self, name: FQCN, listens: bool, dialling: anyio.Semaphore, joined: anyio.Semaphore, stop: anyio.Event
+    ) -> None:
+        async with self.cells[name] as cell:
+            if name.parent is not None:
+                async with dialling:
+                    await cell.connect(_url(name.parent))
             if listens:
-                await cell.listen(f"memory://{_listener(name)}")
-            task_status.started(cell)
+                await cell.listen(_url(name))
+            joined.release()
             await stop.wait()
             del self.cells[name]
-
-    async def _connect(self, names: list[FQCN]) -> None:
-        """Connect level by level, so that no cell waits for its parent's name."""
-        limiter = anyio.CapacityLimiter(CONNECTING_AT_A_TIME)
-
-        async def connect(name: FQCN) -> None:
-            async with limiter:
-                await self.cells[name].connect(f"memory://{_listener(name.parent or name)}")
-
-        for depth in sorted({name.depth for name in names}):
-            async with anyio.create_task_group() as tasks:
-                for name in names:
-                    if name.depth == depth:
-                        tasks.start_soon(connect, name)
 
     @staticmethod
     def _with_ancestors(names: Iterable[str]) -> list[FQCN]:
         wanted: dict[FQCN, None] = {FQCN(ROOT): None}
         for text in names:
-            name = FQCN(text)
-            for depth in range(1, name.depth + 1):
-                above = name
-                while above.depth > depth and above.parent is not None:
-                    above = above.parent
-                wanted[above] = None
+            name: FQCN | None = FQCN(text)
+            while name is not None and name not in wanted:
+                wanted[name] = None
+                name = name.parent
         base_names = [name.base_name for name in wanted]
         if len(set(base_names)) < len(base_names):
             raise ConfigurationError("every cell of a network needs a base name of its own")
         return sorted(wanted, key=lambda name: (name.depth, name))
 
-    def _jitter(self) -> random.Random:
-        return random.Random(self._rng.random())  # noqa: S311  # jitter, not secrets
+
+def _url(name: FQCN) -> str:
+    return f"memory://{_listener(name)}"
 
 
 def _listener(name: FQCN) -> str:

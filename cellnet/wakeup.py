@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import anyio
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
 
 __all__ = ["Wakeup"]
 
@@ -21,8 +26,8 @@ class Wakeup:
             self._event.set()
             self._event = None
 
-    async def wait(self) -> None:
+    def wait(self) -> Awaitable[None]:
         """Wait for the next :meth:`notify`. Look at what you wait for before and after: much may have changed."""
         if self._event is None:
             self._event = anyio.Event()
-        await self._event.wait()
+        return self._event.wait()

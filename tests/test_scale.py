@@ -38,9 +38,6 @@ def own_heap() -> Iterator[None]:
 @pytest.mark.usefixtures("own_heap")
 async def test_a_thousand_clients_take_a_request_each_a_broadcast_and_talk_across_branches(depth: int) -> None:
     spent = await one_federation(depth)
-    for _again in range(2):
-        if spent >= CPU_SECONDS:  # other work on the machine only ever adds: the least of three is nearest to the cost
-            spent = min(spent, await one_federation(depth))
     assert spent < CPU_SECONDS, f"{spent:.1f} s of processor time"
 
 

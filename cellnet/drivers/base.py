@@ -44,9 +44,10 @@ class Link(Protocol):
         ...
 
     async def start(self) -> None:
-        """Complete what the driver needs before bytes can flow, such as TLS.
+        """Complete what the driver needs before bytes can flow, such as TLS, within ``HANDSHAKE_SECONDS``.
 
         :raises HandshakeError: if one side refused the other
+        :raises ConnectError: if the link broke, or it took too long
         """
         ...
 
@@ -74,7 +75,7 @@ class Link(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Close, giving what was sent a moment to arrive."""
+        """Close, giving what was sent a moment to arrive, also if the caller is cancelled."""
         ...
 
     def abort(self) -> None:

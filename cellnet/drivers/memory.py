@@ -6,7 +6,7 @@ Nothing is shared between two drivers: whoever wants cells to meet gives them th
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.lowlevel
@@ -17,7 +17,7 @@ from cellnet.errors import ConfigurationError, ConnectError
 from cellnet.wakeup import Wakeup
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from cellnet.drivers.base import Address, Buffer, Security
 
@@ -114,9 +114,9 @@ class MemoryStream(ByteStream):
         """Send bytes; they arrive after the latency."""
         await self._outgoing.put(bytes(item))
 
-    async def receive(self, max_bytes: int = 65536) -> bytes:
+    def receive(self, max_bytes: int = 65536) -> Coroutine[Any, Any, bytes]:
         """Wait for bytes."""
-        return await self._incoming.get(max_bytes)
+        return self._incoming.get(max_bytes)
 
     async def send_eof(self) -> None:
         """Send no more."""

@@ -17,6 +17,7 @@ import anyio.lowlevel
 
 from cellnet.drivers.base import CLEAR, Buffer, Security
 from cellnet.errors import ConnectError, HandshakeError
+from cellnet.protocol.connection import HANDSHAKE_SECONDS
 from cellnet.protocol.handshake import Transport
 
 if TYPE_CHECKING:
@@ -63,10 +64,17 @@ class SockLink:
         """Shake hands for TLS.
 
         :raises HandshakeError: with the reason, if one side refused the other's certificate
+        :raises ConnectError: if it takes too long
         """
-        if self._tls is None:
-            return
-        sock = self._tls.wrap_socket(
+        if self._tls is not None:
+            try:
+                with anyio.fail_after(HANDSHAKE_SECONDS):
+                    await self._start_tls(self._tls)
+            except TimeoutError:
+                raise ConnectError(f"the other side did not finish TLS within {HANDSHAKE_SECONDS:.0f} s") from None
+
+    async def _start_tls(self, context: ssl.SSLContext) -> None:
+        sock = context.wrap_socket(
             self._sock,
             server_side=self._server_name is None,
             server_hostname=self._server_name,

@@ -55,7 +55,7 @@ class StreamLink:
 
     async def aclose(self) -> None:
         """Close the stream."""
-        with anyio.CancelScope(shield=True), suppress(anyio.BrokenResourceError):
+        with suppress(anyio.BrokenResourceError):
             await self._stream.aclose()
 
     def abort(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict, deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from cellnet.errors import RemoteProtocolError
 from cellnet.fqcn import MAX_HOPS
@@ -78,6 +78,9 @@ class Route:
         self._branches.clear()
 
 
+_Queued = tuple[Kind, int, int, float | None, bytes, bytes]
+"""Kind, hop, label, when it expires, header, body."""
+
 _COUNTERS = range(max(Kind) + 1)
 
 
@@ -93,15 +96,6 @@ class Statistics:
         self.frames_sent = array("Q", bytes(8 * len(_COUNTERS)))
         self.dropped = 0
         """Frames that were too late, or for which there was no room."""
-
-
-class _Queued(NamedTuple):
-    kind: Kind
-    hop: int
-    label: int
-    expires: float | None
-    header: bytes
-    body: bytes
 
 
 class Connection:
@@ -131,7 +125,7 @@ class Connection:
 
     def send_hello(self) -> None:
         """Begin, as the listener."""
-        self._push(self._control, _Queued(Kind.HELLO, 0, 0, None, self.handshake.hello(), b""))
+        self._push(self._control, Kind.HELLO, self.handshake.hello())
 
     def send_join(self, hello: bytes) -> None:
         """Answer a HELLO, as the connector.
@@ -139,12 +133,12 @@ class Connection:
         :raises HandshakeError: if we may not join there
         """
         header, signature = self.handshake.hello_received(hello)
-        self._push(self._control, _Queued(Kind.JOIN, 0, 0, None, header, signature))
+        self._push(self._control, Kind.JOIN, header, signature)
 
     def send_welcome(self, child: Neighbour) -> None:
         """Take the child in."""
         header, signature = self.handshake.welcome(child.fqcn)
-        self._push(self._control, _Queued(Kind.WELCOME, 0, 0, None, header, signature))
+        self._push(self._control, Kind.WELCOME, header, signature)
 
     # Receiving.
 
@@ -155,10 +149,7 @@ class Connection:
         """
         self._heard = now
         self.statistics.bytes_received += len(data)
-        received = self.statistics.frames_received
-        for frame in self._decoder.feed(data):
-            received[frame.kind] += 1
-            yield frame
+        return self._decoder.feed(data)
 
     def bind(self, label: int, origin: FQCN, destination: FQCN | None) -> Route:
         """Note what the neighbour means by *label* from now on.
@@ -199,7 +190,7 @@ class Connection:
             self.statistics.dropped += 1
             return
         lane = self._data if kind in _IN_ORDER else self._control
-        self._push(lane, _Queued(kind, 0, label, None, pack(*fields), body))
+        self._push(lane, kind, pack(*fields), body, label=label)
 
     def refuse(self, code: str, reason: str, *, temporary: bool) -> None:
         """Say why there will be no link."""
@@ -221,7 +212,7 @@ class Connection:
             self._labels.move_to_end(route.label)
         else:
             self._bind_out(route)
-        self._push(self._data, _Queued(kind, hop, route.label, expires, header, body))
+        self._push(self._data, kind, header, body, label=route.label, hop=hop, expires=expires)
         return True
 
     def take(self, now: float, limit: int = BATCH_BYTES) -> list[bytes]:
@@ -230,14 +221,11 @@ class Connection:
         size = 0
         sent = self.statistics.frames_sent
         while size < limit:
-            if self._control:
-                queued = self._control.popleft()
-            elif self._data:
-                queued = self._data.popleft()
-            else:
+            lane = self._control or self._data
+            if not lane:
                 break
-            kind, hop, label, expires, header, body = queued
-            self.queued_bytes -= _cost(queued)
+            kind, hop, label, expires, header, body = lane.popleft()
+            self.queued_bytes -= FRAME_OVERHEAD_BYTES + len(header) + len(body)
             remaining = 0
             if expires is not None:
                 remaining = int(min((expires - now) * 1000, MAX_REMAINING_MS))
@@ -302,18 +290,24 @@ class Connection:
         route.out, route.label = self, label
         self._labels[label] = route
         header = pack(str(route.origin), str(route.destination) if route.destination is not None else None)
-        self._push(self._data, _Queued(Kind.BIND, 0, label, None, header, b""))
+        self._push(self._data, Kind.BIND, header, label=label)
 
-    def _push(self, lane: deque[_Queued], queued: _Queued) -> None:
+    def _push(
+        self,
+        lane: deque[_Queued],
+        kind: Kind,
+        header: bytes,
+        body: bytes = b"",
+        *,
+        label: int = 0,
+        hop: int = 0,
+        expires: float | None = None,
+    ) -> None:
         idle = not self._control and not self._data
-        lane.append(queued)
-        self.queued_bytes += _cost(queued)
+        lane.append((kind, hop, label, expires, header, body))
+        self.queued_bytes += FRAME_OVERHEAD_BYTES + len(header) + len(body)
         if idle:
             self.wake()
-
-
-def _cost(queued: _Queued) -> int:
-    return FRAME_OVERHEAD_BYTES + len(queued.header) + len(queued.body)
 
 
 def _nothing() -> None: ...

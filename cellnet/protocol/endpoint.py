@@ -95,10 +95,12 @@ class Endpoint:
 
     def receive(self, connection: Connection, data: memoryview | bytes, now: float) -> None:
         """Take bytes that arrived on a link. Whatever is wrong with them ends that link and nothing else."""
+        received = connection.statistics.frames_received
         try:
             for frame in connection.receive(data, now):
                 if connection not in self.connections:
                     return
+                received[frame.kind] += 1
                 if frame.kind >= FIRST_ROUTED:
                     self.switch.receive(connection, frame, now)
                 else:

@@ -120,11 +120,12 @@ class FrameDecoder:
                     known, hop, label, remaining, bytes(view[start + PREFIX.size : body]), bytes(view[body:stop])
                 )
                 start = stop
-            if not tail:
+            if not tail and start < end:
                 self._tail = bytearray(view[start:])
         finally:
             view.release()
-        del tail[:start]
+        if tail:
+            del tail[:start]
 
 
 def prefix(kind: int, hop: int, label: int, remaining_ms: int, header: bytes, body: bytes) -> bytes:
