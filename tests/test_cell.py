@@ -201,7 +201,7 @@ async def test_a_cancellation_before_the_deadline_passes_through_untouched(netwo
         with anyio.move_on_after(30) as scope:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(server.request, "R1.C1", "never")
-                await anyio.sleep(0.05)
+                await anyio.wait_all_tasks_blocked()
                 scope.cancel()
         assert scope.cancelled_caught
 
@@ -386,7 +386,7 @@ async def test_connecting_waits_for_a_parent_that_comes_later(network: Network) 
     async with Cell("server", drivers={"memory": driver}) as server, Cell("C1", drivers={"memory": driver}) as client:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(client.connect, "memory://server")
-            await anyio.sleep(0.05)
+            await anyio.wait_all_tasks_blocked()
             await server.listen("memory://server")
             with anyio.fail_after(5):
                 await server.wait_present(["C1"])
@@ -439,7 +439,7 @@ async def test_too_many_answers_are_not_awaited(network: Network, monkeypatch: p
     monkeypatch.setattr("cellnet.protocol.exchange.MAX_PENDING", 1)
     async with network.tree(relays=1, clients=1, handlers=HANDLERS) as server, anyio.create_task_group() as tasks:
         tasks.start_soon(server.request, "R1.C1", "never")
-        await anyio.sleep(0.01)
+        await anyio.wait_all_tasks_blocked()
         with pytest.raises(Busy, match="already waits for 1"):
             await server.request("R1.C1", "echo")
         tasks.cancel_scope.cancel()
