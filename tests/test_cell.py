@@ -167,10 +167,11 @@ async def test_an_event_arrives_and_nobody_answers(network: Network) -> None:
         assert request.payload == {"round": 1}
         seen.set()
 
-    async with network.tree(relays=1, clients=1, handlers={"note": note}):
+    async with network.tree(relays=1, clients=1, handlers={"note": note}) as server:
         await network["R1.C1"].send("server", "note", {"round": 1})
         with anyio.fail_after(5):
             await seen.wait()
+        assert ["reply" in link.frames_sent for link in server.statistics().links] == [False]
 
 
 async def test_the_deadline_is_the_scope_and_its_end_is_told_as_an_outcome(network: Network) -> None:
@@ -200,7 +201,7 @@ async def test_a_cancellation_before_the_deadline_passes_through_untouched(netwo
         with anyio.move_on_after(30) as scope:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(server.request, "R1.C1", "never")
-                await anyio.sleep(0.05)
+                await anyio.wait_all_tasks_blocked()
                 scope.cancel()
         assert scope.cancelled_caught
 
@@ -246,13 +247,16 @@ async def test_cancelling_the_caller_cancels_the_far_handler(network: Network) -
 
 
 async def test_a_nested_request_inherits_the_callers_deadline(network: Network) -> None:
-    async def ask_further(request: Request) -> float:
+    async def ask_further(request: Request) -> object:
+        return await network["R1.C1"].request("R1", "left")
+
+    async def left(request: Request) -> float:
         return anyio.current_effective_deadline() - anyio.current_time()
 
-    async with network.tree(relays=1, clients=1, handlers={"left": ask_further}) as server:
+    async with network.tree(relays=1, clients=1, handlers={"ask": ask_further, "left": left}) as server:
         with anyio.fail_after(3):
-            left = await server.request("R1.C1", "left")
-        assert 2 < left < 3
+            left_there = await server.request("R1.C1", "ask")
+        assert 2 < left_there < 3
 
 
 async def test_every_cell_that_a_pattern_means_answers_a_broadcast_once(network: Network) -> None:
@@ -317,8 +321,11 @@ async def test_a_broadcast_ends_at_its_deadline_with_a_reply_for_everyone(networ
 
 
 async def test_a_broadcast_to_nobody_is_over_at_once(network: Network) -> None:
-    async with network.tree(relays=1, clients=1) as server, server.broadcast("X.*", "echo") as replies:
-        assert [reply async for reply in replies] == []
+    async with network.tree(relays=1, clients=1) as server:
+        began = anyio.current_time()
+        async with server.broadcast("X.*", "echo") as replies:
+            assert [reply async for reply in replies] == []
+        assert anyio.current_time() - began < 5
 
 
 async def test_a_cell_that_ends_leaves_and_fails_what_was_asked_of_it(network: Network) -> None:
@@ -379,7 +386,7 @@ async def test_connecting_waits_for_a_parent_that_comes_later(network: Network) 
     async with Cell("server", drivers={"memory": driver}) as server, Cell("C1", drivers={"memory": driver}) as client:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(client.connect, "memory://server")
-            await anyio.sleep(0.05)
+            await anyio.wait_all_tasks_blocked()
             await server.listen("memory://server")
             with anyio.fail_after(5):
                 await server.wait_present(["C1"])
@@ -432,7 +439,7 @@ async def test_too_many_answers_are_not_awaited(network: Network, monkeypatch: p
     monkeypatch.setattr("cellnet.protocol.exchange.MAX_PENDING", 1)
     async with network.tree(relays=1, clients=1, handlers=HANDLERS) as server, anyio.create_task_group() as tasks:
         tasks.start_soon(server.request, "R1.C1", "never")
-        await anyio.sleep(0.01)
+        await anyio.wait_all_tasks_blocked()
         with pytest.raises(Busy, match="already waits for 1"):
             await server.request("R1.C1", "echo")
         tasks.cancel_scope.cancel()

@@ -9,6 +9,8 @@ import anyio
 import pytest
 
 from cellnet import Cell, HandshakeError
+from cellnet.drivers.base import CLEAR, Address
+from cellnet.drivers.memory import MemoryDriver
 from cellnet.errors import ConfigurationError, ConnectError, RefusedByPeer
 from cellnet.link import Backoff, is_permanent
 
@@ -74,11 +76,55 @@ def test_pauses_are_jittered_short_in_the_first_minute_and_bounded_after_it() ->
 
 
 def test_pauses_begin_anew_after_a_success() -> None:
-    backoff = Backoff(random.Random(1))
+    class Longest(random.Random):
+        def uniform(self, a: float, b: float) -> float:
+            return b
+
+    backoff = Backoff(Longest())
     for n in range(20):
         backoff.failed(now=100 * n)
     backoff.succeeded()
-    assert max(backoff.failed(now=5000) for _ in range(1)) <= 0.5
+    assert [backoff.failed(now=5000 + n) for n in range(4)] == [0.5, 1, 2, 2]
+
+
+@pytest.mark.anyio
+async def test_a_dial_in_memory_waits_while_a_hundred_and_twenty_eight_streams_wait_to_be_accepted() -> None:
+    driver, address = MemoryDriver(), Address.parse("memory://server")
+    listener = await driver.listen(address, CLEAR)
+    through = anyio.Event()
+
+    async def dial() -> None:
+        await driver.connect(address, CLEAR)
+        through.set()
+
+    with anyio.fail_after(5):
+        for _ in range(128):
+            await driver.connect(address, CLEAR)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(dial)
+            await anyio.wait_all_tasks_blocked()
+            assert not through.is_set()
+            await listener.accept()
+            await through.wait()
+    listener.close()
+
+
+@pytest.mark.anyio
+async def test_a_dial_in_memory_that_waits_is_told_when_the_listener_closes() -> None:
+    driver, address = MemoryDriver(), Address.parse("memory://server")
+    listener = await driver.listen(address, CLEAR)
+
+    async def dial() -> None:
+        with pytest.raises(ConnectError, match="nobody answers at memory://server: the listener closed"):
+            await driver.connect(address, CLEAR)
+
+    with anyio.fail_after(5):
+        for _ in range(128):
+            await driver.connect(address, CLEAR)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(dial)
+            await anyio.wait_all_tasks_blocked()
+            listener.close()
 
 
 @pytest.mark.parametrize(
