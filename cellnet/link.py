@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from cellnet.errors import CellError, ConnectError, HandshakeError, RemoteProtocolError
+from cellnet.errors import CellError, ConnectError, HandshakeError
 from cellnet.wakeup import Wakeup
 
 if TYPE_CHECKING:
@@ -236,4 +236,4 @@ def is_permanent(error: CellError) -> bool:
     """Whether trying again cannot help until somebody changes something."""
     if isinstance(error, HandshakeError):
         return not error.temporary
-    return not isinstance(error, ConnectError) or isinstance(error, RemoteProtocolError)
+    return not isinstance(error, ConnectError)

@@ -127,6 +127,16 @@ async def test_a_dial_in_memory_that_waits_is_told_when_the_listener_closes() ->
             listener.close()
 
 
+@pytest.mark.anyio
+async def test_a_stream_in_memory_that_nobody_accepted_ends_when_the_listener_closes() -> None:
+    driver, address = MemoryDriver(), Address.parse("memory://server")
+    listener = await driver.listen(address, CLEAR)
+    link = await driver.connect(address, CLEAR)
+    listener.close()
+    with anyio.fail_after(5):
+        assert await link.fill(memoryview(bytearray(10))) == 0
+
+
 @pytest.mark.parametrize(
     ("error", "permanent"),
     [

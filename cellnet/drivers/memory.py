@@ -48,10 +48,7 @@ class MemoryDriver:
         if listener is None:
             raise ConnectError(f"nobody answers at {address}: no listener has that name")
         ours, theirs = memory_pair(self._latency(address.host))
-        try:
-            await listener.arrivals.send(theirs)
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-            raise ConnectError(f"nobody answers at {address}: the listener closed") from None
+        await listener.arrive(theirs)
         return MemoryLink(ours)
 
     async def listen(self, address: Address, security: Security) -> MemoryListener:
@@ -68,23 +65,42 @@ class MemoryListener:
 
     def __init__(self, url: str, listeners: dict[str, MemoryListener], name: str) -> None:
         self.url = url
-        self.arrivals, self._arrived = anyio.create_memory_object_stream[MemoryStream](BACKLOG)
         self._listeners = listeners
         self._name = name
+        self._arrived: deque[MemoryStream] = deque()
+        self._changed = Wakeup()
+        self._closed = False
+
+    async def arrive(self, stream: MemoryStream) -> None:
+        """Queue a stream to be accepted, once there is room.
+
+        :raises ConnectError: if the listener closes meanwhile
+        """
+        while len(self._arrived) >= BACKLOG and not self._closed:
+            await self._changed.wait()
+        if self._closed:
+            raise ConnectError(f"nobody answers at {self.url}: the listener closed")
+        self._arrived.append(stream)
+        self._changed.notify()
 
     async def accept(self) -> StreamLink:
         """Wait for the next stream."""
-        try:
-            return MemoryLink(await self._arrived.receive())
-        except anyio.EndOfStream:
-            raise anyio.ClosedResourceError from None
+        while not self._arrived:
+            if self._closed:
+                raise anyio.ClosedResourceError
+            await self._changed.wait()
+        stream = self._arrived.popleft()
+        self._changed.notify()
+        return MemoryLink(stream)
 
     def close(self) -> None:
-        """Give the name back."""
+        """Give the name back, and end the streams that nobody accepted."""
         if self._listeners.get(self._name) is self:
             del self._listeners[self._name]
-        self.arrivals.close()
-        self._arrived.close()
+        self._closed = True
+        while self._arrived:
+            self._arrived.popleft().close()
+        self._changed.notify()
 
 
 class MemoryLink(StreamLink):
@@ -124,6 +140,10 @@ class MemoryStream(ByteStream):
 
     async def aclose(self) -> None:
         """Close both directions; what was sent still arrives."""
+        self.close()
+
+    def close(self) -> None:
+        """Do what :meth:`aclose` does, at once."""
         self._outgoing.close()
         self._incoming.close(broken=True)
 
