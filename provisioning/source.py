@@ -132,16 +132,15 @@ class Source:
             self._check_shape(text)
             return yaml.compose(text, Loader=_LOADER)
         except UnicodeDecodeError as error:
-            lines = data[: error.start].split(b"\n")
-            self._add(self.errors, len(lines), len(lines[-1]) + 1, "this byte is no UTF-8")
+            head = error.object[: error.start].decode()  # its object has no byte order mark, our data may have one
+            self._add(self.errors, *_end(head), "this byte is no UTF-8")
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             self._add(self.errors, *_place(mark), _explain(error, text))
         except yaml.reader.ReaderError as error:
-            # the position counts characters, or bytes in the C loader: the same, but for what stands before it
-            head = text[: error.position]
-            line, column = head.count("\n") + 1, len(head) - head.rfind("\n")
-            self._add(self.errors, line, column, "a character that YAML does not allow")
+            # not by its position: the C loader counts bytes
+            head = text.partition(chr(error.character))[0]
+            self._add(self.errors, *_end(head), "a character that YAML does not allow")
         except yaml.YAMLError as error:
             self._add(self.errors, 1, 1, f"this is no YAML: {error}")
         raise ProjectError(self.errors)
@@ -242,6 +241,11 @@ def did_you_mean(word: object, options: Iterable[str]) -> str:
 def _place(mark: Any) -> tuple[int, int]:
     """Return line and column as people count them."""
     return (mark.line + 1, mark.column + 1) if mark else (1, 1)
+
+
+def _end(head: str) -> tuple[int, int]:
+    """Return line and column of what comes after *head*."""
+    return head.count("\n") + 1, len(head) - head.rfind("\n")
 
 
 def _explain(error: yaml.MarkedYAMLError, text: str) -> str:

@@ -149,14 +149,16 @@ def test_what_the_grammar_does_not_know_is_no_name(text: str) -> None:
             kind(text)
 
 
-@given(st.text(max_size=70))
-def test_a_segment_is_what_the_grammar_says(text: str) -> None:
-    fits = 1 <= len(text) <= 63 and text[0] in LETTERS and all(letter in LETTERS + "_-" for letter in text)
-    if fits:
-        assert check_segment(text) == text
-    else:
-        with pytest.raises(InvalidName, match="is no name"):
-            check_segment(text)
+def test_a_segment_is_what_the_grammar_says() -> None:
+    # Random texts are hardly ever nearly a segment, so: each character at the front and behind a letter, each length.
+    characters = [*map(chr, range(0x300)), "\uff11"]
+    for text in [*characters, *(f"a{character}" for character in characters), *("a" * size for size in range(70))]:
+        fits = 1 <= len(text) <= 63 and text[0] in LETTERS and all(letter in LETTERS + "_-" for letter in text)
+        if fits:
+            assert check_segment(text) == text
+        else:
+            with pytest.raises(InvalidName, match="is no name"):
+                check_segment(text)
 
 
 @pytest.mark.parametrize("value", [None, 7, b"a", ["a"], FQSN("a")])
@@ -204,7 +206,7 @@ def test_names_are_frozen_case_sensitive_and_of_one_kind() -> None:
 def test_names_sort_so_that_a_parent_comes_before_its_children(names: list[FQCN]) -> None:
     ordered = sorted(names)
     for index, name in enumerate(ordered):
-        assert not any(name.is_ancestor_of(other) for other in ordered[:index] if not str(name).startswith("server"))
+        assert not any(name.is_ancestor_of(other) for other in ordered[:index])
 
 
 # Patterns

@@ -182,7 +182,7 @@ def test_a_cycle_of_relays_is_shown_once_with_every_line(project: Write, errors:
     )
 
 
-def test_a_cycle_of_parents_is_shown_once_and_a_relay_in_between_makes_none(project: Write, errors: Errors) -> None:
+def test_a_cycle_of_parents_is_shown_once(project: Write, errors: Errors) -> None:
     clients = [f"name: C{n}\ntype: client\norg: acme\nparent: C{n % 2 + 1}" for n in (1, 2)]
     only(errors(project(*clients)), "'parent' goes round in a circle: C1 (line 12) -> C2 (line 16) -> C1", 12, 13)
 
@@ -260,7 +260,7 @@ def test_a_participant_with_one_error_does_not_make_its_children_wrong(project: 
 
 
 def test_other_tools_keys_are_ignored_with_a_warning_and_misspelt_ones_are_not(
-    project: Write, plan: Callable[[str], Plan]
+    project: Write, plan: Callable[[str], Plan], errors: Errors
 ) -> None:
     drawn = plan(project(f"{CLIENT}\nenable_byoc: true\ncomponents: {{a: 1}}", top="overseer_agent: {path: x}"))
     assert [re.sub(r"^project.yml:\d+:\d+: ", "", text) for text in drawn.warnings] == [
@@ -268,6 +268,7 @@ def test_other_tools_keys_are_ignored_with_a_warning_and_misspelt_ones_are_not(
         "participant 'C1': 'enable_byoc' is ignored",
         "participant 'C1': 'components' is ignored",
     ]
+    only(errors(project(f"{CLIENT}\nenable_byok: true")), "participant 'C1': unknown key 'enable_byok'", 12, 5)
 
 
 _VALUES = st.recursive(

@@ -39,7 +39,10 @@ if TYPE_CHECKING:
         (b"a: *nowhere\n", "f.yml:1:4: this is no YAML: found undefined alias"),
         (b"a: [1\n", "f.yml:2:1: this is no YAML"),
         (b"a: 1\nb: \xff\n", "f.yml:2:4: this byte is no UTF-8"),
+        (b"\xef\xbb\xbfa: 1\nb: \xff\n", "f.yml:2:4: this byte is no UTF-8"),
+        ("a: é\né: ".encode() + b"\xff\n", "f.yml:2:4: this byte is no UTF-8"),
         (b"a: 1\nbc: \x07\n", "f.yml:2:5: a character that YAML does not allow"),
+        ("# é\nbc: \x07\n".encode(), "f.yml:2:5: a character that YAML does not allow"),
         (b"a: " + b"[" * 21 + b"]" * 21, "f.yml:1:23: this is nested too deeply"),
     ],
 )
