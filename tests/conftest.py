@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import socket
+import tempfile
+from contextlib import ExitStack, contextmanager
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
@@ -13,11 +17,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cellnet.credentials import CONNECT, LISTEN, Credentials, Identity
 from cellnet.placement import Placement
+from provisioning import provision
 from provisioning.authority import Authority, key_pem
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
 
 DAY = datetime.timedelta(days=1)
 
@@ -31,6 +35,26 @@ def anyio_backend(request: pytest.FixtureRequest) -> object:
 def virtual_time() -> object:
     """For a module that overrides anyio_backend: trio, on a clock that jumps to the next thing that happens."""
     return "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
+
+
+def free_ports(count: int) -> list[int]:
+    """Find ports that are free; all are held until the last is known, so that no two are the same."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+@contextmanager
+def provisioned(project: str) -> Iterator[Path]:
+    """Provision the text of a project into ``kits`` of a folder that is there for the length of the block."""
+    # not pytest's tmp_path: the paths of sockets below it would be too long
+    with tempfile.TemporaryDirectory(prefix="cellnet-") as name:
+        folder = Path(name)
+        (folder / "project.yml").write_text(project)
+        provision(folder / "project.yml", folder / "kits")
+        yield folder
 
 
 class Issue(Protocol):
