@@ -8,7 +8,7 @@ import tempfile
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import pytest
 import trio.testing
@@ -57,8 +57,13 @@ def provisioned(project: str) -> Iterator[Path]:
         yield folder
 
 
-class Issue(Protocol):
-    """Makes credentials of a project, right or wrong in one respect."""
+class Issue:
+    """Issues credentials as provisioning does, for listening and for connecting as the role needs it; or wrong ones."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._authorities: dict[tuple[str, bool], Authority] = {}
+        self._numbers = count()
 
     def __call__(
         self,
@@ -71,31 +76,12 @@ class Issue(Protocol):
         age_days: int = 0,
         placed: str | None = None,
         parents: Sequence[str] = (),
-    ) -> Credentials: ...
-
-
-@pytest.fixture
-def issue(tmp_path: Path) -> Issue:
-    """Issue credentials as provisioning does: for listening and for connecting as the role needs it."""
-    authorities: dict[tuple[str, bool], Authority] = {}
-    numbers = count()
-
-    def issue(
-        name: str,
-        role: str,
-        *,
-        hosts: Sequence[str] = ("localhost",),
-        project: str = "mobile",
-        foreign: bool = False,
-        age_days: int = 0,
-        placed: str | None = None,
-        parents: Sequence[str] = (),
     ) -> Credentials:
         then = datetime.datetime.now(datetime.UTC) - age_days * DAY
-        if (project, foreign) not in authorities:
-            authorities[project, foreign] = Authority.create(project, then - DAY)
-        authority = authorities[project, foreign]
-        folder = tmp_path / f"{name}-{next(numbers)}"
+        if (project, foreign) not in self._authorities:
+            self._authorities[project, foreign] = Authority.create(project, then - DAY)
+        authority = self._authorities[project, foreign]
+        folder = self._folder / f"{name}-{next(self._numbers)}"
         folder.mkdir()
         (folder / "rootCA.pem").write_bytes(authority.certificate_pem)
         placement = Placement(project, role, placed or name, tuple(parents), "").issue(authority.key).signed
@@ -120,4 +106,7 @@ def issue(tmp_path: Path) -> Issue:
             return pair("server", LISTEN)
         return pair("client", CONNECT, pair("server", LISTEN) if role == "relay" else None)
 
-    return issue
+
+@pytest.fixture
+def issue(tmp_path: Path) -> Issue:
+    return Issue(tmp_path)
