@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import socket
+import tempfile
+from contextlib import ExitStack, contextmanager
 from itertools import count
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import trio.testing
@@ -13,11 +17,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cellnet.credentials import CONNECT, LISTEN, Credentials, Identity
 from cellnet.placement import Placement
+from provisioning import provision
 from provisioning.authority import Authority, key_pem
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
 
 DAY = datetime.timedelta(days=1)
 
@@ -33,8 +37,33 @@ def virtual_time() -> object:
     return "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
 
 
-class Issue(Protocol):
-    """Makes credentials of a project, right or wrong in one respect."""
+def free_ports(count: int) -> list[int]:
+    """Find ports that are free; all are held until the last is known, so that no two are the same."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+@contextmanager
+def provisioned(project: str) -> Iterator[Path]:
+    """Provision the text of a project into ``kits`` of a folder that is there for the length of the block."""
+    # not pytest's tmp_path: the paths of sockets below it would be too long
+    with tempfile.TemporaryDirectory(prefix="cellnet-") as name:
+        folder = Path(name)
+        (folder / "project.yml").write_text(project)
+        provision(folder / "project.yml", folder / "kits")
+        yield folder
+
+
+class Issue:
+    """Issues credentials as provisioning does, for listening and for connecting as the role needs it; or wrong ones."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._authorities: dict[tuple[str, bool], Authority] = {}
+        self._numbers = count()
 
     def __call__(
         self,
@@ -47,31 +76,12 @@ class Issue(Protocol):
         age_days: int = 0,
         placed: str | None = None,
         parents: Sequence[str] = (),
-    ) -> Credentials: ...
-
-
-@pytest.fixture
-def issue(tmp_path: Path) -> Issue:
-    """Issue credentials as provisioning does: for listening and for connecting as the role needs it."""
-    authorities: dict[tuple[str, bool], Authority] = {}
-    numbers = count()
-
-    def issue(
-        name: str,
-        role: str,
-        *,
-        hosts: Sequence[str] = ("localhost",),
-        project: str = "mobile",
-        foreign: bool = False,
-        age_days: int = 0,
-        placed: str | None = None,
-        parents: Sequence[str] = (),
     ) -> Credentials:
         then = datetime.datetime.now(datetime.UTC) - age_days * DAY
-        if (project, foreign) not in authorities:
-            authorities[project, foreign] = Authority.create(project, then - DAY)
-        authority = authorities[project, foreign]
-        folder = tmp_path / f"{name}-{next(numbers)}"
+        if (project, foreign) not in self._authorities:
+            self._authorities[project, foreign] = Authority.create(project, then - DAY)
+        authority = self._authorities[project, foreign]
+        folder = self._folder / f"{name}-{next(self._numbers)}"
         folder.mkdir()
         (folder / "rootCA.pem").write_bytes(authority.certificate_pem)
         placement = Placement(project, role, placed or name, tuple(parents), "").issue(authority.key).signed
@@ -96,4 +106,7 @@ def issue(tmp_path: Path) -> Issue:
             return pair("server", LISTEN)
         return pair("client", CONNECT, pair("server", LISTEN) if role == "relay" else None)
 
-    return issue
+
+@pytest.fixture
+def issue(tmp_path: Path) -> Issue:
+    return Issue(tmp_path)

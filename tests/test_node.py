@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +17,7 @@ import pytest
 
 from cellnet.errors import JobError
 from cellnet.jobs.submission import submitted
-from provisioning import provision
+from tests.conftest import free_ports, provisioned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,14 +37,6 @@ CELLNET = [sys.executable, "-P", "-m", "cellnet"]
 SECONDS = 20.0
 
 
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
 @pytest.fixture(scope="module")
 def project() -> str:
     return PROJECT.format(*free_ports(2))
@@ -55,16 +45,7 @@ def project() -> str:
 @pytest.fixture(scope="module")
 def kits(project: str) -> Iterator[Path]:
     with provisioned(project) as folder:
-        yield folder
-
-
-@contextmanager
-def provisioned(project: str) -> Iterator[Path]:
-    # a short path, as a socket's may not be long
-    with tempfile.TemporaryDirectory(prefix="cellnet-") as name:
-        (Path(name) / "project.yml").write_text(project)
-        provision(Path(name) / "project.yml", Path(name) / "kits")
-        yield Path(name) / "kits"
+        yield folder / "kits"
 
 
 class Node:
@@ -217,10 +198,10 @@ def test_a_node_of_another_authority_is_refused_and_says_so(
     start("start", kits / "server").wait_line("server listens at .*")
     with provisioned(project) as others:
         began = time.monotonic()
-        said = refused("start", others / "R1")
+        said = refused("start", others / "kits" / "R1")
         assert time.monotonic() - began < 5
         assert "certificate" in said or "authority" in said
-        assert not list(others.glob("*/run"))
+        assert not list(others.glob("kits/*/run"))
 
 
 @pytest.mark.anyio

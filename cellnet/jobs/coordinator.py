@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -20,13 +19,12 @@ from cellnet.jobs.bundle import Bundle
 from cellnet.jobs.host import LEASE_SECONDS, Ended
 from cellnet.jobs.operator import check_operator
 from cellnet.jobs.record import Record
+from cellnet.jobs.service import Service
 from cellnet.jobs.submission import POLL_SECONDS, Submission
 from cellnet.jobs.tree import JobTree, choose
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-
-    from anyio.abc import TaskGroup
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from cellnet.cell import Cell
     from cellnet.jobs.host import JobHost
@@ -45,7 +43,7 @@ RENEW_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 
 
-class Coordinator:
+class Coordinator(Service):
     """Run the jobs that the server's operator submits."""
 
     def __init__(self, sites: Iterable[FQSN], host: JobHost) -> None:
@@ -54,6 +52,7 @@ class Coordinator:
         :param sites: all sites of the project
         :param host: runs the SJs
         """
+        super().__init__()
         self.handlers: Mapping[str, Callable[[Request], Awaitable[Any]]] = {
             "jobs.submit": self._submit,
             "jobs.follow": self._follow,
@@ -66,19 +65,6 @@ class Coordinator:
         self._host = host
         self._records: dict[str, Record] = {}
         self._deploying = anyio.CapacityLimiter(DEPLOYING)
-        self._cell: Cell | None = None
-        self._tasks: TaskGroup | None = None
-
-    @asynccontextmanager
-    async def serving(self, cell: Cell) -> AsyncIterator[None]:
-        """Accept jobs on *cell*; when the block is left, all runs end."""
-        async with anyio.create_task_group() as tasks:
-            self._cell, self._tasks = cell, tasks
-            try:
-                yield
-            finally:
-                self._tasks = None
-                tasks.cancel_scope.cancel()
 
     @property
     def _own(self) -> Cell:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import datetime
 import math
 import shutil
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +19,13 @@ from cellnet.errors import JobError
 from cellnet.jobs.assignment import Assignment, Start
 from cellnet.jobs.bundle import Bundle
 from cellnet.jobs.launcher import launched
+from cellnet.jobs.service import Service
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
-    from anyio.abc import TaskGroup, TaskStatus
+    from anyio.abc import TaskStatus
 
     from cellnet.cell import Cell
     from cellnet.credentials import Credentials
@@ -80,7 +80,7 @@ class _Hosted:
     ended: Ended = Ended(None, "")
 
 
-class JobHost:
+class JobHost(Service):
     """Run job processes beside a node's cell."""
 
     def __init__(
@@ -99,6 +99,7 @@ class JobHost:
         :param backend: the event loop that they run
         :param lease_seconds: infinite at the server, which is its own master
         """
+        super().__init__()
         self.handlers: Mapping[str, Callable[[Request], Awaitable[Any]]] = {
             "jobs.deploy": self._deploy,
             "jobs.stop": self._stop,
@@ -112,19 +113,6 @@ class JobHost:
         self._backend = backend
         self._lease_seconds = lease_seconds
         self._hosted: dict[str, _Hosted] = {}
-        self._cell: Cell | None = None
-        self._tasks: TaskGroup | None = None
-
-    @asynccontextmanager
-    async def serving(self, cell: Cell) -> AsyncIterator[None]:
-        """Run job processes below *cell*; when the block is left, all end."""
-        async with anyio.create_task_group() as tasks:
-            self._cell, self._tasks = cell, tasks
-            try:
-                yield
-            finally:
-                self._tasks = None
-                tasks.cancel_scope.cancel()
 
     async def start(self, assignment: Assignment, bundle: Bundle) -> None:
         """Start a job process, and return when its cell has joined ours.

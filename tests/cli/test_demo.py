@@ -13,7 +13,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -46,6 +46,8 @@ class Demo:
     """A running demo, and every process that it was seen to have."""
 
     process: subprocess.Popen[str]
+    told: IO[str]
+    """What it tells people."""
     temporary: Path
     lines: list[str] = field(default_factory=list)
     descendants: dict[int, psutil.Process] = field(default_factory=dict)
@@ -53,8 +55,7 @@ class Demo:
 
     def read_until(self, wanted: str) -> str:
         """Read lines up to the one that contains *wanted*, looking at the processes at each."""
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
+        for line in self.told:
             self.lines.append(line.rstrip("\n"))
             self.look()
             if wanted in line:
@@ -84,15 +85,18 @@ class Demo:
 
 
 @contextmanager
-def running_demo(*arguments: str) -> Iterator[Demo]:
+def running_demo(*arguments: str, as_json: bool = True) -> Iterator[Demo]:
     # not pytest's tmp_path: the paths of sockets below it would be too long
     with tempfile.TemporaryDirectory(prefix="t-") as folder:
         environment = {**os.environ, "TMPDIR": folder, "COLUMNS": "200"}
+        command = [*COMMAND, *(["--json"] if as_json else []), *arguments]
         with subprocess.Popen(
-            [*COMMAND, "--json", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
         ) as process:
+            told = process.stderr if as_json else process.stdout
+            assert told is not None
             try:
-                yield Demo(process, Path(folder))
+                yield Demo(process, told, Path(folder))
             finally:
                 process.kill()
 
@@ -215,12 +219,12 @@ def test_impatience_changes_nothing() -> None:
 
 
 def test_a_reader_that_goes_away_ends_it_in_silence() -> None:
-    with running_demo("--rounds", "50") as demo:
+    with running_demo("--rounds", "50", as_json=False) as demo:
         demo.read_until("present")
-        demo.look()
-        assert demo.process.stderr is not None
-        demo.process.stderr.close()
-        assert demo.process.wait(END_SECONDS) != 0
+        demo.told.close()
+        _, stderr = demo.process.communicate(timeout=END_SECONDS)
+        assert demo.process.returncode != 0
+        assert stderr == ""
         assert demo.leftovers() == []
 
 
@@ -240,9 +244,9 @@ def test_a_node_that_dies_is_named_and_all_else_ends(victim: str) -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (None, "project.yml: cannot be read: No such file or directory"),
-        ("participants: [}\n", "project.yml:1:16: this is no YAML"),
-        ("api_version: 3\nname: x\nparticpants: []\n", "project.yml:3:1: "),
+        (None, ": cannot be read: No such file or directory"),
+        ("participants: [}\n", ":1:16: this is no YAML"),
+        ("api_version: 3\nname: x\nparticpants: []\n", ":3:1: "),
     ],
 )
 def test_a_wrong_project_file_is_told_with_its_place(tmp_path: Path, content: str | None, expected: str) -> None:
@@ -252,7 +256,7 @@ def test_a_wrong_project_file_is_told_with_its_place(tmp_path: Path, content: st
     with running_demo("--project", str(project)) as demo:
         status, stdout = demo.end()
         assert (status, stdout) == (1, "")
-        assert expected in "\n".join(demo.lines)
+        assert f"{project}{expected}" in "\n".join(demo.lines)
         assert not any("Traceback" in line for line in demo.lines)
         assert demo.leftovers() == []
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import socket
 import tempfile
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,8 +14,8 @@ import pytest
 
 from cellnet.jobs.operator import present_cells
 from cellnet.node import run_node
-from provisioning import provision
 from relays import run_relay
+from tests.conftest import free_ports, provisioned
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -25,7 +24,7 @@ PROJECT = """
 api_version: 3
 name: jobs
 scheme: tcp
-connection_security: {security}
+connection_security: mtls
 participants:
   - {{name: server, type: server, org: x, fed_learn_port: {0}, default_host: localhost}}
   - {{name: R1, type: relay, org: x, listening_host: {{default_host: localhost, port: {1}}}}}
@@ -88,20 +87,8 @@ class Federation:
         assert not list(self.folder.glob("kits/*/run"))
 
 
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
 @pytest.fixture(scope="session")
 def federation() -> Iterator[Federation]:
-    # a short path, as a socket's may not be long
-    with tempfile.TemporaryDirectory(prefix="cellnet-") as name:
-        folder = Path(name)
-        (folder / "project.yml").write_text(PROJECT.format(*free_ports(2), security="mtls"))
-        provision(folder / "project.yml", folder / "kits")
+    with provisioned(PROJECT.format(*free_ports(2))) as folder:
         yield Federation(folder)
         assert not Federation(folder).job_processes()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import os
+import subprocess
+import sys
 from functools import cache
 from importlib import resources
 
@@ -49,7 +52,21 @@ def test_every_image_is_in_the_test_set_or_in_one_shard() -> None:
     assert _rows(train, test) == _rows(load())
 
 
-def test_shards_are_the_same_in_every_process_and_for_every_order_of_names() -> None:
+def test_every_process_deals_the_same_shards_and_trains_with_the_same_randomness() -> None:
+    code = (
+        "from cellnet.jobs.digits.dataset import shards\n"
+        "from cellnet.jobs.digits.model import local_rng\n"
+        f"print([len(shard) for _, shard in sorted(shards({SITES}, seed=1).items())], local_rng(1, 'C1', 0).random())"
+    )
+    command = [sys.executable, "-P", "-c", code]
+    one, other = (
+        subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, timeout=30, check=True)
+        for seed in "12"
+    )
+    assert one.stdout == other.stdout
+
+
+def test_shards_are_the_same_for_every_order_of_names_and_others_for_another_seed() -> None:
     one, other = shards(SITES, seed=1), shards(reversed(SITES), seed=1)
     assert all(np.array_equal(one[name].pixels, other[name].pixels) for name in SITES)
     different = shards(SITES, seed=2)

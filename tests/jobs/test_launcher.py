@@ -153,12 +153,13 @@ async def test_a_process_that_is_gone_before_it_was_told_anything_is_no_error_of
 async def test_the_tail_of_a_long_log_is_short_and_begins_with_a_whole_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with program(monkeypatch, "for n in range(10000): print('line', n)"):
+    # 17 bytes a line: no whole number of them is as long as the tail
+    with program(monkeypatch, "for n in range(10000): print('line number', n)"):
         async with launched(b"", tmp_path) as process:
             await process.wait()
             lines = process.tail().splitlines()
-    assert lines[-1] == "line 9999"
-    assert lines[0].startswith("line ")
+    assert lines[-1] == "line number 9999"
+    assert lines[0].startswith("line number ")
     assert sum(map(len, lines)) < launcher.TAIL_BYTES
 
 

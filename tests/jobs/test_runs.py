@@ -267,17 +267,19 @@ async def test_nodes_that_stop_end_their_job_processes_first(federation: Federat
     assert "the server ended while job-" in said[0]
 
 
-async def test_only_the_operator_submits_and_only_the_server_deploys(
+async def test_only_the_operator_submits_only_the_submitter_follows_and_only_the_server_deploys(
     federation: Federation, anyio_backend_name: str
 ) -> None:
     code = """if True:
         import anyio.from_thread, gc
         from cellnet.cell import Cell
         cell = next(one for one in gc.get_objects() if isinstance(one, Cell))
+        asked = {"jobs.follow": {"job": job.id, "next": 0}, "jobs.cancel": job.id}
         for destination, topic in (("server", "jobs.submit"), ("server", "cells.present"), ("R1.C1", "jobs.deploy"),
-                                   ("R1.C1", "jobs.stop"), ("server", "jobs.ended"), ("server", "jobs.follow")):
+                                   ("R1.C1", "jobs.stop"), ("server", "jobs.ended"), ("server", "jobs.follow"),
+                                   ("server", "jobs.cancel")):
             try:
-                anyio.from_thread.run(cell.request, destination, topic, "")
+                anyio.from_thread.run(cell.request, destination, topic, asked.get(topic, ""))
             except Exception as error:
                 print(topic, error)
             else:
@@ -292,6 +294,8 @@ async def test_only_the_operator_submits_and_only_the_server_deploys(
         for topic in ("jobs.deploy", "jobs.stop"):
             assert f"{topic} R1.C1: JobError: only the server deploys jobs, C2.job-" in said
         assert "is no job process of this server" in said
+        for topic in ("jobs.follow", "jobs.cancel"):
+            assert f"{topic} server: JobError: there is no job 'job-" in said
         async with operator_cell(federation.server) as cell:
             with pytest.raises(RemoteError, match=r"only the server deploys jobs, server\.command-"):
                 await cell.request("R1.C1", "jobs.stop", "job-1")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,10 +11,11 @@ import pytest
 from cellnet.cell import Cell
 from cellnet.errors import ConfigurationError
 from cellnet.kit import Kit
-from provisioning import provision
 from relays import run_relay
+from tests.conftest import free_ports, provisioned
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from cellnet.message import Request
@@ -37,16 +36,9 @@ participants:
 
 
 @pytest.fixture(scope="module")
-def kits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("relays")
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(3)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        ports = [one.getsockname()[1] for one in sockets]
-    (folder / "project.yml").write_text(PROJECT.format(*ports))
-    provision(folder / "project.yml", folder / "kits")
-    return folder / "kits"
+def kits() -> Iterator[Path]:
+    with provisioned(PROJECT.format(*free_ports(3))) as folder:
+        yield folder / "kits"
 
 
 async def answer(request: Request) -> str:
