@@ -101,8 +101,8 @@ class Coordinator(Service):
         record.scope.cancel()
         await record.finished.wait()
 
-    def _submitted(self, request: Request, job: str) -> Record:
-        record = self._records.get(job)
+    def _submitted(self, request: Request, job: object) -> Record:
+        record = self._records.get(job) if isinstance(job, str) else None
         if record is None or record.submitter != request.origin:
             raise JobError(f"there is no job {job!r} of yours")
         return record

@@ -274,12 +274,12 @@ async def test_only_the_operator_submits_only_the_submitter_follows_and_only_the
         import anyio.from_thread, gc
         from cellnet.cell import Cell
         cell = next(one for one in gc.get_objects() if isinstance(one, Cell))
-        asked = {"jobs.follow": {"job": job.id, "next": 0}, "jobs.cancel": job.id}
+        asked = {"jobs.follow": {"job": job.id, "next": 0}, "jobs.cancel": job.id, "jobs.cancel ": {"no": "text"}}
         for destination, topic in (("server", "jobs.submit"), ("server", "cells.present"), ("R1.C1", "jobs.deploy"),
                                    ("R1.C1", "jobs.stop"), ("server", "jobs.ended"), ("server", "jobs.follow"),
-                                   ("server", "jobs.cancel")):
+                                   ("server", "jobs.cancel"), ("server", "jobs.cancel ")):
             try:
-                anyio.from_thread.run(cell.request, destination, topic, asked.get(topic, ""))
+                anyio.from_thread.run(cell.request, destination, topic.strip(), asked.get(topic, ""))
             except Exception as error:
                 print(topic, error)
             else:
@@ -296,6 +296,7 @@ async def test_only_the_operator_submits_only_the_submitter_follows_and_only_the
         assert "is no job process of this server" in said
         for topic in ("jobs.follow", "jobs.cancel"):
             assert f"{topic} server: JobError: there is no job 'job-" in said
+        assert "jobs.cancel  server: JobError: there is no job {'no': 'text'} of yours" in said
         async with operator_cell(federation.server) as cell:
             with pytest.raises(RemoteError, match=r"only the server deploys jobs, server\.command-"):
                 await cell.request("R1.C1", "jobs.stop", "job-1")
