@@ -1,0 +1,134 @@
+"""What was asked, what ran and what was told, and whether the three agree.
+
+The rules are those that a caller relies on. They are checked after a run, over everything that happened in it, as in
+Jepsen's checkers: https://jepsen.io/consistency
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from enum import Enum
+from itertools import pairwise
+
+__all__ = ["History", "Outcome"]
+
+
+class Outcome(Enum):
+    """What the caller of a request was told."""
+
+    OK = "ok"
+    RAISED = "raised"
+    """The far handler raised, or refused."""
+    NOT_EXECUTED = "not executed"
+    INDETERMINATE = "indeterminate"
+    CANCELLED = "cancelled"
+    """The caller no longer wanted to know."""
+
+
+@dataclass
+class _Asked:
+    origin: str
+    destination: str
+    key: str | None
+    order: int
+    deadline: float
+    ran: list[tuple[str, float, int]] = field(default_factory=list)
+    """Where, when, and as how many-th of all."""
+    outcome: Outcome | None = None
+    told_at: float = 0.0
+    value_is_right: bool = True
+
+
+class History:
+    """A record of one run. Times are seconds on any one clock."""
+
+    def __init__(self) -> None:
+        self._asked: dict[str, _Asked] = {}
+        self._deaths: dict[str, list[float]] = defaultdict(list)
+        self._strange: list[str] = []
+        self._ran = 0
+
+    def __len__(self) -> int:
+        return len(self._asked)
+
+    def asked(self, number: str, origin: str, destination: str, *, deadline: float, key: str | None = None) -> None:
+        """Note a request, before it is sent.
+
+        :param number: what no other request of the run is called
+        :param key: its ordering key
+        """
+        self._asked[number] = _Asked(origin, destination, key, len(self._asked), deadline)
+
+    def ran(self, number: str, where: str, now: float) -> None:
+        """Note that the handler of a request began."""
+        self._ran += 1
+        if number in self._asked:
+            self._asked[number].ran.append((where, now, self._ran))
+        else:
+            self._strange.append(f"{number} ran at {where}, and nobody had asked it")
+
+    def told(self, number: str, outcome: Outcome, now: float, *, value_is_right: bool = True) -> None:
+        """Note how a request ended for its caller.
+
+        :param value_is_right: whether the answer was the one to this request
+        """
+        asked = self._asked[number]
+        if asked.outcome is not None:
+            self._strange.append(f"{number} ended twice: {asked.outcome.value}, then {outcome.value}")
+        asked.outcome, asked.told_at, asked.value_is_right = outcome, now, value_is_right
+
+    def died(self, cell: str, now: float) -> None:
+        """Note that a cell was killed: it may have been running what it had been asked."""
+        self._deaths[cell].append(now)
+
+    def counts(self) -> dict[str, int]:
+        """Return how many requests ended in which way, by the outcome's value."""
+        counts = {outcome.value: 0 for outcome in Outcome}
+        for asked in self._asked.values():
+            if asked.outcome is not None:
+                counts[asked.outcome.value] += 1
+        return counts
+
+    def violations(self) -> list[str]:
+        """Return what must not have happened, one line each; empty if all is well."""
+        found = list(self._strange)
+        for number, asked in self._asked.items():
+            found += (f"{number} ({asked.origin} to {asked.destination}): {said}" for said in self._judge(asked))
+        return found + self._disorder()
+
+    def _judge(self, asked: _Asked) -> list[str]:
+        found = [f"it ran at {where}" for where, _now, _order in asked.ran if where != asked.destination]
+        times = len(asked.ran)
+        if asked.outcome is None:
+            return [*found, "its caller was never told"]
+        if times > 1:
+            found.append(f"it ran {times} times")
+        if asked.outcome in (Outcome.OK, Outcome.RAISED) and times == 0:
+            found.append(f"it was told {asked.outcome.value}, and never ran")
+        if asked.outcome is Outcome.NOT_EXECUTED and times:
+            found.append("it was told not executed, and ran")
+        if asked.outcome is Outcome.INDETERMINATE and not self._may_be_in_doubt(asked):
+            found.append("it was told indeterminate, but nobody died and no deadline passed")
+        if not asked.value_is_right:
+            found.append("it was given another's answer")
+        return found
+
+    def _may_be_in_doubt(self, asked: _Asked) -> bool:
+        # A call ends up to 50 ms before its deadline, to tell how.
+        return asked.told_at >= asked.deadline - 0.05 or any(
+            death <= asked.told_at for death in self._deaths[asked.destination]
+        )
+
+    def _disorder(self) -> list[str]:
+        """Return what ran before something that its caller had asked earlier with the same key."""
+        found = []
+        lanes: dict[tuple[str, str, str], list[tuple[int, int, str]]] = defaultdict(list)
+        for number, asked in self._asked.items():
+            if asked.key is not None and asked.ran:
+                lanes[asked.origin, asked.destination, asked.key].append((asked.order, asked.ran[0][2], number))
+        for (origin, destination, key), runs in lanes.items():
+            for (_, earlier, first), (_, later, second) in pairwise(runs):
+                if later < earlier:
+                    found.append(f"{second} ran before {first} ({origin} to {destination}, key {key})")
+        return found
