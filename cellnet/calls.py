@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
-from cellnet.errors import DeadlineExceeded
 from cellnet.message import Reply
 from cellnet.wakeup import Wakeup
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator
     from types import TracebackType
 
+    from cellnet.errors import DeliveryError
     from cellnet.fqcn import FQCN
 
 __all__ = ["Call", "Deadline", "Replies"]
@@ -98,11 +98,11 @@ class Replies(AbstractAsyncContextManager["Replies"]):
     def __init__(
         self,
         send: Callable[[Replies], Awaitable[tuple[int, Iterable[FQCN]]]],
-        cancel: Callable[[int], None],
+        forget: Callable[[int], Iterable[tuple[FQCN, DeliveryError]]],
         limit: float,
     ) -> None:
         self._send = send
-        self._cancel = cancel
+        self._forget = forget
         self._limit = limit
         self._arrived: deque[Reply] = deque()
         self._changed = Wakeup()
@@ -122,7 +122,7 @@ class Replies(AbstractAsyncContextManager["Replies"]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._sequence is not None:
-            self._cancel(self._sequence)
+            self._forget(self._sequence)
 
     def __aiter__(self) -> Self:
         return self
@@ -149,6 +149,7 @@ class Replies(AbstractAsyncContextManager["Replies"]):
         return self._deadline
 
     def _give_up(self) -> None:
-        for source in sorted(self._missing):
-            error = DeadlineExceeded(f"{source} did not answer within {self._deadline.seconds:.3g} s: it may have run")
+        assert self._sequence is not None  # noqa: S101  # nobody iterates before the block is entered
+        for source, error in sorted(self._forget(self._sequence), key=lambda owed: owed[0]):
             self.answer(Reply(source, error=error))
+        self._missing.clear()

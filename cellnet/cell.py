@@ -17,7 +17,6 @@ from cellnet import drivers as ways
 from cellnet.calls import REQUEST_SECONDS, Call, Deadline, Replies
 from cellnet.errors import (
     DeadlineBeforeExecution,
-    DeadlineExceeded,
     LocalProtocolError,
     RemoteError,
     RemoteProtocolError,
@@ -39,7 +38,7 @@ from cellnet.protocol.events import (
     Message,
     Replied,
 )
-from cellnet.protocol.exchange import Status
+from cellnet.protocol.envelope import Status
 from cellnet.statistics import CellStatistics
 from cellnet.wakeup import Wakeup
 
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
 
     from cellnet.credentials import Credentials
     from cellnet.drivers.base import Driver
+    from cellnet.errors import DeliveryError
     from cellnet.message import Handler
     from cellnet.protocol.events import Event
     from cellnet.protocol.routing import Member
@@ -93,7 +93,14 @@ class Cell(anyio.AsyncContextManagerMixin):
         self._drivers = {**ways.built_in(), **(drivers or {})}
         self._request_seconds = request_seconds
         self._rng = rng or random.SystemRandom()
-        self._endpoint = Endpoint(self.name, _epoch(), entropy=os.urandom, wall=_wall, max_children=max_children)
+        self._endpoint = Endpoint(
+            self.name,
+            _epoch(),
+            entropy=os.urandom,
+            random=self._rng.random,
+            wall=_wall,
+            max_children=max_children,
+        )
         self._calls: dict[int, Call | Replies] = {}
         self._changed = Wakeup()
         self._crowded = False
@@ -102,7 +109,7 @@ class Cell(anyio.AsyncContextManagerMixin):
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
         with unwrapped():
             async with anyio.create_task_group() as tasks:
-                self._inbox = Inbox(self.name, self._handlers, tasks, self._reply)
+                self._inbox = Inbox(self.name, self._handlers, tasks, self._ended)
                 self._neighbours = Neighbours(self._endpoint, self._drivers, self._rng, tasks, self._dispatch)
                 tasks.start_soon(self._neighbours.keep_time)
                 try:
@@ -158,18 +165,22 @@ class Cell(anyio.AsyncContextManagerMixin):
 
     # Messages.
 
-    async def request(self, destination: str | FQCN, topic: str, payload: object = None) -> Any:
+    async def request(
+        self, destination: str | FQCN, topic: str, payload: object = None, *, once: bool = True, key: str = ""
+    ) -> Any:
         """Send a request and return the handler's answer.
 
+        It is repeated until it is answered, over lost links and restarted relays, and the far handler runs only once.
         It ends a little before the caller's scope does, to tell how; the far handler is cancelled then.
 
         :param payload: None, bytes, plain values, or arrays inside them; 64 KiB at most
-        :raises Unreachable: if no such cell is present
+        :param once: if False, it is sent a single time, and the first bad news ends it
+        :param key: requests and events with the same key run one after the other, in the order of these calls
+        :raises Unreachable: if no such cell was present until the deadline
         :raises RemoteError: if the handler raised, or the cell has none for *topic*
-        :raises Busy: if a cell on the way, or the receiver, had no room
-        :raises Indeterminate: if the answer was lost: the handler may have run
-        :raises DeadlineExceeded: if there was no answer in time: the handler may have run
+        :raises Busy: if a cell on the way, or the receiver, had no room until the deadline
         :raises DeadlineBeforeExecution: if the request could not leave in time
+        :raises Indeterminate: if the cell was restarted, or there was no answer in time: the handler may have run
         :raises PayloadTooLarge: if the payload is
         """
         name = FQCN(destination)
@@ -178,24 +189,30 @@ class Cell(anyio.AsyncContextManagerMixin):
         if deadline.seconds <= 0:
             await anyio.lowlevel.checkpoint()
             raise DeadlineBeforeExecution(f"the deadline passed before {topic} was sent to {name}")
-        sequence = 0
+        number = 0
+        error: DeliveryError | None = None
         try:
             with deadline.limit():
                 await self._wait_room(name)
-                sequence = self._endpoint.request(name, topic, encoding, data, deadline=deadline.at)
-                call = self._calls[sequence] = Call()
-                self._dispatch(anyio.current_time())
+                now = anyio.current_time()
+                number = self._endpoint.request(
+                    [name], topic, encoding, data, deadline=deadline.at, now=now, once=once, key=key
+                )
+                call = self._calls[number] = Call()
+                self._dispatch(now)
                 return await call.wait()
         finally:
-            self._forget(sequence)
-        if not sequence:
-            raise DeadlineBeforeExecution(f"there was no room to send {topic} to {name} in {deadline.seconds:.3g} s")
-        raise DeadlineExceeded(f"{name} did not answer {topic} within {deadline.seconds:.3g} s: it may have run")
+            for _destination, error in self._forget(number):
+                pass
+        raise error or DeadlineBeforeExecution(
+            f"there was no room to send {topic} to {name} in {deadline.seconds:.3g} s"
+        )
 
-    async def send(self, destination: str | FQCN, topic: str, payload: object = None) -> None:
+    async def send(self, destination: str | FQCN, topic: str, payload: object = None, *, key: str = "") -> None:
         """Send an event: it arrives at most once, and nobody answers.
 
-        :raises Unreachable: if no link leads to *destination*
+        :param key: as for :meth:`request`
+        :raises Unreachable: if it is known that no link leads to *destination*
         :raises DeadlineBeforeExecution: if it could not leave in time
         :raises PayloadTooLarge: if the payload is
         """
@@ -205,8 +222,9 @@ class Cell(anyio.AsyncContextManagerMixin):
         with deadline.limit():
             await anyio.lowlevel.checkpoint()
             await self._wait_room(name)
-            self._endpoint.send(name, topic, encoding, data, deadline=deadline.at)
-            self._dispatch(anyio.current_time())
+            now = anyio.current_time()
+            self._endpoint.send(name, topic, encoding, data, deadline=deadline.at, now=now, key=key)
+            self._dispatch(now)
             return
         raise DeadlineBeforeExecution(f"there was no room to send {topic} to {name} in {deadline.seconds:.3g} s")
 
@@ -231,10 +249,11 @@ class Cell(anyio.AsyncContextManagerMixin):
 
         async def send(replies: Replies) -> tuple[int, list[FQCN]]:
             names = await self._resolve(wanted) if isinstance(wanted, Pattern) else wanted
-            sequence = self._endpoint.broadcast(names, topic, encoding, data, deadline=replies.deadline.at)
-            self._calls[sequence] = replies
-            self._dispatch(anyio.current_time())
-            return sequence, names
+            now = anyio.current_time()
+            number = self._endpoint.request(names, topic, encoding, data, deadline=replies.deadline.at, now=now)
+            self._calls[number] = replies
+            self._dispatch(now)
+            return number, names
 
         return Replies(send, self._forget, self._request_seconds)
 
@@ -269,11 +288,11 @@ class Cell(anyio.AsyncContextManagerMixin):
         if isinstance(event, Message):
             self._endpoint.switch.refused += not self._inbox.receive(event)
         elif isinstance(event, Replied):
-            self._answer(event.sequence, _reply(event))
+            self._answer(event.call, _reply(event))
         elif isinstance(event, Failed):
-            self._answer(event.sequence, Reply(event.destination, error=event.error))
+            self._answer(event.call, Reply(event.destination, error=event.error))
         elif isinstance(event, Cancelled):
-            self._inbox.cancel(event.key)
+            self._inbox.cancel(event.number)
         elif isinstance(event, LinkFailed):
             self._neighbours.end(event.connection, event.error)
         elif isinstance(event, Attached):
@@ -281,20 +300,23 @@ class Cell(anyio.AsyncContextManagerMixin):
         else:
             self._note_member(event)
 
-    def _answer(self, sequence: int, reply: Reply) -> None:
-        if call := self._calls.get(sequence):
+    def _answer(self, number: int, reply: Reply) -> None:
+        if call := self._calls.get(number):
             call.answer(reply)
 
-    def _reply(self, key: Any, status: Status, encoding: int, data: bytes) -> None:
-        self._endpoint.reply(key, status, encoding, data)
-        self._dispatch(anyio.current_time())
+    def _ended(self, message: int, status: Status, encoding: int, data: bytes) -> None:
+        now = anyio.current_time()
+        self._endpoint.ended(message, status, encoding, data, now)
+        self._dispatch(now)
 
-    def _forget(self, sequence: int) -> None:
-        """Want no more answers; those who still work on one are told."""
-        if self._calls.pop(sequence, None) is not None:
-            now = anyio.current_time()
-            self._endpoint.cancel(sequence, deadline=now + REQUEST_SECONDS)
-            self._dispatch(now)
+    def _forget(self, number: int) -> list[tuple[FQCN, DeliveryError]]:
+        """Want no more answers to a call, and tell those who still work on one; return who owed one, and why."""
+        if self._calls.pop(number, None) is None:
+            return []
+        now = anyio.current_time()
+        owed = self._endpoint.give_up(number, now)
+        self._dispatch(now)
+        return owed
 
     def _note_member(self, event: MemberJoined | MemberLeft) -> None:
         self._changed.notify()

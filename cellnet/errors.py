@@ -12,7 +12,9 @@
     ├── DeliveryError             a message to another cell came to no reply
     │   ├── NotExecuted           the handler provably did not run: sending it again is safe
     │   │   ├── Unreachable       no cell of that name is present
+    │   │   │   └── StillUnreachable       until the deadline (also TimeoutError)
     │   │   ├── Busy              a cell on the way, or the receiver, had no room: try later
+    │   │   │   └── StillBusy              until the deadline (also TimeoutError)
     │   │   └── DeadlineBeforeExecution    (also TimeoutError)
     │   ├── Indeterminate         the handler may have run
     │   │   └── DeadlineExceeded  (also TimeoutError)
@@ -48,6 +50,8 @@ __all__ = [
     "RefusedByPeer",
     "RemoteError",
     "RemoteProtocolError",
+    "StillBusy",
+    "StillUnreachable",
     "Unreachable",
 ]
 
@@ -116,6 +120,14 @@ class Busy(NotExecuted):
 
 class DeadlineBeforeExecution(NotExecuted, TimeoutError):
     """Say that the deadline passed before the message left this cell."""
+
+
+class StillUnreachable(Unreachable, DeadlineBeforeExecution):
+    """Say that no cell of that name was present at any time until the deadline."""
+
+
+class StillBusy(Busy, DeadlineBeforeExecution):
+    """Say that there was no room for the message at any time until the deadline."""
 
 
 class Indeterminate(DeliveryError):

@@ -10,7 +10,7 @@ import anyio
 from cellnet.errors import CellError, PayloadTooLarge
 from cellnet.message import Request
 from cellnet.payload import Encoding, decode, encode
-from cellnet.protocol.exchange import Status
+from cellnet.protocol.envelope import Status
 from cellnet.protocol.frames import INLINE_LIMIT
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from cellnet.message import Handler
-    from cellnet.protocol.events import Message, MessageKey
+    from cellnet.protocol.events import Message
 
 __all__ = ["Inbox", "pack_payload"]
 
@@ -38,13 +38,13 @@ class Inbox:
         name: str,
         handlers: Mapping[str, Handler],
         tasks: TaskGroup,
-        answer: Callable[[MessageKey, Status, int, bytes], None],
+        ended: Callable[[int, Status, int, bytes], None],
     ) -> None:
         self._name = name
         self._handlers = handlers
         self._tasks = tasks
-        self._answer = answer
-        self._running: dict[MessageKey, anyio.CancelScope] = {}
+        self._ended = ended
+        self._running: dict[int, anyio.CancelScope] = {}
 
     def __len__(self) -> int:
         return len(self._running)
@@ -55,19 +55,20 @@ class Inbox:
         Requests were counted before: one that there is no room for is answered, and does not come here.
         """
         if not message.wants_reply and len(self._running) >= MAX_HANDLERS:
+            self._ended(message.number, Status.BUSY, 0, b"")
             return False
         handler = self._handlers.get(message.topic)
         if handler is None:
             known = ", ".join(sorted(self._handlers)) or "none"
             self._refuse(message, "no-handler", f"no handler for {message.topic[:80]!r} (there are: {known})")
             return True
-        scope = self._running[message.key] = anyio.CancelScope(deadline=message.deadline)
+        scope = self._running[message.number] = anyio.CancelScope(deadline=message.deadline)
         self._tasks.start_soon(self._run, handler, message, scope)
         return True
 
-    def cancel(self, key: MessageKey) -> None:
+    def cancel(self, number: int) -> None:
         """Stop the handler of a message that nobody wants answered."""
-        if scope := self._running.get(key):
+        if scope := self._running.get(number):
             scope.cancel()
 
     async def _run(self, handler: Handler, message: Message, scope: anyio.CancelScope) -> None:
@@ -75,7 +76,7 @@ class Inbox:
             with scope:
                 try:
                     payload = decode(message.encoding, message.payload)
-                    request = Request(message.key.origin, message.topic, payload, message.deadline)
+                    request = Request(message.origin, message.topic, payload, message.deadline)
                     encoding, data = pack_payload(await handler(request))
                 except CellError as error:
                     self._refuse(message, type(error).__name__, str(error))
@@ -83,16 +84,13 @@ class Inbox:
                     logger.info("%s: the handler of %s raised", self._name, message.topic, exc_info=True)
                     self._refuse(message, type(error).__name__, str(error))
                 else:
-                    if message.wants_reply:
-                        self._answer(message.key, Status.OK, encoding, data)
+                    self._ended(message.number, Status.OK, encoding, data)
         finally:
-            self._running.pop(message.key, None)
+            self._running.pop(message.number, None)
 
     def _refuse(self, message: Message, code: str, text: str) -> None:
-        if message.wants_reply:
-            value = [code, text[:MAX_ERROR_CHARACTERS]]
-            self._answer(message.key, Status.RAISED, *encode(value))
-        else:
+        self._ended(message.number, Status.RAISED, *encode([code, text[:MAX_ERROR_CHARACTERS]]))
+        if not message.wants_reply:
             logger.warning("%s: an event on %s was lost: %s: %s", self._name, message.topic[:80], code, text)
 
 

@@ -128,9 +128,10 @@ class RunningLink:
                     await self._room.wait()
 
     def _forget(self) -> None:
-        self._endpoint.close(self.connection)
+        now = anyio.current_time()
+        self._endpoint.close(self.connection, now)
         self._room.notify()
-        self._dispatch(anyio.current_time())
+        self._dispatch(now)
 
     async def _read(self, buffer: memoryview, uplink_room: Callable[[], Awaitable[None]]) -> None:
         endpoint, connection = self._endpoint, self.connection

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import mmap
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -34,7 +35,6 @@ __all__ = ["Neighbours"]
 
 MAX_UNPROVEN = 128
 """Arrivals whose handshake is not done, at a time and in total; one more is turned away."""
-TICK_SECONDS = 2.5
 BUFFER_BYTES = 256 * 1024
 FAREWELL_SECONDS = 2.0
 
@@ -69,6 +69,8 @@ class Neighbours:
         # Pages of a map are made when they are touched: a thousand idle cells do not pay for a thousand buffers.
         self._buffer = memoryview(mmap.mmap(-1, BUFFER_BYTES))
         self._ended = Wakeup()
+        self._planned = math.inf
+        self._sooner = Wakeup()
 
     async def listen(self, url: str, credentials: Credentials | None, mode: str | None) -> str:
         """Accept neighbours at *url*; return where that is."""
@@ -130,14 +132,19 @@ class Neighbours:
         """Send what the last input or call gave to send."""
         while self._ready:
             self._ready.pop().flush(now)
+        if self._endpoint.due < self._planned:
+            self._sooner.notify()
 
     async def keep_time(self) -> None:
-        """Let the endpoint send keepalives and find dead links."""
+        """Let the endpoint do what is due: send again, send keepalives, find dead links."""
         while True:
-            await anyio.sleep(TICK_SECONDS * self._rng.uniform(0.8, 1.0))
+            self._planned = self._endpoint.due
+            with anyio.CancelScope(deadline=self._planned):
+                await self._sooner.wait()
             now = anyio.current_time()
-            self._endpoint.tick(now, self._rng.random())
-            self._dispatch(now)
+            if now >= self._endpoint.due:
+                self._endpoint.tick(now)
+                self._dispatch(now)
 
     async def close(self) -> None:
         """Accept no more, say goodbye on all links, and give them a moment to end."""

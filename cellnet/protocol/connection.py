@@ -120,6 +120,7 @@ class Connection:
         self._labels: OrderedDict[int, Route] = OrderedDict()
         self.queued_bytes = 0
         self._opened = self._heard = self._spoke = now
+        self._silence = KEEPALIVE_SECONDS
 
     # The handshake.
 
@@ -248,19 +249,27 @@ class Connection:
         """Excuse the neighbour's silence: for now it is us who do not read."""
         self._heard = now
 
-    def tick(self, now: float, jitter: float) -> str | None:
-        """Queue a PING if it is time; return why the link is dead, if it is.
+    def due(self, jitter: float) -> float:
+        """Return when :meth:`tick` should next be called.
 
-        :param jitter: between 0 and 1: how much earlier than the interval the PING may go
+        :param jitter: between 0 and 1: how much earlier than the interval the next PING may go
         """
-        if self.neighbour is None and now - self._opened > HANDSHAKE_SECONDS:
+        if self.neighbour is None:
+            return self._opened + HANDSHAKE_SECONDS
+        self._silence = KEEPALIVE_SECONDS * (1 - 0.3 * jitter)
+        return min(self._heard + DEAD_SECONDS, self._spoke + self._silence)
+
+    def tick(self, now: float) -> str | None:
+        """Queue a PING if it is time; return why the link is dead, if it is."""
+        if self.neighbour is None and now - self._opened >= HANDSHAKE_SECONDS:
             return f"the handshake took longer than {HANDSHAKE_SECONDS:.0f} s"
         if self.is_stuck:
             return "the neighbour does not read"
-        if now - self._heard > DEAD_SECONDS:
+        if now - self._heard >= DEAD_SECONDS:
             return f"nothing was heard for {now - self._heard:.0f} s"
-        if self.neighbour is not None and now - self._spoke > KEEPALIVE_SECONDS * (1 - 0.3 * jitter):
+        if self.neighbour is not None and now - self._spoke >= self._silence:
             self.control(Kind.PING)
+            self._spoke = now  # also if it cannot leave: one PING that waits is enough
         return None
 
     # Routes that lead out here.

@@ -1,50 +1,47 @@
 """One cell of the network: all its links, the routes between them, and the messages that are its own.
 
-The owner drives it with five verbs. ``open`` and ``close`` tell of links, ``receive`` of bytes, ``tick`` of time;
-``events`` is what came of it. Bytes to send wait in each connection, which wakes its owner. A frame that follows a
+The owner drives it with five verbs. ``open`` and ``close`` tell of links, ``receive`` of bytes, ``tick`` of time, which
+is wanted when it is ``due``; ``events`` is what came of it. Bytes to send wait in each connection, which wakes its owner. A frame that follows a
 route turns round here: if it is for another cell it goes to the connection towards that cell, and nothing above
 this file hears of it.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
-from cellnet.errors import (
-    Busy,
-    CellError,
-    ConnectError,
-    HandshakeError,
-    NotExecuted,
-    RefusedByPeer,
-    RemoteProtocolError,
-    Unreachable,
-)
+from cellnet.errors import CellError, ConnectError, HandshakeError, RefusedByPeer, RemoteProtocolError
 from cellnet.fqcn import FQCN, ROOT
 from cellnet.protocol.connection import Connection
+from cellnet.protocol.envelope import Content
 from cellnet.protocol.events import Attached, LinkFailed
 from cellnet.protocol.exchange import Exchange
-from cellnet.protocol.frames import FIRST_ROUTED, Kind, pack, unpack
+from cellnet.protocol.frames import FIRST_ROUTED, Kind, unpack
 from cellnet.protocol.handshake import NONCE_BYTES, Handshake, Self
 from cellnet.protocol.presence import Presence
 from cellnet.protocol.routing import Router, Side
 from cellnet.protocol.switch import Switch
+from cellnet.protocol.timers import Timers
 
 if TYPE_CHECKING:
     import datetime
     from collections.abc import Callable, Iterable
 
     from cellnet.credentials import Credentials
-    from cellnet.protocol.events import Event, MessageKey
-    from cellnet.protocol.exchange import Status
+    from cellnet.errors import DeliveryError
+    from cellnet.protocol.envelope import Status
+    from cellnet.protocol.events import Event
     from cellnet.protocol.frames import Frame
     from cellnet.protocol.handshake import Neighbour, Transport
 
 __all__ = ["MAX_CHILDREN", "Endpoint"]
 
 MAX_CHILDREN = 4096
+TICK_SECONDS = 0.5
+"""To a multiple of this, keepalives and the ends of dead links are rounded up."""
 
 
 class Endpoint:
@@ -56,19 +53,28 @@ class Endpoint:
         epoch: int,
         *,
         entropy: Callable[[int], bytes],
+        random: Callable[[], float],
         wall: Callable[[], datetime.datetime],
         max_children: int = MAX_CHILDREN,
     ) -> None:
+        """Make a cell without links.
+
+        :param entropy: returns as many bytes as it is asked for, which nobody can guess
+        :param random: draws from 0 to 1, for the jitter of pauses
+        """
         self.name = name
         self.max_children = max_children
         self.router: Router[Connection] = Router(FQCN(ROOT) if name == ROOT else None)
-        self.exchange = Exchange(epoch)
         self.events: deque[Event] = deque()
         self.connections: dict[Connection, None] = {}
         self.children: dict[FQCN, Connection] = {}
-        self.switch = Switch(self.router, self.exchange, self.events)
+        self.timers = Timers()
+        self.switch = Switch(self.router)
+        self.exchange = Exchange(epoch, self.events, self.switch, self.timers, entropy=entropy, random=random)
+        self.switch.local = self.exchange
         self._presence = Presence(self.router, self.events)
         self._entropy = entropy
+        self._random = random
         self._wall = wall
 
     @property
@@ -91,6 +97,7 @@ class Endpoint:
         self.connections[connection] = None
         if is_listener:
             connection.send_hello()
+        self._tick_later(connection)
         return connection
 
     def receive(self, connection: Connection, data: memoryview | bytes, now: float) -> None:
@@ -99,17 +106,188 @@ class Endpoint:
         try:
             for frame in connection.receive(data, now):
                 if connection not in self.connections:
-                    return
+                    break
                 received[frame.kind] += 1
                 if frame.kind >= FIRST_ROUTED:
                     self.switch.receive(connection, frame, now)
                 else:
                     self._control(connection, frame, now)
         except CellError as error:
-            self._refuse(connection, error)
+            self._refuse(connection, error, now)
+        self.switch.deliver_own(now)
 
-    def close(self, connection: Connection) -> None:
+    def close(self, connection: Connection, now: float) -> None:
         """Forget a link that ended. Safe to repeat."""
+        self._forget(connection, now)
+        self.switch.deliver_own(now)
+
+    @property
+    def due(self) -> float:
+        """When :meth:`tick` next has something to do. It may come earlier after any other call."""
+        return self.timers.due
+
+    def tick(self, now: float) -> None:
+        """Let time pass: send what is due again, send keepalives, end dead links."""
+        self.timers.run(now)
+        self.switch.deliver_own(now)
+
+    def goodbye(self, reason: str) -> None:
+        """Tell every neighbour that this cell ends."""
+        for connection in self.connections:
+            connection.go_away(reason)
+
+    # Messages of our own.
+
+    def next_connection(self, destination: FQCN) -> Connection | None:
+        """Return the link over which a message to *destination* would leave; None for ourselves, or if there is none."""
+        return self.switch.next_connection(destination)
+
+    def request(
+        self,
+        destinations: Iterable[FQCN],
+        topic: str,
+        encoding: int,
+        payload: bytes,
+        *,
+        deadline: float,
+        now: float,
+        once: bool = True,
+        key: str = "",
+    ) -> int:
+        """Ask cells; return the number of the call, of which each of them will be heard once.
+
+        :param once: whether to send it again until it is answered; else it is sent once
+        :param key: what bears the same key runs at a destination in the order of these calls; empty for none
+        :raises Busy: if too many answers are awaited
+        :raises LocalProtocolError: if topic, key or payload is one that no cell would take
+        """
+        content = Content.of(topic, encoding, payload, key)
+        call = self.exchange.asking.ask(destinations, content, deadline=deadline, now=now, once=once, key=key)
+        self.switch.deliver_own(now)
+        return call
+
+    def send(
+        self,
+        destination: FQCN,
+        topic: str,
+        encoding: int,
+        payload: bytes,
+        *,
+        deadline: float,
+        now: float,
+        key: str = "",
+    ) -> None:
+        """Send an event, at most once.
+
+        :raises Unreachable: if it is known that no link leads to *destination*
+        :raises Busy: if the link is more than full, or too much waits to be sent
+        :raises LocalProtocolError: if topic, key or payload is one that no cell would take
+        """
+        content = Content.of(topic, encoding, payload, key)
+        self.exchange.asking.tell(destination, content, deadline=deadline, now=now, key=key)
+        self.switch.deliver_own(now)
+
+    def give_up(self, call: int, now: float) -> list[tuple[FQCN, DeliveryError]]:
+        """Want no more answers to *call*, and tell those who still work on it.
+
+        :returns: who still owed an answer, and what is known of that
+        """
+        owed = self.exchange.asking.give_up(call, now)
+        self.switch.deliver_own(now)
+        return owed
+
+    def ended(self, message: int, status: Status, encoding: int, payload: bytes, now: float) -> None:
+        """Say that a message was handled, and how. Nobody is told any more who no longer wants to know."""
+        self.exchange.answering.answer(message, status, encoding, payload)
+        self.switch.deliver_own(now)
+
+    # Frames about the link itself.
+
+    def _control(self, connection: Connection, frame: Frame, now: float) -> None:
+        kind = frame.kind
+        if kind is Kind.REFUSED:
+            code, message, temporary = unpack(frame.header, str, str, bool)
+            raise RefusedByPeer(message, code, temporary=temporary)
+        if connection.neighbour is None:
+            self._handshake(connection, frame, now)
+        elif kind is Kind.BIND:
+            self.switch.bind(connection, frame)
+        elif kind is Kind.PRESENCE and connection.is_listener:
+            for name in self._presence.received(connection, frame.body):
+                self.switch.members_lost(connection, Side(name, below=True), now)
+            self.exchange.asking.reachable(self.router.holds, now)
+        elif kind is Kind.LOST:
+            self.switch.lost_received(connection, frame, now)
+        elif kind is Kind.NACK:
+            self.switch.nack_received(connection, frame, now)
+        elif kind is Kind.GOAWAY:
+            (reason,) = unpack(frame.header, str)
+            self._fail(connection, ConnectError(f"{connection.neighbour.name} ended the link: {reason}"), now)
+        elif kind is not Kind.PING:
+            raise RemoteProtocolError(f"{kind.name} is not allowed here")
+
+    def _handshake(self, connection: Connection, frame: Frame, now: float) -> None:
+        kind = frame.kind
+        if kind is Kind.JOIN and connection.is_listener:
+            self._join(connection, frame, now)
+        elif kind is Kind.HELLO and not connection.is_listener:
+            connection.send_join(frame.header)
+        elif kind is Kind.WELCOME and not connection.is_listener:
+            fqcn, parent = connection.handshake.welcome_received(frame.header, frame.body)
+            self._attach(connection, fqcn, parent, now)
+        else:
+            raise RemoteProtocolError(f"{kind.name} is not allowed during the handshake")
+
+    def _join(self, connection: Connection, frame: Frame, now: float) -> None:
+        if self.fqcn is None:
+            raise HandshakeError(f"{self.name} has not joined its own parent yet", "not-joined", temporary=True)
+        neighbour = connection.handshake.join_received(frame.header, frame.body, self.fqcn)
+        holder = self.children.get(neighbour.fqcn)
+        if holder is not None and holder.neighbour is not None and holder.neighbour.epoch > neighbour.epoch:
+            raise HandshakeError(f"a later start of {neighbour.name} is connected", "stale-epoch", temporary=True)
+        if holder is None and len(self.children) >= self.max_children:
+            raise HandshakeError(f"{self.name} has {len(self.children)} children already", "full", temporary=True)
+        if holder is not None:
+            self._fail(holder, ConnectError(f"{neighbour.name} connected anew"), now)
+        if not self._presence.joined(neighbour, connection):
+            raise HandshakeError(f"{self.name} knows as many cells as it may", "full", temporary=True)
+        self.children[neighbour.fqcn] = connection
+        connection.neighbour = neighbour
+        connection.send_welcome(neighbour)
+        self.exchange.asking.reachable(neighbour.fqcn.__eq__, now)
+
+    def _attach(self, connection: Connection, fqcn: FQCN, parent: Neighbour, now: float) -> None:
+        if self.fqcn is not None and self.router.parent is not None:
+            raise HandshakeError(f"{self.name} has a parent already", "two-parents")
+        if self.fqcn != fqcn:
+            # Names below us begin with ours: who joined under the old one must join again.
+            for child in list(self.children.values()):
+                self._fail(child, ConnectError(f"{self.name} is now {fqcn}"), now)
+            self.switch.renamed()
+        self.router.fqcn = fqcn
+        self.router.parent = connection
+        connection.neighbour = parent
+        self._presence.announce(connection)
+        self.events.append(Attached(connection, fqcn, parent))
+        self.exchange.asking.reachable(lambda name: not fqcn.is_ancestor_of(name), now)
+
+    def _refuse(self, connection: Connection, error: CellError, now: float) -> None:
+        """End a link because of what arrived on it, and tell the other side why, unless it told us."""
+        if isinstance(error, RefusedByPeer):
+            pass
+        elif connection.neighbour is not None:
+            connection.go_away(str(error))
+        elif isinstance(error, HandshakeError):
+            connection.refuse(error.code, str(error), temporary=error.temporary)
+        else:
+            connection.refuse("protocol", str(error), temporary=False)
+        self._fail(connection, error, now)
+
+    def _fail(self, connection: Connection, error: CellError, now: float) -> None:
+        self._forget(connection, now)
+        self.events.append(LinkFailed(connection, error))
+
+    def _forget(self, connection: Connection, now: float) -> None:
         if connection not in self.connections:
             return
         del self.connections[connection]
@@ -121,166 +299,23 @@ class Endpoint:
             self._presence.left(neighbour.fqcn, connection)
         else:
             self.router.parent = None
-        self.switch.connection_lost(connection)
+        self.switch.connection_lost(connection, now)
 
-    def tick(self, now: float, jitter: float) -> None:
-        """Let time pass: send keepalives, end dead links. To be called every few seconds."""
-        self.exchange.expire(now)
+    # Time.
+
+    def _tick_later(self, connection: Connection) -> None:
+        due = connection.due(self._random())
+        # Rounded up, so that the many links of a relay are looked after together.
+        self.timers.at(math.ceil(due / TICK_SECONDS) * TICK_SECONDS, partial(self._tick, connection))
+
+    def _tick(self, connection: Connection, now: float) -> None:
+        if connection not in self.connections:
+            return
         parent = self.router.parent
-        for connection in list(self.connections):
-            if connection.is_listener and parent is not None and parent.is_full:
-                connection.not_read(now)
-            reason = connection.tick(now, jitter)
-            if reason is not None:
-                self._fail(connection, ConnectError(reason))
-
-    def goodbye(self, reason: str) -> None:
-        """Tell every neighbour that this cell ends."""
-        for connection in self.connections:
-            connection.go_away(reason)
-
-    # Messages of our own.
-
-    def next_connection(self, destination: FQCN) -> Connection | None:
-        """Return the link over which a message to *destination* would leave; None for ourselves.
-
-        :raises Unreachable: if there is none
-        """
-        return self.switch.next_connection(destination)
-
-    def request(self, destination: FQCN, topic: str, encoding: int, payload: bytes, *, deadline: float) -> int:
-        """Send a request; return its sequence number.
-
-        :raises Unreachable: if no link leads to *destination*
-        :raises Busy: if too many answers are awaited, or the link is more than full
-        """
-        self.next_connection(destination)
-        sequence, header = self.exchange.header(topic, encoding, payload)
-        self.exchange.expect(sequence, (destination,))
-        try:
-            self.switch.send(destination, Kind.REQUEST, header, payload, deadline)
-        except Busy:
-            self.exchange.forget(sequence)
-            raise
-        return sequence
-
-    def send(self, destination: FQCN, topic: str, encoding: int, payload: bytes, *, deadline: float) -> None:
-        """Send an event.
-
-        :raises Unreachable: if no link leads to *destination*
-        :raises Busy: if the link is more than full
-        """
-        _sequence, header = self.exchange.header(topic, encoding, payload)
-        self.switch.send(destination, Kind.EVENT, header, payload, deadline)
-
-    def broadcast(
-        self, destinations: Iterable[FQCN], topic: str, encoding: int, payload: bytes, *, deadline: float
-    ) -> int:
-        """Send a request to many cells, over each link once; return its sequence number.
-
-        :raises Unreachable: if this cell has not joined a parent yet
-        :raises Busy: if too many answers are awaited
-        """
-        if self.fqcn is None:
-            raise Unreachable(f"{self.name} has not joined its parent yet")
-        wanted = sorted(set(destinations))
-        sequence, header = self.exchange.header(topic, encoding, payload)
-        self.exchange.expect(sequence, wanted)
-        self.switch.broadcast(wanted, header, payload, deadline)
-        return sequence
-
-    def cancel(self, sequence: int, *, deadline: float) -> None:
-        """No longer want answers to *sequence*, and tell those who still work on it."""
-        header = pack(sequence, self.exchange.epoch)
-        for destination in self.exchange.forget(sequence):
-            with suppress(NotExecuted):
-                self.switch.send(destination, Kind.CANCEL, header, b"", deadline)
-
-    def reply(self, key: MessageKey, status: Status, encoding: int, payload: bytes) -> None:
-        """Answer a message. Nothing is sent if nobody wants the answer any more."""
-        deadline = self.exchange.answer(key)
-        if deadline is not None:
-            self.switch.reply(key, status, encoding, payload, deadline)
-
-    # Frames about the link itself.
-
-    def _control(self, connection: Connection, frame: Frame, now: float) -> None:
-        kind = frame.kind
-        if kind is Kind.REFUSED:
-            code, message, temporary = unpack(frame.header, str, str, bool)
-            raise RefusedByPeer(message, code, temporary=temporary)
-        if connection.neighbour is None:
-            self._handshake(connection, frame)
-        elif kind is Kind.BIND:
-            self.switch.bind(connection, frame)
-        elif kind is Kind.PRESENCE and connection.is_listener:
-            for name in self._presence.received(connection, frame.body):
-                self.switch.members_lost(connection, Side(name, below=True))
-        elif kind is Kind.LOST:
-            self.switch.lost_received(connection, frame)
-        elif kind is Kind.NACK:
-            self.switch.nack_received(connection, frame)
-        elif kind is Kind.GOAWAY:
-            (reason,) = unpack(frame.header, str)
-            self._fail(connection, ConnectError(f"{connection.neighbour.name} ended the link: {reason}"))
-        elif kind is not Kind.PING:
-            raise RemoteProtocolError(f"{kind.name} is not allowed here")
-
-    def _handshake(self, connection: Connection, frame: Frame) -> None:
-        kind = frame.kind
-        if kind is Kind.JOIN and connection.is_listener:
-            self._join(connection, frame)
-        elif kind is Kind.HELLO and not connection.is_listener:
-            connection.send_join(frame.header)
-        elif kind is Kind.WELCOME and not connection.is_listener:
-            fqcn, parent = connection.handshake.welcome_received(frame.header, frame.body)
-            self._attach(connection, fqcn, parent)
+        if connection.is_listener and parent is not None and parent.is_full:
+            connection.not_read(now)
+        reason = connection.tick(now)
+        if reason is not None:
+            self._fail(connection, ConnectError(reason), now)
         else:
-            raise RemoteProtocolError(f"{kind.name} is not allowed during the handshake")
-
-    def _join(self, connection: Connection, frame: Frame) -> None:
-        if self.fqcn is None:
-            raise HandshakeError(f"{self.name} has not joined its own parent yet", "not-joined", temporary=True)
-        neighbour = connection.handshake.join_received(frame.header, frame.body, self.fqcn)
-        holder = self.children.get(neighbour.fqcn)
-        if holder is not None and holder.neighbour is not None and holder.neighbour.epoch > neighbour.epoch:
-            raise HandshakeError(f"a later start of {neighbour.name} is connected", "stale-epoch", temporary=True)
-        if holder is None and len(self.children) >= self.max_children:
-            raise HandshakeError(f"{self.name} has {len(self.children)} children already", "full", temporary=True)
-        if holder is not None:
-            self._fail(holder, ConnectError(f"{neighbour.name} connected anew"))
-        if not self._presence.joined(neighbour, connection):
-            raise HandshakeError(f"{self.name} knows as many cells as it may", "full", temporary=True)
-        self.children[neighbour.fqcn] = connection
-        connection.neighbour = neighbour
-        connection.send_welcome(neighbour)
-
-    def _attach(self, connection: Connection, fqcn: FQCN, parent: Neighbour) -> None:
-        if self.fqcn is not None and self.router.parent is not None:
-            raise HandshakeError(f"{self.name} has a parent already", "two-parents")
-        if self.fqcn != fqcn:
-            # Names below us begin with ours: who joined under the old one must join again.
-            for child in list(self.children.values()):
-                self._fail(child, ConnectError(f"{self.name} is now {fqcn}"))
-            self.switch.renamed()
-        self.router.fqcn = fqcn
-        self.router.parent = connection
-        connection.neighbour = parent
-        self._presence.announce(connection)
-        self.events.append(Attached(connection, fqcn, parent))
-
-    def _refuse(self, connection: Connection, error: CellError) -> None:
-        """End a link because of what arrived on it, and tell the other side why, unless it told us."""
-        if isinstance(error, RefusedByPeer):
-            pass
-        elif connection.neighbour is not None:
-            connection.go_away(str(error))
-        elif isinstance(error, HandshakeError):
-            connection.refuse(error.code, str(error), temporary=error.temporary)
-        else:
-            connection.refuse("protocol", str(error), temporary=False)
-        self._fail(connection, error)
-
-    def _fail(self, connection: Connection, error: CellError) -> None:
-        self.close(connection)
-        self.events.append(LinkFailed(connection, error))
+            self._tick_later(connection)

@@ -1,4 +1,4 @@
-"""What an endpoint has to tell the cell that owns it. All are values; sequence numbers are the endpoint's own."""
+"""What an endpoint has to tell the cell that owns it. All are values; numbers are the endpoint's own."""
 
 from __future__ import annotations
 
@@ -20,17 +20,8 @@ __all__ = [
     "MemberJoined",
     "MemberLeft",
     "Message",
-    "MessageKey",
     "Replied",
 ]
-
-
-class MessageKey(NamedTuple):
-    """What names a message in the whole network."""
-
-    origin: FQCN
-    epoch: int
-    sequence: int
 
 
 class Attached(NamedTuple):
@@ -63,25 +54,35 @@ class MemberLeft(NamedTuple):
 class Message(NamedTuple):
     """A request or an event for us."""
 
-    key: MessageKey
+    number: int
+    """By which its end is told; no other message of this cell has it."""
+    origin: FQCN
+    sequence: int
+    """0 for an event."""
+    key: str
+    """Its ordering key; empty without one."""
     topic: str
     encoding: int
     payload: bytes
     deadline: float
     """On the clock that the endpoint is given."""
-    wants_reply: bool
+
+    @property
+    def wants_reply(self) -> bool:
+        """Whether it is a request."""
+        return self.sequence > 0
 
 
 class Cancelled(NamedTuple):
     """The origin no longer wants an answer to this message."""
 
-    key: MessageKey
+    number: int
 
 
 class Replied(NamedTuple):
     """An answer to one of our requests."""
 
-    sequence: int
+    call: int
     source: FQCN
     status: int
     encoding: int
@@ -91,7 +92,7 @@ class Replied(NamedTuple):
 class Failed(NamedTuple):
     """One of our requests will not be answered by this destination."""
 
-    sequence: int
+    call: int
     destination: FQCN
     error: DeliveryError
 

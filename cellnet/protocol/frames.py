@@ -56,14 +56,18 @@ class Kind(IntEnum):
     PRESENCE = 6  # child: [] + [[1, fqcn, role, fqsn, epoch, driver, security] | [0, fqcn], ...]
     BIND = 7  # either: [origin, destination | nil]; label = what the sender will call this route
     LOST = 8  # back along a route: [name, whether what is lost is name and all below it, or all the rest]
-    NACK = 9  # back along a route: [sequence, epoch, code, message, destinations]
+    NACK = 9  # back along a route: [code, message, [[destination, session, counter], ...]]
     GOAWAY = 10  # either: [reason]
 
-    REQUEST = 32  # [sequence, epoch, topic, encoding, extra] + payload
-    REPLY = 33  # [sequence, epoch, status, encoding, extra] + payload
-    EVENT = 34  # [sequence, epoch, topic, encoding, extra] + payload
-    CANCEL = 35  # [sequence, epoch]
-    BROADCAST = 36  # [destinations] + u16 + the header of a REQUEST + payload
+    # The header of those below is [session, counter], their body as in cellnet/protocol/envelope.py.
+    REQUEST = 32  # order + content
+    REPLY = 33  # answer
+    EVENT = 34  # order + content
+    SETTLED = 35  # [[start, stop], ...]: sequence numbers that need no answer any more
+    BROADCAST = 36  # header: [[destination, session, counter, order], ...]; body: content
+    OPEN = 37  # header: [0, attempt]; body: [epoch]
+    OPENED = 38  # header: [session, attempt]; body: [epoch]
+    CLOSED = 39  # header: [session or 0, counter or attempt]; body: [reason]
 
 
 FIRST_ROUTED = Kind.REQUEST

@@ -98,6 +98,10 @@ class Router(Generic[LinkT]):
             del self._below[member.fqcn]
         return gone
 
+    def holds(self, fqcn: FQCN) -> bool:
+        """Whether a cell is present below."""
+        return fqcn in self._below
+
     def member(self, fqcn: FQCN) -> Member | None:
         """Return what is known of a cell below."""
         found = self._below.get(fqcn)

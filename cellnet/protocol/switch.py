@@ -6,24 +6,20 @@ LOST for a route that broke. So an origin hears of a fault at once, although no 
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import TYPE_CHECKING
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING, Protocol
 
-from cellnet.errors import Busy, DeliveryError, InvalidName, NotExecuted, RemoteProtocolError, Unreachable
+from cellnet.errors import Busy, InvalidName, NotExecuted, RemoteProtocolError, Unreachable
 from cellnet.fqcn import FQCN, MAX_HOPS
 from cellnet.protocol.connection import MAX_REASON, Route
-from cellnet.protocol.events import Message
-from cellnet.protocol.exchange import MAX_NAMES, Status, broadcast_body, names, split_broadcast
+from cellnet.protocol.envelope import MAX_ENTRIES, Entry, join, read_name
 from cellnet.protocol.frames import Kind, pack, unpack
 from cellnet.protocol.routing import Side
 
 if TYPE_CHECKING:
-    from collections import deque
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from cellnet.protocol.connection import Connection
-    from cellnet.protocol.events import Event, MessageKey
-    from cellnet.protocol.exchange import Exchange
     from cellnet.protocol.frames import Frame
     from cellnet.protocol.routing import Router
 
@@ -31,33 +27,48 @@ __all__ = ["Switch"]
 
 MAX_OWN_ROUTES = 8192
 """Routes from this cell that are remembered; the least recently used one is forgotten."""
-_NACK_ERRORS: dict[str, type[DeliveryError]] = {"unreachable": Unreachable, "busy": Busy}
+_REFUSABLE = frozenset({Kind.REQUEST, Kind.EVENT, Kind.OPEN})
+"""What a full link refuses; the rest answers something, or frees something."""
+_TOLD = frozenset({Kind.REQUEST, Kind.OPEN})
+"""Whose origin is told when they are refused."""
+_NACK_ERRORS: dict[str, type[NotExecuted]] = {"unreachable": Unreachable, "busy": Busy}
+
+
+class Local(Protocol):
+    """Who takes what is for this cell."""
+
+    def received(self, origin: FQCN, kind: Kind, header: bytes, body: bytes, expires: float, now: float) -> None:
+        """Take a frame."""
+        ...
+
+    def nack_received(self, destination: FQCN, session: int, counter: int, error: NotExecuted, now: float) -> None:
+        """Take the news that a frame of ours was not delivered."""
+        ...
+
+    def lost(self, is_lost: Callable[[FQCN], bool], now: float) -> None:
+        """Take the news that the way to some cells broke."""
+        ...
 
 
 class Switch:
     """The middle of a cell: every routed frame passes here, whether it came from a link or from the cell itself."""
 
-    def __init__(self, router: Router[Connection], exchange: Exchange, events: deque[Event]) -> None:
+    local: Local
+    """To be set before the first frame."""
+
+    def __init__(self, router: Router[Connection]) -> None:
         self.refused = 0
         """Frames that could be neither delivered nor forwarded."""
         self._router = router
-        self._exchange = exchange
-        self._events = events
         self._own: OrderedDict[FQCN | None, Route] = OrderedDict()
+        self._to_self: deque[tuple[Kind, bytes, bytes, float]] = deque()
+        self._undelivered: deque[tuple[Entry, NotExecuted]] = deque()
 
     # Frames of this cell.
 
     def next_connection(self, destination: FQCN) -> Connection | None:
-        """Return the link towards *destination*; None if that is this cell.
-
-        :raises Unreachable: if there is none
-        """
-        if destination == self._router.fqcn:
-            return None
-        connection = self._router.next_hop(destination)
-        if connection is None:
-            raise self._unreachable(destination)
-        return connection
+        """Return the link towards *destination*; None if there is none, or that is this cell."""
+        return None if destination == self._router.fqcn else self._router.next_hop(destination)
 
     def send(self, destination: FQCN, kind: Kind, header: bytes, payload: bytes, expires: float) -> None:
         """Send a frame of our own, over a link or to ourselves.
@@ -65,27 +76,33 @@ class Switch:
         :raises Unreachable: if no link leads to *destination*
         :raises Busy: if the link is more than full
         """
-        out = self.next_connection(destination)
+        if destination == self._router.fqcn:
+            self._to_self.append((kind, header, payload, expires))
+            return
+        out = self._router.next_hop(destination)
         if out is None:
-            self._deliver(destination, kind, header, payload, expires)
-        elif not out.forward(self._route(destination), kind, header, payload, expires=expires):
+            raise self._unreachable(destination)
+        if not out.forward(self._route(destination), kind, header, payload, expires=expires):
             raise self._full(out)
 
-    def broadcast(self, destinations: list[FQCN], header: bytes, payload: bytes, expires: float) -> None:
-        """Send one message to many cells; those that cannot be reached fail at once."""
-        me = self._router.fqcn
-        if me in destinations:
-            self._deliver(me, Kind.REQUEST, header, payload, expires)
-        others = [name for name in destinations if name != me]
-        self._split(self._route(None), others, broadcast_body(header, payload), expires, MAX_HOPS)
+    def broadcast(self, entries: list[Entry], content: bytes, expires: float) -> None:
+        """Send one content to many cells, over each link once."""
+        self._split(self._route(None), entries, content, expires, MAX_HOPS)
 
-    def reply(self, key: MessageKey, status: Status, encoding: int, payload: bytes, expires: float) -> None:
-        """Answer a message. An origin that cannot be reached any more, or does not read, gets no answer."""
-        header = pack(key.sequence, key.epoch, int(status), encoding, {})
-        try:
-            self.send(key.origin, Kind.REPLY, header, payload, expires)
-        except NotExecuted:
-            self.refused += 1
+    def deliver_own(self, now: float) -> None:
+        """Deliver what this cell sent to itself, and the news of what it could not send.
+
+        Not done while it is sent, so that nobody hears of a frame's fate before it has noted that it was sent.
+        """
+        me = self._router.fqcn
+        while self._to_self or self._undelivered:
+            if self._to_self:
+                assert me is not None  # noqa: S101  # who has no name sends nothing
+                kind, header, body, expires = self._to_self.popleft()
+                self.local.received(me, kind, header, body, expires, now)
+            else:
+                entry, error = self._undelivered.popleft()
+                self.local.nack_received(entry.destination, entry.session, entry.counter, error, now)
 
     # Frames from a link.
 
@@ -119,15 +136,15 @@ class Switch:
             raise RemoteProtocolError(f"{frame.kind.name} does not fit its route")
         if frame.hop > MAX_HOPS:
             raise RemoteProtocolError(f"a frame may cross {frame.hop} more links: {MAX_HOPS} are allowed")
-        targets = names(unpack(frame.header, list)[0]) if route.destination is None else []
+        entries = Entry.unpack(unpack(frame.header, list)[0]) if route.destination is None else []
         expires = now + frame.remaining_ms / 1000
         try:
             if frame.remaining_ms == 0:
                 self.refused += 1
             elif route.destination is None:
-                self._broadcast_received(route, frame, targets, expires)
+                self._split(route, entries, frame.body, expires, frame.hop - 1, now)
             elif route.destination == self._router.fqcn:
-                self._deliver(route.origin, frame.kind, frame.header, frame.body, expires)
+                self.local.received(route.origin, frame.kind, frame.header, frame.body, expires, now)
             else:
                 self._forward(route, route.destination, frame, expires)
         except RemoteProtocolError:
@@ -141,96 +158,88 @@ class Switch:
         assert self._router.fqcn is not None  # noqa: S101  # as above
         return Side(self._router.fqcn, below=False)
 
-    def _deliver(self, origin: FQCN, kind: Kind, header: bytes, body: bytes, expires: float) -> None:
-        if kind is Kind.REPLY:
-            answers = list(self._exchange.reply_received(origin, header, body))
-            self._events.extend(answers)
-            self.refused += not answers
-        elif kind is Kind.CANCEL:
-            self._events.extend(self._exchange.cancel_received(origin, header))
-        else:
-            wants_reply = kind is Kind.REQUEST
-            message = self._exchange.message_received(origin, header, body, expires, wants_reply=wants_reply)
-            if isinstance(message, Message):
-                self._events.append(message)
-            elif message is None:
-                self.refused += 1
-            else:
-                self.reply(message, Status.BUSY, 0, b"", expires)
-
     def _forward(self, route: Route, destination: FQCN, frame: Frame, expires: float) -> None:
         out = self._router.next_hop(destination)
-        error: DeliveryError
+        error: NotExecuted
         if out is None or out is route.source:
             error = self._unreachable(destination)
         elif frame.hop <= 1:
             error = self._hops_used_up()
-        elif (out.refuses_new and frame.kind in (Kind.REQUEST, Kind.EVENT)) or not out.forward(
+        elif (out.refuses_new and frame.kind in _REFUSABLE) or not out.forward(
             route, frame.kind, frame.header, frame.body, expires=expires, hop=frame.hop - 1
         ):
             error = self._full(out)
         else:
             return
-        if frame.kind is Kind.REQUEST:
-            self._nack(route, frame.header, error, [destination])
-        self.refused += 1
+        if frame.kind in _TOLD:
+            session, counter = unpack(frame.header, int, int)
+            self._nack(route, error, [Entry(destination, session, counter, b"")])
+        else:
+            self.refused += 1
 
-    def _broadcast_received(self, route: Route, frame: Frame, destinations: list[FQCN], expires: float) -> None:
-        me = self._router.fqcn
-        if me in destinations:
-            header, payload = split_broadcast(frame.body)
-            self._deliver(route.origin, Kind.REQUEST, header, payload, expires)
-            destinations = [name for name in destinations if name != me]
-        self._split(route, destinations, frame.body, expires, frame.hop - 1)
-
-    def _split(self, route: Route, destinations: list[FQCN], body: bytes, expires: float, hop: int) -> None:
+    def _split(
+        self, route: Route, entries: list[Entry], content: bytes, expires: float, hop: int, now: float | None = None
+    ) -> None:
         """Send one copy per link, or a few if more destinations lie behind it than one frame may name."""
-        groups, unreachable = self._router.split(destinations)
-        for name in unreachable:
-            self._undelivered(route, body, self._unreachable(name), [name])
+        groups: dict[Connection, list[Entry]] = {}
+        for entry in entries:
+            if entry.destination == self._router.fqcn:
+                self._take_own(route, entry, content, expires, now)
+            elif (out := self._router.next_hop(entry.destination)) is None:
+                self._nack(route, self._unreachable(entry.destination), [entry])
+            else:
+                groups.setdefault(out, []).append(entry)
         for out, group in groups.items():
             if out is route.source:
-                self._undelivered(route, body, self._unreachable(group[0]), group)
+                self._nack(route, self._unreachable(group[0].destination), group)
             elif hop < 1:
-                self._undelivered(route, body, self._hops_used_up(), group)
+                self._nack(route, self._hops_used_up(), group)
             elif out.refuses_new and route.source is not None:
-                self._undelivered(route, body, self._full(out), group)
+                self._nack(route, self._full(out), group)
             else:
                 branch = route.branch(out)
-                for start in range(0, len(group), MAX_NAMES):
-                    part = group[start : start + MAX_NAMES]
-                    header = pack([str(name) for name in part])
-                    if not out.forward(branch, Kind.BROADCAST, header, body, expires=expires, hop=hop):
-                        self._undelivered(route, body, self._full(out), part)
+                for start in range(0, len(group), MAX_ENTRIES):
+                    part = group[start : start + MAX_ENTRIES]
+                    header = pack([entry.fields() for entry in part])
+                    if not out.forward(branch, Kind.BROADCAST, header, content, expires=expires, hop=hop):
+                        self._nack(route, self._full(out), part)
+
+    def _take_own(self, route: Route, entry: Entry, content: bytes, expires: float, now: float | None) -> None:
+        header, body = pack(entry.session, entry.counter), join(entry.order, content)
+        if now is None:
+            self._to_self.append((Kind.REQUEST, header, body, expires))
+        else:
+            self.local.received(route.origin, Kind.REQUEST, header, body, expires, now)
 
     # Bad news.
 
-    def nack_received(self, connection: Connection, frame: Frame) -> None:
+    def nack_received(self, connection: Connection, frame: Frame, now: float) -> None:
         """Take a NACK: it is about a message of ours, or goes one link further back.
 
         :raises RemoteProtocolError: if it is malformed
         """
-        sequence, epoch, code, message, values = unpack(frame.header, int, int, str, str, list)
-        destinations = names(values)
+        code, message, values = unpack(frame.header, str, str, list)
+        entries = _nacked(values)
         kind = _NACK_ERRORS.get(code)
         if kind is None:
             raise RemoteProtocolError(f"a NACK gives the unknown reason {code[:40]!r}")
         route = connection.owner(frame.label)
-        if route is None or (route.destination is not None and destinations != [route.destination]):
+        if route is None or (route.destination is not None and [e.destination for e in entries] != [route.destination]):
             self.refused += 1  # the label was given to another route meanwhile
         elif route.source is None:
-            self._events.extend(self._exchange.fail(sequence, epoch, destinations, kind(message[:MAX_REASON])))
+            for entry in entries:
+                error = kind(message[:MAX_REASON])
+                self.local.nack_received(entry.destination, entry.session, entry.counter, error, now)
         else:
-            self._send_nack(route.source, route.source_label, sequence, epoch, code, message, destinations)
+            self._send_nack(route.source, route.source_label, code, message, entries)
 
-    def lost_received(self, connection: Connection, frame: Frame) -> None:
+    def lost_received(self, connection: Connection, frame: Frame, now: float) -> None:
         """Take a LOST: one of our routes broke further on.
 
         :raises RemoteProtocolError: if it is malformed
         """
         text, below = unpack(frame.header, str, bool)
-        (name,) = names([text])
-        side = Side(name, below)
+        side = Side(read_name(text), below)
         route = connection.owner(frame.label)
         if route is None or not (route.destination is None or side.holds(route.destination)):
             return  # the label was given to another route meanwhile
@@ -238,57 +247,51 @@ class Switch:
             connection.release(route)
         if route.source is None:
             far = self._far_side(connection)
-            self._events.extend(self._exchange.lost(lambda cell: side.holds(cell) and far.holds(cell)))
+            self.local.lost(lambda cell: side.holds(cell) and far.holds(cell), now)
         else:
             self._send_lost(route, side)
 
-    def connection_lost(self, connection: Connection) -> None:
+    def connection_lost(self, connection: Connection, now: float) -> None:
         """Forget the routes that came in over a link that ended, and tell the origins of those that led out."""
         for route in connection.routes.values():
             route.end()
-        self._lost(connection, list(connection.routes_out()), self._far_side(connection))
+        self._lost(connection, list(connection.routes_out()), self._far_side(connection), now)
 
-    def members_lost(self, connection: Connection, side: Side) -> None:
+    def members_lost(self, connection: Connection, side: Side, now: float) -> None:
         """Tell the origins of routes to these cells, which were behind *connection*, that they left.
 
         Broadcasts are not told here: the cell that lost the link does so, along their labels.
         """
         routes = [route for route in connection.routes_out() if route.destination and side.holds(route.destination)]
-        self._lost(connection, routes, side)
+        self._lost(connection, routes, side, now)
 
     def renamed(self) -> None:
         """Forget the routes that begin here, as this cell has another name now."""
         self._own.clear()
 
-    def _lost(self, connection: Connection, routes: Iterable[Route], side: Side) -> None:
+    def _lost(self, connection: Connection, routes: Iterable[Route], side: Side, now: float) -> None:
         for route in routes:
             connection.release(route)
             self._send_lost(route, side)
-        self._events.extend(self._exchange.lost(side.holds))
+        self.local.lost(side.holds, now)
 
     @staticmethod
     def _send_lost(route: Route, side: Side) -> None:
         if route.source is not None:
             route.source.control(Kind.LOST, str(side.name), side.below, label=route.source_label)
 
-    def _undelivered(self, route: Route, body: bytes, error: DeliveryError, destinations: list[FQCN]) -> None:
-        self._nack(route, split_broadcast(body)[0], error, destinations)
+    def _nack(self, route: Route, error: NotExecuted, entries: list[Entry]) -> None:
         self.refused += 1
-
-    def _nack(self, route: Route, header: bytes, error: DeliveryError, destinations: list[FQCN]) -> None:
-        sequence, epoch, *_ = unpack(header, int, int, str, int, dict)
         if route.source is None:
-            self._events.extend(self._exchange.fail(sequence, epoch, destinations, error))
+            self._undelivered.extend((entry, error) for entry in entries)
             return
         code = "busy" if isinstance(error, Busy) else "unreachable"
-        self._send_nack(route.source, route.source_label, sequence, epoch, code, str(error), destinations)
+        self._send_nack(route.source, route.source_label, code, str(error), entries)
 
     @staticmethod
-    def _send_nack(
-        source: Connection, label: int, sequence: int, epoch: int, code: str, reason: str, destinations: list[FQCN]
-    ) -> None:
-        values = [str(name) for name in destinations]
-        source.control(Kind.NACK, sequence, epoch, code, reason[:MAX_REASON], values, label=label)
+    def _send_nack(source: Connection, label: int, code: str, reason: str, entries: list[Entry]) -> None:
+        values = [[str(entry.destination), entry.session, entry.counter] for entry in entries]
+        source.control(Kind.NACK, code, reason[:MAX_REASON], values, label=label)
 
     def _unreachable(self, destination: FQCN) -> Unreachable:
         me = self._router.fqcn
@@ -315,3 +318,7 @@ class Switch:
         else:
             self._own.move_to_end(destination)
         return route
+
+
+def _nacked(values: list[object]) -> list[Entry]:
+    return Entry.unpack([[*value, b""] if isinstance(value, list) else value for value in values])

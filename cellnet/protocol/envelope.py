@@ -1,0 +1,198 @@
+"""What travels in a session, and how: a frame's header is ``[session, counter]``, its body the rest.
+
+The body of a REQUEST is two parts, told apart by the first two bytes: what is one receiver's alone (:class:`Order`),
+and the content, which a broadcast shares between all of them.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+from cellnet.errors import InvalidName, LocalProtocolError, PayloadTooLarge, RemoteProtocolError
+from cellnet.fqcn import FQCN
+from cellnet.protocol.frames import INLINE_LIMIT, pack, unpack
+
+__all__ = [
+    "MAX_ENTRIES",
+    "MAX_KEY",
+    "MAX_TOPIC",
+    "Answer",
+    "Content",
+    "Entry",
+    "Order",
+    "Status",
+    "join",
+    "part",
+    "read_name",
+]
+
+MAX_TOPIC = 255
+"""Characters of a topic."""
+MAX_ENTRIES = 100
+"""Destinations that one BROADCAST names: with 100 of the longest names, its header is still allowed."""
+MAX_KEY = 255
+"""Characters of an ordering key."""
+
+
+class Status(IntEnum):
+    """How a request stands at its destination."""
+
+    OK = 0
+    RAISED = 1  # the payload is [code, message]
+    BUSY = 2  # this transmission was not taken; the same request may be sent again
+    WORKING = 3  # it was taken before, and is not answered yet
+
+
+class Order(NamedTuple):
+    """What one receiver is told of a request besides its content."""
+
+    sequence: int
+    """From 1 on for a request; 0 for an event."""
+    floor: int
+    """Below it, the asker wants no more answers."""
+    key: str
+    """The ordering key; empty without one."""
+    after: int
+    """The request that must have ended before this one starts; 0 for none."""
+
+    def pack(self) -> bytes:
+        """Return it as bytes."""
+        return pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Order:
+        """Read what :meth:`pack` made.
+
+        :raises RemoteProtocolError: if it is malformed
+        """
+        order = cls(*unpack(data, int, int, str, int))
+        if len(order.key) > MAX_KEY or order.after > order.sequence or order.floor > (order.sequence or order.floor):
+            raise RemoteProtocolError("a request contradicts itself")
+        return order
+
+
+class Entry(NamedTuple):
+    """One destination of a BROADCAST: what a REQUEST to it alone would say, but for the content."""
+
+    destination: FQCN
+    session: int
+    counter: int
+    order: bytes
+
+    @classmethod
+    def unpack(cls, values: list[object]) -> list[Entry]:
+        """Read the entries of a BROADCAST's header.
+
+        :raises RemoteProtocolError: if one is malformed, or there are too many
+        """
+        if len(values) > MAX_ENTRIES:
+            raise RemoteProtocolError(f"a broadcast names {len(values)} cells: {MAX_ENTRIES} are allowed")
+        entries = []
+        for value in values:
+            match value:
+                case [str(name), int(session), int(counter), bytes(order)] if session >= 0 and counter >= 0:
+                    entries.append(cls(read_name(name), session, counter, order))
+                case _:
+                    raise RemoteProtocolError("an entry of a broadcast is malformed")
+        return entries
+
+    def fields(self) -> list[object]:
+        """Return it as it stands in a header."""
+        return [str(self.destination), self.session, self.counter, self.order]
+
+
+def read_name(text: str) -> FQCN:
+    """Read a cell's name from a header.
+
+    :raises RemoteProtocolError: if it is none
+    """
+    try:
+        return FQCN(text)
+    except InvalidName as error:
+        raise RemoteProtocolError(str(error)) from None
+
+
+class Content(NamedTuple):
+    """What all receivers of a message are told."""
+
+    topic: str
+    encoding: int
+    payload: bytes
+
+    @classmethod
+    def of(cls, topic: str, encoding: int, payload: bytes, key: str) -> Content:
+        """Return a message's content.
+
+        :raises LocalProtocolError: if topic, ordering key or payload is one that no cell would take
+        """
+        if len(key) > MAX_KEY:
+            raise LocalProtocolError(f"an ordering key of {len(key)} characters is too long: {MAX_KEY} are allowed")
+        if len(topic) > MAX_TOPIC:
+            raise LocalProtocolError(f"a topic of {len(topic)} characters is too long: {MAX_TOPIC} are allowed")
+        if len(payload) > INLINE_LIMIT:
+            raise PayloadTooLarge(f"a payload of {len(payload)} bytes is too large: {INLINE_LIMIT} are allowed")
+        return cls(topic, encoding, payload)
+
+    def pack(self) -> bytes:
+        """Return it as bytes."""
+        return join(pack(self.topic, self.encoding), self.payload)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Content:
+        """Read what :meth:`pack` made.
+
+        :raises RemoteProtocolError: if it is malformed
+        """
+        header, payload = part(data)
+        topic, encoding = unpack(header, str, int)
+        if len(topic) > MAX_TOPIC or len(payload) > INLINE_LIMIT:
+            raise RemoteProtocolError("a message has a topic or a payload that is too long")
+        return cls(topic, encoding, payload)
+
+
+class Answer(NamedTuple):
+    """The body of a REPLY."""
+
+    sequence: int
+    counter: int
+    """Of the transmission that is answered."""
+    status: int
+    encoding: int
+    payload: bytes
+
+    def pack(self) -> bytes:
+        """Return it as bytes."""
+        return join(pack(self.sequence, self.counter, self.status, self.encoding), self.payload)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Answer:
+        """Read what :meth:`pack` made.
+
+        :raises RemoteProtocolError: if it is malformed
+        """
+        header, payload = part(data)
+        sequence, counter, status, encoding = unpack(header, int, int, int, int)
+        answer = cls(sequence, counter, status, encoding, payload)
+        if answer.status not in _STATUSES or len(payload) > INLINE_LIMIT:
+            raise RemoteProtocolError("a reply has an unknown status or is too large")
+        return answer
+
+
+def join(first: bytes, second: bytes) -> bytes:
+    """Put two parts into one body."""
+    return len(first).to_bytes(2, "big") + first + second
+
+
+def part(body: bytes) -> tuple[bytes, bytes]:
+    """Take apart what :func:`join` made.
+
+    :raises RemoteProtocolError: if it is malformed
+    """
+    length = int.from_bytes(body[:2], "big")
+    if len(body) < 2 + length:
+        raise RemoteProtocolError("a body is cut short")
+    return body[2 : 2 + length], body[2 + length :]
+
+
+_STATUSES = frozenset(int(status) for status in Status)
