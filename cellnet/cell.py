@@ -189,8 +189,7 @@ class Cell(anyio.AsyncContextManagerMixin):
         if deadline.seconds <= 0:
             await anyio.lowlevel.checkpoint()
             raise DeadlineBeforeExecution(f"the deadline passed before {topic} was sent to {name}")
-        number = 0
-        error: DeliveryError | None = None
+        number, call = 0, Call()
         try:
             with deadline.limit():
                 await self._wait_room(name)
@@ -198,15 +197,15 @@ class Cell(anyio.AsyncContextManagerMixin):
                 number = self._endpoint.request(
                     [name], topic, encoding, data, deadline=deadline.at, now=now, once=once, key=key
                 )
-                call = self._calls[number] = Call()
+                self._calls[number] = call
                 self._dispatch(now)
                 return await call.wait()
         finally:
-            for _destination, error in self._forget(number):
-                pass
-        raise error or DeadlineBeforeExecution(
-            f"there was no room to send {topic} to {name} in {deadline.seconds:.3g} s"
-        )
+            for owing, error in self._forget(number):
+                call.answer(Reply(owing, error=error))
+        if not number:
+            raise DeadlineBeforeExecution(f"there was no room to send {topic} to {name} in {deadline.seconds:.3g} s")
+        return await call.wait()
 
     async def send(self, destination: str | FQCN, topic: str, payload: object = None, *, key: str = "") -> None:
         """Send an event: it arrives at most once, and nobody answers.

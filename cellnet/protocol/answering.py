@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from cellnet.fqcn import FQCN
     from cellnet.protocol.events import Event
+    from cellnet.protocol.timers import Timers
 
 __all__ = ["Answering"]
 
@@ -36,6 +37,8 @@ CACHE_BYTES = 64 << 20
 RECORD_BYTES = 200
 MAX_RANGES = 64
 """Ranges of sequence numbers in one SETTLED; the rest follows when the lowest have closed up."""
+HOLD_SECONDS = 0.02
+"""How long OPENED waits for the answer to the request that came with OPEN."""
 NOTICE_SECONDS = 60.0
 """How long OPENED and CLOSED may travel."""
 
@@ -48,6 +51,7 @@ class Answering:
         epoch: int,
         events: deque[Event],
         send: Callable[[FQCN, Kind, bytes, bytes, float], None],
+        timers: Timers,
         entropy: Callable[[int], bytes],
     ) -> None:
         """Begin with no sessions.
@@ -62,7 +66,9 @@ class Answering:
         self._epoch = epoch
         self._events = events
         self._send = send
+        self._timers = timers
         self._entropy = entropy
+        self._started: float | None = None
         self._askers: dict[FQCN, _Asker] = {}
         self._sessions: dict[int, _Session] = {}
         self._messages: dict[int, tuple[_Asker, Message]] = {}
@@ -75,13 +81,16 @@ class Answering:
 
     # Frames.
 
-    def open_received(self, origin: FQCN, header: bytes, body: bytes, now: float) -> None:
-        """Take an OPEN, and answer it.
+    def open_received(self, origin: FQCN, header: bytes, body: bytes, expires: float, now: float) -> None:
+        """Take an OPEN, and the request that it may carry, and answer both.
 
         :raises RemoteProtocolError: if it is malformed
         """
         _none, attempt = unpack(header, int, int)
-        (epoch,) = unpack(body, int)
+        first, request = part(body)
+        (epoch,) = unpack(first, int)
+        if self._started is None:
+            self._started = now
         asker = self._askers.get(origin)
         if asker is not None and epoch < asker.epoch:
             self._close(origin, 0, attempt, f"a later start of {origin} is known", now)
@@ -97,7 +106,13 @@ class Answering:
         self._drop(asker.offered)
         session = asker.offered = _Session(int.from_bytes(self._entropy(8), "big") >> 1, asker)
         self._sessions[session.number] = session
-        self._try_send(origin, Kind.OPENED, pack(session.number, attempt), pack(self._epoch), now + NOTICE_SECONDS)
+        age = now - self._started
+        session.opened = pack(session.number, attempt), pack(self._epoch, int(age * 1000)), now + NOTICE_SECONDS
+        if request:
+            self._take(session, 0, request, expires)
+            self._timers.at(now + HOLD_SECONDS, lambda _now: self._say_opened(session))
+        else:
+            self._say_opened(session)
 
     def message_received(self, origin: FQCN, header: bytes, body: bytes, expires: float, now: float) -> None:
         """Take a REQUEST or an EVENT.
@@ -106,8 +121,10 @@ class Answering:
         """
         number, counter = unpack(header, int, int)
         session = self._session(origin, number, counter, now)
-        if session is None:
-            return
+        if session is not None:
+            self._take(session, counter, body, expires)
+
+    def _take(self, session: _Session, counter: int, body: bytes, expires: float) -> None:
         first, second = part(body)
         order, content = Order.unpack(first), Content.unpack(second)
         asker = session.asker
@@ -185,6 +202,12 @@ class Answering:
             asker.current, asker.offered = session, None
         return session
 
+    def _say_opened(self, session: _Session) -> None:
+        if session.opened is not None:
+            header, body, expires = session.opened
+            session.opened = None
+            self._try_send(session.asker.origin, Kind.OPENED, header, body, expires)
+
     def _close(self, origin: FQCN, number: int, counter: int, reason: str, now: float) -> None:
         self._try_send(origin, Kind.CLOSED, pack(number, counter), pack(reason), now + NOTICE_SECONDS)
 
@@ -259,6 +282,7 @@ class Answering:
     # Sending.
 
     def _answer(self, session: _Session, answer: Answer, expires: float) -> None:
+        self._say_opened(session)
         session.sent += 1
         self._try_send(session.asker.origin, Kind.REPLY, pack(session.number, session.sent), answer.pack(), expires)
 
@@ -298,13 +322,15 @@ class _Asker:
 
 
 class _Session:
-    __slots__ = ("asker", "number", "sent", "window")
+    __slots__ = ("asker", "number", "opened", "sent", "window")
 
     def __init__(self, number: int, asker: _Asker) -> None:
         self.number = number
         self.asker = asker
         self.window = Window()
         self.sent = 0
+        self.opened: tuple[bytes, bytes, float] | None = None
+        """OPENED, until it is sent: best together with the first reply."""
 
 
 class _Record:

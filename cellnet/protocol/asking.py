@@ -51,9 +51,13 @@ MAX_SESSIONS = 65536
 """Cells with which a cell has sessions; one with nothing pending makes room for another."""
 GATHER_SECONDS = 0.5
 """How long a broadcast waits for sessions that are not open yet; who comes later gets a request of its own."""
-SETTLE_SECONDS = 1.0
-"""How long after the last answer the answerer is told that it may forget."""
+SETTLE_SECONDS = 10.0
+"""How long after an answer the answerer is told that it may forget, unless another request says so before."""
+MANY_BYTES = 1 << 20
+"""So many bytes of answers are told to be forgotten at once."""
 MAX_RANGES = 64
+CLOCK_MARGIN = 1.001
+"""By how much two clocks may differ in speed."""
 RESTARTED = "it may have run before {} was restarted"
 
 
@@ -136,7 +140,7 @@ class Asking:
         """
         session = self._session(destination)
         if session.number:
-            self._send_content(session, Order(0, session.floor, key, 0), content, deadline)
+            self._send_event(session, content, key, deadline)
             return
         self._check_room(1)
         self._waiting += 1
@@ -163,7 +167,7 @@ class Asking:
         :raises RemoteProtocolError: if it is malformed
         """
         number, attempt = unpack(header, int, int)
-        (epoch,) = unpack(body, int)
+        epoch, age_ms = unpack(body, int, int)
         session = self._sessions.get(origin)
         if session is None or session.opening is None or session.attempt != attempt or number in self._numbers:
             self.refused += 1
@@ -171,8 +175,11 @@ class Asking:
         session.opening.cancel()
         session.opening = None
         restarted = session.epoch not in (0, epoch)
+        carried = self._carried(session, attempt, age_ms / 1000, now)
         session.begin(number, epoch)
         self._numbers[number] = session
+        if carried is not None:
+            session.flying[0] = carried
         for content, key, deadline in session.take_events():
             self._waiting -= 1
             if deadline > now:
@@ -180,10 +187,28 @@ class Asking:
         for pending in list(session.pending.values()):
             if restarted and pending.in_doubt:
                 self._fail(session, pending, Indeterminate(RESTARTED.format(origin)), now)
+            elif pending is carried:
+                self._again(session, pending, now + pending.silence)
             elif pending.group is not None:
                 self._gather(session, pending, pending.group, now)
             else:
                 self._transmit(session, pending, now)
+
+    def _carried(self, session: Session, attempt: int, age: float, now: float) -> Pending | None:
+        """Return the request that came with this OPEN; end one that came with another, if it is in doubt for good.
+
+        :param age: seconds since the answerer was started, at least
+        """
+        if session.first is None:
+            return None
+        (pending, sent), session.first = session.first, None
+        if session.pending.get(pending.sequence) is not pending:
+            return None
+        if attempt == 1:
+            return pending
+        if pending.in_doubt and age < (now - sent) * CLOCK_MARGIN:
+            self._fail(session, pending, Indeterminate(RESTARTED.format(session.destination)), now)
+        return None
 
     def closed_received(self, origin: FQCN, header: bytes, body: bytes, now: float) -> None:
         """Take a CLOSED: the answerer does not know the session, or refused to open one.
@@ -226,6 +251,9 @@ class Asking:
             self._bad_news(session, pending, error, now)
         else:
             self._finish(session, pending, now)
+            session.kept_bytes += len(answer.payload)
+            if session.kept_bytes >= MANY_BYTES:
+                self._tell_settled(session, now)
             self._events.append(Replied(pending.call, source, answer.status, answer.encoding, answer.payload))
 
     def nack_received(self, destination: FQCN, number: int, counter: int, error: NotExecuted, now: float) -> None:
@@ -234,6 +262,9 @@ class Asking:
         if session is None or number != session.number:
             self.refused += 1
         elif not number:
+            if counter == 1 and session.first is not None:
+                session.first[0].in_doubt = 0
+                session.first = None
             if counter == session.attempt and session.opening is not None:
                 self._opening_failed(session, error, now)
         elif (pending := session.flying.pop(counter, None)) is not None:
@@ -296,13 +327,19 @@ class Asking:
         if not session.pending and not session.events:
             return
         session.attempt += 1
+        carried = None
+        if session.attempt == 1:  # an answerer that is restarted in between cannot know what came with the first
+            carried = next((one for one in session.pending.values() if one.group is None), None)
+        request = self._body(session, carried) if carried is not None else b""
+        header, body = pack(0, session.attempt), join(pack(self._epoch), request)
         try:
-            self._send(
-                session.destination, Kind.OPEN, pack(0, session.attempt), pack(self._epoch), session.deadline(now)
-            )
+            self._send(session.destination, Kind.OPEN, header, body, session.deadline(now))
         except NotExecuted as error:
             self._opening_failed(session, error, now)
         else:
+            if carried is not None:
+                carried.in_doubt = 1
+                session.first = carried, now
             session.opening = self._timers.at(now + session.silence, partial(self._open, session))
             session.silence = min(2 * session.silence, MAX_SILENCE_SECONDS)
 
@@ -370,13 +407,19 @@ class Asking:
         if pending.again is not None:
             pending.again.cancel()
             pending.again = None
-        order = Order(pending.sequence, session.floor, pending.key, session.predecessor(pending))
+        session.counter += 1
+        header = pack(session.number, session.counter)
         try:
-            counter = self._send_content(session, order, pending.content, pending.deadline)
+            self._send(session.destination, Kind.REQUEST, header, self._body(session, pending), pending.deadline)
         except NotExecuted as error:
             self._bad_news(session, pending, error, now)
-            return
-        self._sent(session, pending, counter, now)
+        else:
+            self._sent(session, pending, session.counter, now)
+
+    @staticmethod
+    def _body(session: Session, pending: Pending) -> bytes:
+        order = Order(pending.sequence, session.floor, pending.key, session.predecessor(pending))
+        return join(order.pack(), pending.content.pack())
 
     def _sent(self, session: Session, pending: Pending, counter: int, now: float) -> None:
         self.repeated += pending.error is not None or pending.in_doubt > 0
@@ -388,16 +431,14 @@ class Asking:
             self._again(session, pending, now + pending.silence)
             pending.silence = min(2 * pending.silence, MAX_SILENCE_SECONDS)
 
-    def _send_content(self, session: Session, order: Order, content: Content, deadline: float) -> int:
+    def _send_event(self, session: Session, content: Content, key: str, deadline: float) -> None:
         session.counter += 1
-        kind = Kind.REQUEST if order.sequence else Kind.EVENT
-        header = pack(session.number, session.counter)
-        self._send(session.destination, kind, header, join(order.pack(), content.pack()), deadline)
-        return session.counter
+        header, body = pack(session.number, session.counter), join(Order(0, session.floor, key, 0).pack(), content.pack())
+        self._send(session.destination, Kind.EVENT, header, body, deadline)
 
     def _try_event(self, session: Session, content: Content, key: str, deadline: float) -> None:
         try:
-            self._send_content(session, Order(0, session.floor, key, 0), content, deadline)
+            self._send_event(session, content, key, deadline)
         except NotExecuted:
             self.refused += 1  # an event is sent once
 
@@ -455,6 +496,7 @@ class Asking:
         if session.settling is not None:
             session.settling.cancel()
             session.settling = None
+        session.kept_bytes = 0
         if session.number:
             session.counter += 1
             ranges = [list(one) for one in session.settled.below(MAX_RANGES)]

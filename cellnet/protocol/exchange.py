@@ -39,7 +39,7 @@ class Exchange:
     ) -> None:
         self.epoch = epoch
         self.asking = Asking(epoch, events, switch.send, switch.broadcast, timers, random)
-        self.answering = Answering(epoch, events, switch.send, entropy)
+        self.answering = Answering(epoch, events, switch.send, timers, entropy)
         self._timers = timers
         self._looks = False
 
@@ -67,7 +67,8 @@ class Exchange:
         elif kind is Kind.SETTLED:
             answering.settled_received(origin, header, body, now)
         elif kind is Kind.OPEN:
-            answering.open_received(origin, header, body, now)
+            answering.open_received(origin, header, body, expires, now)
+            self._look_later(now)
         elif kind is Kind.OPENED:
             asking.opened_received(origin, header, body, now)
         else:

@@ -34,7 +34,9 @@ class Session:
         "destination",
         "epoch",
         "events",
+        "first",
         "flying",
+        "kept_bytes",
         "keys",
         "next_sequence",
         "number",
@@ -55,6 +57,8 @@ class Session:
         """The answerer's; 0 until it was open once."""
         self.attempt = 0
         self.opening: Timer | None = None
+        self.first: tuple[Pending, float] | None = None
+        """The request that the first OPEN carried, and when."""
         self.pause = PAUSE_SECONDS
         self.silence = SILENCE_SECONDS
         self.counter = 0
@@ -63,6 +67,8 @@ class Session:
         self.pending: dict[int, Pending] = {}
         self.settled = Ranges()
         self.settling: Timer | None = None
+        self.kept_bytes = 0
+        """Of answers that the answerer was not yet told to forget, about."""
         self.flying: dict[int, Pending] = {}
         """By counter, the transmissions of which nothing is known."""
         self.keys: dict[str, list[int]] = {}
