@@ -23,6 +23,8 @@ from cellnet.errors import (
     RefusedByPeer,
     RemoteError,
     RemoteProtocolError,
+    StillBusy,
+    StillUnreachable,
     Unreachable,
 )
 from cellnet.fqcn import FQCN, FQSN, Pattern
@@ -62,5 +64,7 @@ __all__ = [
     "Replies",
     "Reply",
     "Request",
+    "StillBusy",
+    "StillUnreachable",
     "Unreachable",
 ]

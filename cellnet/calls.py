@@ -84,6 +84,10 @@ class Call:
         :raises DeliveryError: if there is no answer
         """
         await self._answered.wait()
+        return self.result()
+
+    def result(self) -> Any:
+        """Return the value of the answer, once there is one; raise as :meth:`wait` does."""
         assert self._reply is not None  # noqa: S101  # set before the event
         return self._reply.result()
 

@@ -28,6 +28,7 @@ from cellnet.message import Reply, Request
 from cellnet.neighbours import Neighbours
 from cellnet.payload import decode
 from cellnet.protocol.endpoint import MAX_CHILDREN, Endpoint
+from cellnet.protocol.envelope import Status
 from cellnet.protocol.events import (
     Attached,
     Cancelled,
@@ -38,7 +39,6 @@ from cellnet.protocol.events import (
     Message,
     Replied,
 )
-from cellnet.protocol.envelope import Status
 from cellnet.statistics import CellStatistics
 from cellnet.wakeup import Wakeup
 
@@ -205,7 +205,7 @@ class Cell(anyio.AsyncContextManagerMixin):
                 call.answer(Reply(owing, error=error))
         if not number:
             raise DeadlineBeforeExecution(f"there was no room to send {topic} to {name} in {deadline.seconds:.3g} s")
-        return await call.wait()
+        return call.result()
 
     async def send(self, destination: str | FQCN, topic: str, payload: object = None, *, key: str = "") -> None:
         """Send an event: it arrives at most once, and nobody answers.
@@ -285,7 +285,8 @@ class Cell(anyio.AsyncContextManagerMixin):
 
     def _take(self, event: Event) -> None:
         if isinstance(event, Message):
-            self._endpoint.switch.refused += not self._inbox.receive(event)
+            if not self._inbox.receive(event):
+                self._endpoint.switch.refused += 1
         elif isinstance(event, Replied):
             self._answer(event.call, _reply(event))
         elif isinstance(event, Failed):

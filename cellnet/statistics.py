@@ -73,7 +73,7 @@ class CellStatistics:
             len(endpoint.router),
             endpoint.exchange.pending,
             handling,
-            endpoint.switch.refused,
+            endpoint.switch.refused + endpoint.exchange.refused,
             turned_away,
         )
 

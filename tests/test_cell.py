@@ -27,6 +27,8 @@ from cellnet import (
     PayloadTooLarge,
     RemoteError,
     Request,
+    StillBusy,
+    StillUnreachable,
     Unreachable,
 )
 from cellnet.drivers.memory import MemoryDriver
@@ -282,9 +284,10 @@ async def test_a_broadcast_crosses_each_link_once(network: Network) -> None:
 
 async def test_failures_inside_a_broadcast_are_replies_and_not_exceptions(network: Network) -> None:
     async with network.tree(relays=1, clients=2, handlers=HANDLERS) as server:
-        async with server.broadcast(["R1.C1", "R1.C9", "R9"], "fail") as replies:
-            errors = {str(reply.source): type(reply.error) async for reply in replies}
-        assert errors == {"R1.C1": RemoteError, "R1.C9": Unreachable, "R9": Unreachable}
+        with anyio.fail_after(1):
+            async with server.broadcast(["R1.C1", "R1.C9", "R9"], "fail") as replies:
+                errors = {str(reply.source): type(reply.error) async for reply in replies}
+        assert errors == {"R1.C1": RemoteError, "R1.C9": StillUnreachable, "R9": StillUnreachable}
 
 
 async def test_leaving_a_broadcast_cancels_the_rest(network: Network) -> None:
@@ -336,7 +339,7 @@ async def test_a_cell_that_ends_leaves_and_fails_what_was_asked_of_it(network: N
 
             async def ask() -> None:
                 with anyio.fail_after(5), pytest.raises(Indeterminate, match="the way to C1 broke"):
-                    await server.request("C1", "never")
+                    await server.request("C1", "never", once=False)
 
             async with Cell("C1", handlers={"never": never}, drivers={"memory": driver}) as client:
                 await client.connect("memory://server")
@@ -362,7 +365,7 @@ async def test_a_lost_parent_is_joined_again_and_presence_comes_back(network: Ne
             with anyio.fail_after(5):
                 await relay.wait_disconnected()
             with pytest.raises(Unreachable):
-                await client.request("server", "origin")
+                await client.request("server", "origin", once=False)
 
 
 async def test_two_holders_of_one_name_do_not_both_stay(network: Network) -> None:
@@ -436,7 +439,7 @@ async def test_what_the_body_raises_comes_out_as_it_is(network: Network) -> None
 
 
 async def test_too_many_answers_are_not_awaited(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cellnet.protocol.exchange.MAX_PENDING", 1)
+    monkeypatch.setattr("cellnet.protocol.asking.MAX_PENDING", 1)
     async with network.tree(relays=1, clients=1, handlers=HANDLERS) as server, anyio.create_task_group() as tasks:
         tasks.start_soon(server.request, "R1.C1", "never")
         await anyio.wait_all_tasks_blocked()
@@ -446,12 +449,14 @@ async def test_too_many_answers_are_not_awaited(network: Network, monkeypatch: p
 
 
 async def test_too_many_requests_at_a_time_are_answered_busy(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cellnet.protocol.exchange.MAX_INCOMING", 1)
+    monkeypatch.setattr("cellnet.protocol.answering.MAX_INCOMING", 1)
     async with network.tree(relays=1, clients=1, handlers=HANDLERS) as server, anyio.create_task_group() as tasks:
         tasks.start_soon(server.request, "R1.C1", "never")
         while not network["R1.C1"].statistics().handling:
             await anyio.sleep(0.001)
         with pytest.raises(Busy):
+            await server.request("R1.C1", "echo", once=False)
+        with anyio.fail_after(0.5), pytest.raises(StillBusy, match="works on as many requests as it may"):
             await server.request("R1.C1", "echo")
         tasks.cancel_scope.cancel()
 
@@ -489,5 +494,5 @@ async def test_an_address_that_cannot_be_is_refused(network: Network, url: str, 
 async def test_errors_of_the_library_are_one_tree(network: Network) -> None:
     async with network.tree(relays=1, clients=1) as server:
         with pytest.raises(CellError):
-            await server.request("R1.C9", "echo")
+            await server.request("R1.C9", "echo", once=False)
     assert issubclass(HandshakeError, CellError)

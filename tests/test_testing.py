@@ -37,7 +37,8 @@ async def test_half_an_hour_of_work_passes_in_moments_and_exactly() -> None:
         with anyio.fail_after(1801):
             async with server.broadcast("*.*", "work") as replies:
                 assert len([reply.result() async for reply in replies]) == 6
-        assert anyio.current_time() - start == pytest.approx(1800.2, abs=1e-6)
+        # two links there and back, twice: what was never asked before opens a session first
+        assert anyio.current_time() - start == pytest.approx(1800.4, abs=1e-6)
 
 
 async def test_every_link_adds_its_latency_each_way() -> None:

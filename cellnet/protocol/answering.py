@@ -6,6 +6,7 @@ frees by saying what it no longer waits for.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from cellnet.errors import NotExecuted, RemoteProtocolError
@@ -68,7 +69,8 @@ class Answering:
         self._send = send
         self._timers = timers
         self._entropy = entropy
-        self._started: float | None = None
+        self.started = math.inf
+        """When this cell had its first link; whatever it was asked came later."""
         self._askers: dict[FQCN, _Asker] = {}
         self._sessions: dict[int, _Session] = {}
         self._messages: dict[int, tuple[_Asker, Message]] = {}
@@ -89,8 +91,6 @@ class Answering:
         _none, attempt = unpack(header, int, int)
         first, request = part(body)
         (epoch,) = unpack(first, int)
-        if self._started is None:
-            self._started = now
         asker = self._askers.get(origin)
         if asker is not None and epoch < asker.epoch:
             self._close(origin, 0, attempt, f"a later start of {origin} is known", now)
@@ -103,11 +103,12 @@ class Answering:
                 self._close(origin, 0, attempt, "too many cells have open requests here", now)
                 return
             asker = self._askers[origin] = _Asker(origin, epoch)
-        self._drop(asker.offered)
-        session = asker.offered = _Session(int.from_bytes(self._entropy(8), "big") >> 1, asker)
-        self._sessions[session.number] = session
-        age = now - self._started
-        session.opened = pack(session.number, attempt), pack(self._epoch, int(age * 1000)), now + NOTICE_SECONDS
+        session = asker.offered
+        if session is None:
+            session = asker.offered = _Session(int.from_bytes(self._entropy(8), "big") >> 1, asker)
+            self._sessions[session.number] = session
+        age_ms = int((now - min(self.started, now)) * 1000)
+        session.opened = pack(session.number, attempt), pack(self._epoch, age_ms), now + NOTICE_SECONDS
         if request:
             self._take(session, 0, request, expires)
             self._timers.at(now + HOLD_SECONDS, lambda _now: self._say_opened(session))

@@ -123,7 +123,7 @@ class Asking:
             self._calls[call] = pendings
         self._waiting += len(pendings)
         group = Group() if len(pendings) > 1 else None
-        for destination, pending in pendings.items():
+        for destination, pending in list(pendings.items()):
             self._begin(self._sessions[destination], pending, group, now)
         if group is not None:
             if group.missing:
@@ -169,7 +169,7 @@ class Asking:
         number, attempt = unpack(header, int, int)
         epoch, age_ms = unpack(body, int, int)
         session = self._sessions.get(origin)
-        if session is None or session.opening is None or session.attempt != attempt or number in self._numbers:
+        if session is None or session.opening is None or attempt > session.attempt or number in self._numbers:
             self.refused += 1
             return
         session.opening.cancel()
@@ -193,6 +193,8 @@ class Asking:
                 self._gather(session, pending, pending.group, now)
             else:
                 self._transmit(session, pending, now)
+        if session.has_untold:
+            self._tell_settled(session, now)
 
     def _carried(self, session: Session, attempt: int, age: float, now: float) -> Pending | None:
         """Return the request that came with this OPEN; end one that came with another, if it is in doubt for good.
@@ -221,8 +223,9 @@ class Asking:
         if session is None or session.number != number or (not number and session.attempt != counter):
             self.refused += 1
         elif number:
-            del self._numbers[number]
-            session.number = 0
+            if (pending := session.flying.pop(counter, None)) is not None:
+                pending.in_doubt -= 1
+            self._leave_session(session)
             self._open(session, now)
         else:
             self._opening_failed(session, Unreachable(f"{origin} refused: {reason[:200]}"), now)
@@ -275,23 +278,20 @@ class Asking:
         """Take the news that the way to some cells broke: what was under way there is sent again soon."""
         for destination in [name for name in self._sessions if is_lost(name)]:
             session = self._sessions[destination]
-            error = Unreachable(f"the way to {destination} broke")
-            if not session.number and session.opening is not None:
-                self._opening_failed(session, error, now)
-            for pending in list(session.pending.values()) if session.number else ():
-                if pending.repeats:
-                    pending.pause = PAUSE_SECONDS
-                    self._bad_news(session, pending, error, now)
-                elif pending.in_doubt:
+            for pending in list(session.pending.values()):
+                if not pending.repeats and pending.in_doubt:
                     self._fail(session, pending, Indeterminate(f"the way to {destination} broke: it may have run"), now)
+            # Whoever is there when there is a way again may be another start: that is asked before anything is sent.
+            self._leave_session(session)
+            session.pause = PAUSE_SECONDS
+            self._opening_failed(session, Unreachable(f"the way to {destination} broke"), now)
 
     def reachable(self, is_reachable: Callable[[FQCN], bool], now: float) -> None:
         """Take the news that there is a way again: what waits for one goes now."""
         for destination in [name for name in self._sessions if is_reachable(name)]:
             session = self._sessions[destination]
             if not session.number:
-                if session.opening is not None:
-                    self._open(session, now)
+                self._open(session, now)
                 continue
             for pending in list(session.pending.values()):
                 if pending.error is not None:
@@ -309,10 +309,14 @@ class Asking:
         session = self._sessions[destination] = Session(destination)
         return session
 
+    def _leave_session(self, session: Session) -> None:
+        self._numbers.pop(session.number, None)
+        session.number = 0
+
     def _make_room(self) -> None:
         for session in [session for session, _ in zip(self._sessions.values(), range(64), strict=False)]:
             if not session.pending and not session.events:
-                self._numbers.pop(session.number, None)
+                self._leave_session(session)
                 if session.settling is not None:
                     session.settling.cancel()
                 del self._sessions[session.destination]
@@ -354,7 +358,9 @@ class Asking:
         session.events = [event for event in session.events if event[2] > now]
         if session.pending or session.events:
             session.pause = min(2 * session.pause, MAX_PAUSE_SECONDS)
-            session.opening = self._timers.at(now + session.pause * (0.5 + self._random() / 2), partial(self._open, session))
+            session.opening = self._timers.at(
+                now + session.pause * (0.5 + self._random() / 2), partial(self._open, session)
+            )
 
     # Requests.
 
@@ -433,7 +439,10 @@ class Asking:
 
     def _send_event(self, session: Session, content: Content, key: str, deadline: float) -> None:
         session.counter += 1
-        header, body = pack(session.number, session.counter), join(Order(0, session.floor, key, 0).pack(), content.pack())
+        header, body = (
+            pack(session.number, session.counter),
+            join(Order(0, session.floor, key, 0).pack(), content.pack()),
+        )
         self._send(session.destination, Kind.EVENT, header, body, deadline)
 
     def _try_event(self, session: Session, content: Content, key: str, deadline: float) -> None:
@@ -496,6 +505,7 @@ class Asking:
         if session.settling is not None:
             session.settling.cancel()
             session.settling = None
+        session.has_untold = not session.number
         session.kept_bytes = 0
         if session.number:
             session.counter += 1

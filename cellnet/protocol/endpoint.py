@@ -1,9 +1,9 @@
 """One cell of the network: all its links, the routes between them, and the messages that are its own.
 
-The owner drives it with five verbs. ``open`` and ``close`` tell of links, ``receive`` of bytes, ``tick`` of time, which
-is wanted when it is ``due``; ``events`` is what came of it. Bytes to send wait in each connection, which wakes its owner. A frame that follows a
-route turns round here: if it is for another cell it goes to the connection towards that cell, and nothing above
-this file hears of it.
+The owner drives it with five verbs. ``open`` and ``close`` tell of links, ``receive`` of bytes, ``tick`` of time,
+which is wanted when it is ``due``; ``events`` is what came of it. Bytes to send wait in each connection, which wakes
+its owner. A frame that follows a route turns round here: if it is for another cell it goes to the connection towards
+that cell, and nothing above this file hears of it.
 """
 
 from __future__ import annotations
@@ -95,6 +95,7 @@ class Endpoint:
         handshake = Handshake(me, transport, self._entropy(NONCE_BYTES), self._wall())
         connection = Connection(handshake, is_listener=is_listener, now=now)
         self.connections[connection] = None
+        self.exchange.answering.started = min(self.exchange.answering.started, now)
         if is_listener:
             connection.send_hello()
         self._tick_later(connection)
@@ -139,7 +140,7 @@ class Endpoint:
     # Messages of our own.
 
     def next_connection(self, destination: FQCN) -> Connection | None:
-        """Return the link over which a message to *destination* would leave; None for ourselves, or if there is none."""
+        """Return the link over which a message would leave; None for ourselves, or if there is none."""
         return self.switch.next_connection(destination)
 
     def request(

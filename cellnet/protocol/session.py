@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from cellnet.protocol.envelope import Content
     from cellnet.protocol.timers import Timer
 
-__all__ = ["MAX_PAUSE_SECONDS", "MAX_SILENCE_SECONDS", "PAUSE_SECONDS", "SILENCE_SECONDS", "Group", "Pending", "Session"]
+__all__ = [
+    "MAX_PAUSE_SECONDS",
+    "MAX_SILENCE_SECONDS",
+    "PAUSE_SECONDS",
+    "SILENCE_SECONDS",
+    "Group",
+    "Pending",
+    "Session",
+]
 
 PAUSE_SECONDS = 0.05
 MAX_PAUSE_SECONDS = 2.0
@@ -36,6 +44,7 @@ class Session:
         "events",
         "first",
         "flying",
+        "has_untold",
         "kept_bytes",
         "keys",
         "next_sequence",
@@ -67,6 +76,8 @@ class Session:
         self.pending: dict[int, Pending] = {}
         self.settled = Ranges()
         self.settling: Timer | None = None
+        self.has_untold = False
+        """Whether the answerer should hear what is settled as soon as the session is open."""
         self.kept_bytes = 0
         """Of answers that the answerer was not yet told to forget, about."""
         self.flying: dict[int, Pending] = {}
