@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 from collections import defaultdict
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -13,8 +15,8 @@ from cellnet.credentials import CONNECT, LISTEN, Credentials, Identity
 from cellnet.fqcn import FQCN, MAX_HOPS, ROOT
 from cellnet.placement import Placement
 from cellnet.protocol.endpoint import Endpoint
+from cellnet.protocol.envelope import Content, Order, Status, join
 from cellnet.protocol.events import Event, Failed, LinkFailed, Message, Replied
-from cellnet.protocol.exchange import Status
 from cellnet.protocol.frames import Frame, FrameDecoder, Kind, pack, prefix
 from cellnet.protocol.handshake import Transport
 from provisioning import Authority
@@ -41,6 +43,10 @@ def decode_frames(buffers: list[bytes]) -> list[Frame]:
     return list(FrameDecoder().feed(b"".join(buffers)))
 
 
+def request_body(sequence: int, topic: str = "t", payload: bytes = b"", *, floor: int = 1) -> bytes:
+    return join(Order(sequence, floor, "", 0).pack(), Content(topic, 0, payload).pack())
+
+
 def introduction(name: str, role: str = "cell", **changes: Any) -> list[Any]:
     """Return the fields that HELLO and JOIN begin with, as a cell without credentials says them."""
     fields = {
@@ -58,7 +64,14 @@ def introduction(name: str, role: str = "cell", **changes: Any) -> list[Any]:
 
 
 def new_endpoint(name: str, epoch: int = 1, *, wall: datetime.datetime = WALL, max_children: int = 4096) -> Endpoint:
-    return Endpoint(name, epoch, entropy=bytes, wall=lambda: wall, max_children=max_children)
+    drawn = count(1)
+
+    def entropy(size: int) -> bytes:
+        return hashlib.shake_128(f"{name} {epoch} {next(drawn)}".encode()).digest(size)
+
+    return Endpoint(
+        name, epoch, entropy=entropy, random=lambda: 0.5, wall=lambda: wall, max_children=max_children
+    )
 
 
 class Peer:
@@ -115,8 +128,12 @@ class Peer:
     def bind(self, label: int, origin: str, destination: str | None) -> None:
         self.send(Kind.BIND, origin, destination, label=label)
 
-    def request(self, label: int, sequence: int = 1, *, epoch: int = 1, topic: str = "t", body: bytes = b"") -> None:
-        self.send(Kind.REQUEST, sequence, epoch, topic, 0, {}, body=body, label=label)
+    def open(self, label: int, *, epoch: int = 1, attempt: int = 1, request: bytes = b"") -> None:
+        """Ask for a session along a route."""
+        self.send(Kind.OPEN, 0, attempt, body=join(pack(epoch), request), label=label)
+
+    def request(self, label: int, sequence: int = 1, *, session: int = 7, topic: str = "t", payload: bytes = b"") -> None:
+        self.send(Kind.REQUEST, session, sequence, body=request_body(sequence, topic, payload), label=label)
 
     def frames(self) -> list[Frame]:
         """Return what the endpoint sent here since the last call."""
@@ -243,24 +260,24 @@ class Net:
         """Cut the link between a cell and its parent; both sides notice."""
         link = self.links[name]
         link.is_up = False
-        link.parent.close(link.listening)
-        link.child.close(link.connecting)
+        link.parent.close(link.listening, self.now)
+        link.child.close(link.connecting, self.now)
+        self.run()
 
-    def tick(self, seconds: float, step: float = 2.5) -> None:
+    def tick(self, seconds: float) -> None:
         """Let time pass."""
         end = self.now + seconds
         while self.now < end:
-            self.now = min(end, self.now + step)
+            self.now = max(self.now, min([end, *(endpoint.due for endpoint in self.endpoints.values())]))
             for endpoint in self.endpoints.values():
-                endpoint.tick(self.now, 0.5)
+                endpoint.tick(self.now)
             self.run()
 
-    def request(self, origin: str, destination: str, topic: str = "echo", payload: bytes = b"?") -> int:
-        return self[origin].request(FQCN(destination), topic, 1, payload, deadline=self.now + MINUTE)
-
-    def broadcast(self, origin: str, *destinations: str, topic: str = "echo") -> int:
+    def request(self, origin: str, *destinations: str, topic: str = "echo", payload: bytes = b"?", **how: Any) -> int:
+        """Ask one cell or several; *how* are further arguments of the endpoint's."""
         wanted = [FQCN(name) for name in destinations]
-        return self[origin].broadcast(wanted, topic, 1, b"?", deadline=self.now + MINUTE)
+        how.setdefault("deadline", self.now + MINUTE)
+        return self[origin].request(wanted, topic, 1, payload, now=self.now, **how)
 
     def outcomes(self, origin: str) -> list[Replied | Failed]:
         """Return how requests of a cell ended since the last call."""
@@ -280,7 +297,7 @@ class Net:
             event = endpoint.events.popleft()
             self.log[name].append(event)
             if isinstance(event, Message) and event.wants_reply and event.topic != "hold":
-                endpoint.reply(event.key, Status.OK, event.encoding, event.payload)
+                endpoint.ended(event.number, Status.OK, event.encoding, event.payload, self.now)
             elif isinstance(event, LinkFailed):
                 self._end(event.connection)
 
@@ -290,8 +307,8 @@ class Net:
             if connection in (link.listening, link.connecting) and link.is_up:
                 link.move(self.now)
                 link.is_up = False
-                link.parent.close(link.listening)
-                link.child.close(link.connecting)
+                link.parent.close(link.listening, self.now)
+                link.child.close(link.connecting, self.now)
 
 
 def _role(name: str) -> str:

@@ -84,7 +84,7 @@ def test_a_new_link_of_the_same_or_a_later_start_replaces_the_old_one(epoch: int
     (lost,) = other.frames()
     assert lost.kind is Kind.LOST
     old.send(Kind.PING)
-    server.close(old.connection)
+    server.close(old.connection, net.now)
     assert server.children[FQCN("A")] is new.connection
     other.request(0, 2)
     assert [frame.kind for frame in new.frames()] == [Kind.BIND, Kind.REQUEST]
@@ -105,7 +105,7 @@ def test_a_cell_has_one_parent_at_a_time() -> None:
     second = Peer.parent(endpoint, "R.C")
     assert refused(second) == ("two-parents", "C has a parent already", False)
     assert first.is_open
-    endpoint.close(first.connection)
+    endpoint.close(first.connection, net.now)
     third = Peer.parent(endpoint, "R.C")
     assert third.is_open
 
@@ -240,7 +240,7 @@ def test_closing_a_link_twice_is_closing_it_once() -> None:
 def test_a_link_that_ends_during_the_handshake_leaves_nothing() -> None:
     server = new_endpoint("server")
     peer = Peer.child(server, "A", joined=False)
-    server.close(peer.connection)
+    server.close(peer.connection, net.now)
     assert not server.connections
     assert not server.events
 
@@ -330,7 +330,7 @@ def test_nothing_can_be_sent_upwards_while_the_parent_is_away() -> None:
     net.cut("R")
     with pytest.raises(Unreachable, match="server cannot be reached: R has no link to a parent"):
         net.request("R", "server")
-    net.broadcast("R", "server", "R.a", "R.b")
+    net.request("R", "server", "R.a", "R.b")
     net.run()
     outcomes = net.outcomes("R")
     assert {str(o.destination): str(o.error) for o in outcomes if isinstance(o, Failed)} == {
@@ -358,7 +358,7 @@ def test_a_cell_waits_for_a_limited_number_of_answers(monkeypatch: pytest.Monkey
     with pytest.raises(Busy):
         net.request("server", "A")
     with pytest.raises(Busy):
-        net.broadcast("server", "A", "B")
+        net.request("server", "A", "B")
 
 
 def test_an_answer_that_is_not_wanted_any_more_is_not_sent() -> None:

@@ -74,7 +74,7 @@ def test_a_broadcast_crosses_each_link_once_and_everybody_answers() -> None:
     net = Net.tree(*DEEP)
     for origin in net.endpoints:
         before = counts(net, Kind.BROADCAST)
-        net.broadcast(origin, *net.endpoints)
+        net.request(origin, *net.endpoints)
         net.run()
         assert {str(outcome.source) for outcome in net.outcomes(origin)} == set(net.endpoints)
         assert grew(before, counts(net, Kind.BROADCAST)) == dict.fromkeys(net.links, 1)
@@ -84,7 +84,7 @@ def test_a_broadcast_to_more_cells_than_a_frame_names_takes_several_frames(monke
     monkeypatch.setattr(switch_module, "MAX_NAMES", 4)
     names = [f"R.c{number}" for number in range(10)]
     net = Net.tree(*names)
-    net.broadcast("server", *names)
+    net.request("server", *names)
     net.run()
     assert len(net.outcomes("server")) == 10
     assert net.links["R"].sent(Kind.BROADCAST) == 3
@@ -92,7 +92,7 @@ def test_a_broadcast_to_more_cells_than_a_frame_names_takes_several_frames(monke
 
 def test_a_broadcast_tells_at_once_who_cannot_be_reached() -> None:
     net = Net.tree("A.a", "B")
-    net.broadcast("A.a", "B", "B.x", "A.x", "A.a.x", "A")
+    net.request("A.a", "B", "B.x", "A.x", "A.a.x", "A")
     net.run()
     outcomes = net.outcomes("A.a")
     assert {str(o.source) for o in outcomes if isinstance(o, Replied)} == {"A", "B"}
@@ -110,7 +110,7 @@ def test_a_broadcast_tells_at_once_who_cannot_be_reached() -> None:
 
 def test_a_broadcast_to_nobody_leaves_nothing_behind() -> None:
     net = Net.tree("A")
-    net.broadcast("server")
+    net.request("server")
     net.run()
     assert net["server"].exchange.pending == 0
     assert net.outcomes("server") == []
@@ -125,7 +125,7 @@ def test_labels_are_used_again_when_a_table_is_full(size: int, monkeypatch: pyte
         for name in names:
             net.request("server", name)
         net.run()
-    net.broadcast(names[0], *names)
+    net.request(names[0], *names)
     net.run()
     assert len(net.outcomes("server")) == 21
     assert len(net.outcomes(names[0])) == 7
@@ -266,7 +266,7 @@ def test_a_broadcast_ends_for_those_behind_a_link_that_broke_and_for_nobody_else
     net = Net.tree("A.a.x", "A.b", "B.b")
     everybody = set(net.endpoints)
     for origin in everybody:
-        net.broadcast(origin, *everybody - {origin}, topic="hold")
+        net.request(origin, *everybody - {origin}, topic="hold")
     net.run()
     net.cut(broken)
     net.run()
@@ -290,7 +290,7 @@ def test_handlers_are_cancelled_whose_origin_is_behind_a_link_that_broke() -> No
 
 def test_a_member_that_left_ends_what_was_asked_of_it_even_where_no_label_leads_back() -> None:
     net = Net.tree("A.a")
-    net.broadcast("server", "A.a", "A", topic="hold")
+    net.request("server", "A.a", "A", topic="hold")
     net.run()
     net.links["A"].tamper = lambda f: (
         b"" if f.kind is Kind.LOST else encode_frame(f.kind, f.header, f.body, label=f.label)
@@ -531,7 +531,7 @@ def test_a_child_that_does_not_read_is_busy_and_hurts_only_itself() -> None:
     link = net.links["R.slow"].listening
     assert link.queued_bytes <= connection_module.BUDGET_BYTES + 70000
     net.request("B", "R.fast")
-    net.broadcast("server", "R.slow", "R.fast")
+    net.request("server", "R.slow", "R.fast")
     net.run()
     assert isinstance(net.outcomes("B")[0], Replied)
     assert {type(o).__name__ for o in net.outcomes("server")} == {"Failed", "Replied"}
@@ -558,7 +558,7 @@ def test_a_full_parent_refuses_nothing_until_the_reserve_is_used_up() -> None:
     assert net.outcomes("R.a") == []
     fill(net, "R.a", "B", 2)
     assert net.failures("R.a") == {"B": "Busy"}
-    net.broadcast("R.a", "B", "server")
+    net.request("R.a", "B", "server")
     net.request("R.a", "R")
     net.run()
     assert isinstance(net.outcomes("R.a")[0], Replied)
@@ -586,7 +586,7 @@ def test_a_broadcast_of_our_own_may_use_the_reserve() -> None:
     net = Net.tree("A")
     net.links["A"].child_reads = False
     fill(net, "server", "A", 20)
-    net.broadcast("server", "A")
+    net.request("server", "A")
     net.run()
     assert net.outcomes("server") == []
 
@@ -674,7 +674,7 @@ def test_an_answer_whose_origin_is_gone_is_counted() -> None:
 
 def test_a_cancel_reaches_all_who_still_work_on_it() -> None:
     net = Net.tree("A.a", "B", "C")
-    sequence = net.broadcast("C", "A.a", "B", "server", topic="hold")
+    sequence = net.request("C", "A.a", "B", "server", topic="hold")
     net.run()
     held = net.received("B", Message)[0]
     net["B"].reply(held.key, Status.OK, 0, b"")
@@ -703,7 +703,7 @@ def test_whatever_breaks_and_comes_back_every_request_ends_once_or_is_still_work
             except Unreachable:
                 continue
         elif action == "broadcast":
-            sequence = net.broadcast(name, *cells, topic=data.draw(st.sampled_from(["ask", "hold"])))
+            sequence = net.request(name, *cells, topic=data.draw(st.sampled_from(["ask", "hold"])))
             asked |= {(name, sequence, target): "open" for target in cells}
         elif action == "move" and name in net.links:
             net.links[name].move(net.now)
