@@ -6,7 +6,6 @@ longer, was not executed. See ``docs/decisions/0004-requests-that-survive.md``.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,20 +17,18 @@ from cellnet.errors import (
     NotExecuted,
     StillBusy,
     StillUnreachable,
-    Unreachable,
 )
-from cellnet.protocol.envelope import Answer, Entry, Order, Status, join
+from cellnet.protocol.envelope import Answer, Entry, Status
 from cellnet.protocol.events import Failed, Replied
-from cellnet.protocol.frames import Kind, pack, unpack
+from cellnet.protocol.frames import Kind, pack
 from cellnet.protocol.session import (
     MAX_PAUSE_SECONDS,
     MAX_SILENCE_SECONDS,
-    PAUSE_SECONDS,
     SILENCE_SECONDS,
     Group,
     Pending,
-    Session,
 )
+from cellnet.protocol.sessions import Sessions
 
 if TYPE_CHECKING:
     from collections import deque
@@ -41,14 +38,13 @@ if TYPE_CHECKING:
     from cellnet.fqcn import FQCN
     from cellnet.protocol.envelope import Content
     from cellnet.protocol.events import Event
+    from cellnet.protocol.session import Session
     from cellnet.protocol.timers import Timers
 
 __all__ = ["Asking"]
 
 MAX_PENDING = 65536
 """Messages, counted by destination, that a cell may wait for at a time."""
-MAX_SESSIONS = 65536
-"""Cells with which a cell has sessions; one with nothing pending makes room for another."""
 GATHER_SECONDS = 0.5
 """How long a broadcast waits for sessions that are not open yet; who comes later gets a request of its own."""
 SETTLE_SECONDS = 10.0
@@ -56,9 +52,6 @@ SETTLE_SECONDS = 10.0
 MANY_BYTES = 1 << 20
 """So many bytes of answers are told to be forgotten at once."""
 MAX_RANGES = 64
-CLOCK_MARGIN = 1.001
-"""By how much two clocks may differ in speed."""
-RESTARTED = "it may have run before {} was restarted"
 
 
 class Asking:
@@ -79,19 +72,15 @@ class Asking:
         :param broadcast: sends one content to many, each with an entry of its own
         :param random: draws from 0 to 1, for the jitter of pauses
         """
-        self.refused = 0
-        """Frames that were repetitions, or belonged to no session."""
+        self.sessions = Sessions(epoch, send, timers, random, self)
         self.repeated = 0
         """Transmissions after the first."""
-        self._epoch = epoch
         self._events = events
         self._send = send
         self._broadcast = broadcast
         self._timers = timers
         self._random = random
         self._calls: dict[int, dict[FQCN, Pending]] = {}
-        self._sessions: OrderedDict[FQCN, Session] = OrderedDict()
-        self._numbers: dict[int, Session] = {}
         self._waiting = 0
         self._made = 0
 
@@ -113,18 +102,16 @@ class Asking:
         """
         wanted = list(dict.fromkeys(destinations))
         self._check_room(len(wanted))
+        sessions = [self.sessions.to(destination) for destination in wanted]
         self._made += 1
         call = self._made
-        pendings = {}
-        for destination in wanted:
-            session = self._session(destination)
-            pendings[destination] = session.add(Pending(call, content, deadline, key, repeats=once))
+        pendings = [session.add(Pending(call, content, deadline, key, repeats=once)) for session in sessions]
         if pendings:
-            self._calls[call] = pendings
+            self._calls[call] = dict(zip(wanted, pendings, strict=True))
         self._waiting += len(pendings)
-        group = Group() if len(pendings) > 1 else None
-        for destination, pending in list(pendings.items()):
-            self._begin(self._sessions[destination], pending, group, now)
+        group = Group(pendings) if len(pendings) > 1 else None
+        for session, pending in zip(sessions, pendings, strict=True):
+            self._begin(session, pending, group, now)
         if group is not None:
             if group.missing:
                 group.timer = self._timers.at(now + GATHER_SECONDS, partial(self._leave_together, group))
@@ -138,7 +125,7 @@ class Asking:
         :raises Busy: if too much is awaited
         :raises Unreachable: if no link leads there, and the session is open
         """
-        session = self._session(destination)
+        session = self.sessions.to(destination)
         if session.number:
             self._send_event(session, content, key, deadline)
             return
@@ -146,47 +133,31 @@ class Asking:
         self._waiting += 1
         session.events.append((content, key, deadline))
         if session.opening is None:
-            self._open(session, now)
+            self.sessions.open(session, now)
 
     def give_up(self, call: int, now: float) -> list[tuple[FQCN, DeliveryError]]:
         """Want no more answers to a call; return who still owed one, and what is known of that."""
         owed = []
         for destination, pending in list(self._calls.get(call, {}).items()):
-            session = self._sessions[destination]
+            session = self.sessions.to(destination)
             owed.append((destination, _judge(destination, pending)))
             self._finish(session, pending, now)
             if pending.in_doubt:
                 self._tell_settled(session, now)
         return owed
 
-    # Frames.
+    # What becomes of sessions.
 
-    def opened_received(self, origin: FQCN, header: bytes, body: bytes, now: float) -> None:
-        """Take an OPENED.
-
-        :raises RemoteProtocolError: if it is malformed
-        """
-        number, attempt = unpack(header, int, int)
-        epoch, age_ms = unpack(body, int, int)
-        session = self._sessions.get(origin)
-        if session is None or session.opening is None or attempt > session.attempt or number in self._numbers:
-            self.refused += 1
-            return
-        session.opening.cancel()
-        session.opening = None
-        restarted = session.epoch not in (0, epoch)
-        carried = self._carried(session, attempt, age_ms / 1000, now)
-        session.begin(number, epoch)
-        self._numbers[number] = session
+    def opened(self, session: Session, carried: Pending | None, now: float, *, restarted: bool) -> None:
+        """Send what waited for a session, and again what is in doubt."""
         if carried is not None:
             session.flying[0] = carried
-        for content, key, deadline in session.take_events():
-            self._waiting -= 1
+        for content, key, deadline in self._take_events(session):
             if deadline > now:
                 self._try_event(session, content, key, deadline)
         for pending in list(session.pending.values()):
             if restarted and pending.in_doubt:
-                self._fail(session, pending, Indeterminate(RESTARTED.format(origin)), now)
+                self.in_doubt_for_good(session, pending, now)
             elif pending is carried:
                 self._again(session, pending, now + pending.silence)
             elif pending.group is not None:
@@ -196,60 +167,41 @@ class Asking:
         if session.has_untold:
             self._tell_settled(session, now)
 
-    def _carried(self, session: Session, attempt: int, age: float, now: float) -> Pending | None:
-        """Return the request that came with this OPEN; end one that came with another, if it is in doubt for good.
+    def not_opened(self, session: Session, error: NotExecuted, now: float) -> None:
+        """Note why nothing can be sent; end what is sent only once, and what nobody waits for any more."""
+        for pending in list(session.pending.values()):
+            pending.error = error
+            if not pending.repeats:
+                self._fail(session, pending, error, now)
+        for event in self._take_events(session):
+            if event[2] > now:
+                session.events.append(event)
+                self._waiting += 1
 
-        :param age: seconds since the answerer was started, at least
-        """
-        if session.first is None:
-            return None
-        (pending, sent), session.first = session.first, None
-        if session.pending.get(pending.sequence) is not pending:
-            return None
-        if attempt == 1:
-            return pending
-        if pending.in_doubt and age < (now - sent) * CLOCK_MARGIN:
-            self._fail(session, pending, Indeterminate(RESTARTED.format(session.destination)), now)
-        return None
+    def in_doubt_for_good(self, session: Session, pending: Pending, now: float) -> None:
+        """End a request that somebody may have run who is no more."""
+        error = Indeterminate(f"{session.destination} was restarted: {pending.content.topic} may have run before")
+        self._fail(session, pending, error, now)
 
-    def closed_received(self, origin: FQCN, header: bytes, body: bytes, now: float) -> None:
-        """Take a CLOSED: the answerer does not know the session, or refused to open one.
-
-        :raises RemoteProtocolError: if it is malformed
-        """
-        number, counter = unpack(header, int, int)
-        (reason,) = unpack(body, str)
-        session = self._sessions.get(origin)
-        if session is None or session.number != number or (not number and session.attempt != counter):
-            self.refused += 1
-        elif number:
-            if (pending := session.flying.pop(counter, None)) is not None:
-                pending.in_doubt -= 1
-            self._leave_session(session)
-            self._open(session, now)
-        else:
-            self._opening_failed(session, Unreachable(f"{origin} refused: {reason[:200]}"), now)
+    # Frames.
 
     def reply_received(self, source: FQCN, header: bytes, body: bytes, now: float) -> None:
         """Take a REPLY. What was not asked, or was answered already, is dropped.
 
         :raises RemoteProtocolError: if it is malformed
         """
-        number, counter = unpack(header, int, int)
-        session = self._numbers.get(number)
-        if session is None or session.destination != source or not session.window.accept(counter):
-            self.refused += 1
+        session = self.sessions.accept(source, header)
+        if session is None:
             return
         answer = Answer.unpack(body)
         pending = session.pending.get(answer.sequence)
         if pending is None:
-            self.refused += 1
+            self.sessions.refused += 1
         elif answer.status == Status.WORKING:
             pending.silence = MAX_SILENCE_SECONDS
             self._again(session, pending, now + MAX_SILENCE_SECONDS)
         elif answer.status == Status.BUSY:
-            if session.flying.pop(answer.counter, None) is pending:
-                pending.in_doubt -= 1
+            session.not_delivered(answer.counter)
             error = Busy(f"{source} works on as many requests as it may")
             self._bad_news(session, pending, error, now)
         else:
@@ -261,106 +213,34 @@ class Asking:
 
     def nack_received(self, destination: FQCN, number: int, counter: int, error: NotExecuted, now: float) -> None:
         """Take the news that one transmission was not delivered."""
-        session = self._sessions.get(destination)
+        session = self.sessions.known(destination)
         if session is None or number != session.number:
-            self.refused += 1
+            self.sessions.refused += 1
         elif not number:
-            if counter == 1 and session.first is not None:
-                session.first[0].in_doubt = 0
-                session.first = None
-            if counter == session.attempt and session.opening is not None:
-                self._opening_failed(session, error, now)
-        elif (pending := session.flying.pop(counter, None)) is not None:
-            pending.in_doubt -= 1
+            self.sessions.open_refused(session, counter, error, now)
+        elif (pending := session.not_delivered(counter)) is not None:
             self._bad_news(session, pending, error, now)
 
     def lost(self, is_lost: Callable[[FQCN], bool], now: float) -> None:
         """Take the news that the way to some cells broke: what was under way there is sent again soon."""
-        for destination in [name for name in self._sessions if is_lost(name)]:
-            session = self._sessions[destination]
+        for session in self.sessions.those(is_lost):
             for pending in list(session.pending.values()):
                 if not pending.repeats and pending.in_doubt:
-                    self._fail(session, pending, Indeterminate(f"the way to {destination} broke: it may have run"), now)
-            # Whoever is there when there is a way again may be another start: that is asked before anything is sent.
-            self._leave_session(session)
-            session.pause = PAUSE_SECONDS
-            self._opening_failed(session, Unreachable(f"the way to {destination} broke"), now)
+                    error = Indeterminate(
+                        f"the way to {session.destination} broke: {pending.content.topic} may have run"
+                    )
+                    self._fail(session, pending, error, now)
+            self.sessions.lose(session, now)
 
     def reachable(self, is_reachable: Callable[[FQCN], bool], now: float) -> None:
         """Take the news that there is a way again: what waits for one goes now."""
-        for destination in [name for name in self._sessions if is_reachable(name)]:
-            session = self._sessions[destination]
+        for session in self.sessions.those(is_reachable):
             if not session.number:
-                self._open(session, now)
+                self.sessions.open(session, now)
                 continue
             for pending in list(session.pending.values()):
                 if pending.error is not None:
                     self._transmit(session, pending, now)
-
-    # Sessions.
-
-    def _session(self, destination: FQCN) -> Session:
-        session = self._sessions.get(destination)
-        if session is not None:
-            self._sessions.move_to_end(destination)
-            return session
-        if len(self._sessions) >= MAX_SESSIONS:
-            self._make_room()
-        session = self._sessions[destination] = Session(destination)
-        return session
-
-    def _leave_session(self, session: Session) -> None:
-        self._numbers.pop(session.number, None)
-        session.number = 0
-
-    def _make_room(self) -> None:
-        for session in [session for session, _ in zip(self._sessions.values(), range(64), strict=False)]:
-            if not session.pending and not session.events:
-                self._leave_session(session)
-                if session.settling is not None:
-                    session.settling.cancel()
-                del self._sessions[session.destination]
-                return
-        raise Busy(f"this cell has requests open at {len(self._sessions)} cells")
-
-    def _open(self, session: Session, now: float) -> None:
-        """Send OPEN, and again until there is an answer or nobody waits for one."""
-        if session.opening is not None:
-            session.opening.cancel()
-            session.opening = None
-        if not session.pending and not session.events:
-            return
-        session.attempt += 1
-        carried = None
-        if session.attempt == 1:  # an answerer that is restarted in between cannot know what came with the first
-            carried = next((one for one in session.pending.values() if one.group is None), None)
-        request = self._body(session, carried) if carried is not None else b""
-        header, body = pack(0, session.attempt), join(pack(self._epoch), request)
-        try:
-            self._send(session.destination, Kind.OPEN, header, body, session.deadline(now))
-        except NotExecuted as error:
-            self._opening_failed(session, error, now)
-        else:
-            if carried is not None:
-                carried.in_doubt = 1
-                session.first = carried, now
-            session.opening = self._timers.at(now + session.silence, partial(self._open, session))
-            session.silence = min(2 * session.silence, MAX_SILENCE_SECONDS)
-
-    def _opening_failed(self, session: Session, error: NotExecuted, now: float) -> None:
-        if session.opening is not None:
-            session.opening.cancel()
-            session.opening = None
-        for pending in list(session.pending.values()):
-            pending.error = error
-            if not pending.repeats:
-                self._fail(session, pending, error, now)
-        session.events = [event for event in session.events if event[2] > now]
-        if session.pending or session.events:
-            session.pause = min(2 * session.pause, MAX_PAUSE_SECONDS)
-            session.opening = self._timers.at(
-                now + session.pause * (0.5 + self._random() / 2), partial(self._open, session)
-            )
 
     # Requests.
 
@@ -380,7 +260,7 @@ class Asking:
             pending.group = group
             group.missing += 1
         if session.opening is None:
-            self._open(session, now)
+            self.sessions.open(session, now)
 
     def _gather(self, session: Session, pending: Pending, group: Group, now: float) -> None:
         """Note that one more request of a broadcast can leave."""
@@ -394,16 +274,15 @@ class Asking:
         """Send a broadcast to those whose sessions are open; those that are not go their own way."""
         if group.timer is not None:
             group.timer.cancel()
-        ready = [(session, one) for session, one in group.ready if session.pending.get(one.sequence) is one]
-        for pending in [one for owed in self._calls.values() for one in owed.values() if one.group is group]:
+        for pending in group.pendings:
             pending.group = None
+        ready = [(session, one) for session, one in group.ready if session.pending.get(one.sequence) is one]
         if not ready:
             return
         entries = []
         for session, pending in ready:
             session.counter += 1
-            order = Order(pending.sequence, session.floor, pending.key, session.predecessor(pending))
-            entries.append(Entry(session.destination, session.number, session.counter, order.pack()))
+            entries.append(Entry(session.destination, session.number, session.counter, session.order(pending).pack()))
             self._sent(session, pending, session.counter, now)
         content = ready[0][1].content
         self._broadcast(entries, content.pack(), ready[0][1].deadline)
@@ -416,16 +295,11 @@ class Asking:
         session.counter += 1
         header = pack(session.number, session.counter)
         try:
-            self._send(session.destination, Kind.REQUEST, header, self._body(session, pending), pending.deadline)
+            self._send(session.destination, Kind.REQUEST, header, session.body(pending), pending.deadline)
         except NotExecuted as error:
             self._bad_news(session, pending, error, now)
         else:
             self._sent(session, pending, session.counter, now)
-
-    @staticmethod
-    def _body(session: Session, pending: Pending) -> bytes:
-        order = Order(pending.sequence, session.floor, pending.key, session.predecessor(pending))
-        return join(order.pack(), pending.content.pack())
 
     def _sent(self, session: Session, pending: Pending, counter: int, now: float) -> None:
         self.repeated += pending.error is not None or pending.in_doubt > 0
@@ -439,17 +313,19 @@ class Asking:
 
     def _send_event(self, session: Session, content: Content, key: str, deadline: float) -> None:
         session.counter += 1
-        header, body = (
-            pack(session.number, session.counter),
-            join(Order(0, session.floor, key, 0).pack(), content.pack()),
-        )
-        self._send(session.destination, Kind.EVENT, header, body, deadline)
+        header = pack(session.number, session.counter)
+        self._send(session.destination, Kind.EVENT, header, session.event_body(content, key), deadline)
+
+    def _take_events(self, session: Session) -> list[tuple[Content, str, float]]:
+        events, session.events = session.events, []
+        self._waiting -= len(events)
+        return events
 
     def _try_event(self, session: Session, content: Content, key: str, deadline: float) -> None:
         try:
             self._send_event(session, content, key, deadline)
         except NotExecuted:
-            self.refused += 1  # an event is sent once
+            self.sessions.refused += 1  # an event is sent once
 
     def _bad_news(self, session: Session, pending: Pending, error: NotExecuted, now: float) -> None:
         """Send a request again after a pause, or give it up if it is sent only once."""
@@ -472,7 +348,7 @@ class Asking:
         if session.number:
             self._transmit(session, pending, now)
         elif session.opening is None:
-            self._open(session, now)
+            self.sessions.open(session, now)
 
     def _deadline_passed(self, session: Session, pending: Pending, now: float) -> None:
         pending.over = None
@@ -502,9 +378,7 @@ class Asking:
 
     def _tell_settled(self, session: Session, now: float) -> None:
         """Tell the answerer what it may forget. If that is lost, the next request says it, or the deadline."""
-        if session.settling is not None:
-            session.settling.cancel()
-            session.settling = None
+        session.stop_settling()
         session.has_untold = not session.number
         session.kept_bytes = 0
         if session.number:
@@ -519,7 +393,7 @@ class Asking:
                     now + MAX_SILENCE_SECONDS,
                 )
             except NotExecuted:
-                self.refused += 1
+                self.sessions.refused += 1
 
 
 def _judge(destination: FQCN, pending: Pending) -> DeliveryError:

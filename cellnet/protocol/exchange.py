@@ -51,7 +51,7 @@ class Exchange:
     @property
     def refused(self) -> int:
         """Frames that were repetitions, belonged to no session, or could not be sent."""
-        return self.asking.refused + self.answering.refused
+        return self.asking.sessions.refused + self.answering.refused
 
     def received(self, origin: FQCN, kind: Kind, header: bytes, body: bytes, expires: float, now: float) -> None:
         """Take a frame that is for this cell.
@@ -70,9 +70,9 @@ class Exchange:
             answering.open_received(origin, header, body, expires, now)
             self._look_later(now)
         elif kind is Kind.OPENED:
-            asking.opened_received(origin, header, body, now)
+            asking.sessions.opened_received(origin, header, body, now)
         else:
-            asking.closed_received(origin, header, body, now)
+            asking.sessions.closed_received(origin, header, body, now)
 
     def nack_received(self, destination: FQCN, session: int, counter: int, error: NotExecuted, now: float) -> None:
         """Take the news that a transmission of ours was not delivered."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cellnet.protocol.envelope import Order, join
 from cellnet.protocol.ranges import Ranges
 from cellnet.protocol.window import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from cellnet.errors import NotExecuted
     from cellnet.fqcn import FQCN
     from cellnet.protocol.envelope import Content
@@ -38,11 +37,11 @@ class Session:
 
     __slots__ = (
         "attempt",
+        "carried",
         "counter",
         "destination",
         "epoch",
         "events",
-        "first",
         "flying",
         "has_untold",
         "kept_bytes",
@@ -58,7 +57,7 @@ class Session:
         "window",
     )
 
-    def __init__(self, destination: FQCN) -> None:
+    def __init__(self, destination: FQCN, next_sequence: int) -> None:
         self.destination = destination
         self.number = 0
         """Given by the answerer; 0 until it is open."""
@@ -66,13 +65,13 @@ class Session:
         """The answerer's; 0 until it was open once."""
         self.attempt = 0
         self.opening: Timer | None = None
-        self.first: tuple[Pending, float] | None = None
+        self.carried: tuple[Pending, float] | None = None
         """The request that the first OPEN carried, and when."""
         self.pause = PAUSE_SECONDS
         self.silence = SILENCE_SECONDS
         self.counter = 0
         self.window = Window()
-        self.next_sequence = 1
+        self.next_sequence = next_sequence
         self.pending: dict[int, Pending] = {}
         self.settled = Ranges()
         self.settling: Timer | None = None
@@ -91,10 +90,20 @@ class Session:
         """Below it, nothing is pending."""
         return next(iter(self.pending), self.next_sequence)
 
-    def deadline(self, now: float) -> float:
-        """Until when somebody waits for the session to open."""
+    @property
+    def is_wanted(self) -> bool:
+        """Whether anybody waits for it to be open."""
+        return bool(self.pending or self.events)
+
+    def wanted_until(self, now: float) -> float:
+        """Return the last deadline of those who wait for it to be open."""
         waiting = [pending.deadline for pending in self.pending.values()] + [event[2] for event in self.events]
         return max(waiting, default=now)
+
+    @property
+    def first_alone(self) -> Pending | None:
+        """The first request that does not wait for others of a broadcast."""
+        return next((pending for pending in self.pending.values() if pending.group is None), None)
 
     def begin(self, number: int, epoch: int) -> None:
         """Be open, anew or for the first time."""
@@ -131,10 +140,36 @@ class Session:
         place = same.index(pending.sequence)
         return same[place - 1] if place else 0
 
-    def take_events(self) -> Iterator[tuple[Content, str, float]]:
-        """Return the events that waited for the session, and keep none."""
-        events, self.events = self.events, []
-        return iter(events)
+    def order(self, pending: Pending) -> Order:
+        """Return what the answerer is told of a request besides its content."""
+        return Order(pending.sequence, self.floor, pending.key, self.predecessor(pending))
+
+    def body(self, pending: Pending) -> bytes:
+        """Return the body of a REQUEST."""
+        return join(self.order(pending).pack(), pending.content.pack())
+
+    def event_body(self, content: Content, key: str) -> bytes:
+        """Return the body of an EVENT."""
+        return join(Order(0, self.floor, key, 0).pack(), content.pack())
+
+    def not_delivered(self, counter: int) -> Pending | None:
+        """Note that a transmission certainly ran nothing; return what it was, if it was in doubt."""
+        pending = self.flying.pop(counter, None)
+        if pending is not None:
+            pending.in_doubt -= 1
+        return pending
+
+    def stop_opening(self) -> None:
+        """Cancel the next OPEN."""
+        if self.opening is not None:
+            self.opening.cancel()
+            self.opening = None
+
+    def stop_settling(self) -> None:
+        """Cancel the next SETTLED."""
+        if self.settling is not None:
+            self.settling.cancel()
+            self.settling = None
 
 
 class Pending:
@@ -180,9 +215,10 @@ class Pending:
 class Group:
     """The requests of one broadcast that wait for their sessions, to leave together."""
 
-    __slots__ = ("missing", "ready", "timer")
+    __slots__ = ("missing", "pendings", "ready", "timer")
 
-    def __init__(self) -> None:
+    def __init__(self, pendings: list[Pending]) -> None:
+        self.pendings = pendings
         self.ready: list[tuple[Session, Pending]] = []
         self.missing = 0
         self.timer: Timer | None = None

@@ -69,9 +69,7 @@ def new_endpoint(name: str, epoch: int = 1, *, wall: datetime.datetime = WALL, m
     def entropy(size: int) -> bytes:
         return hashlib.shake_128(f"{name} {epoch} {next(drawn)}".encode()).digest(size)
 
-    return Endpoint(
-        name, epoch, entropy=entropy, random=lambda: 0.5, wall=lambda: wall, max_children=max_children
-    )
+    return Endpoint(name, epoch, entropy=entropy, random=lambda: 0.5, wall=lambda: wall, max_children=max_children)
 
 
 class Peer:
@@ -132,7 +130,9 @@ class Peer:
         """Ask for a session along a route."""
         self.send(Kind.OPEN, 0, attempt, body=join(pack(epoch), request), label=label)
 
-    def request(self, label: int, sequence: int = 1, *, session: int = 7, topic: str = "t", payload: bytes = b"") -> None:
+    def request(
+        self, label: int, sequence: int = 1, *, session: int = 7, topic: str = "t", payload: bytes = b""
+    ) -> None:
         self.send(Kind.REQUEST, session, sequence, body=request_body(sequence, topic, payload), label=label)
 
     def frames(self) -> list[Frame]:

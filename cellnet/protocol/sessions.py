@@ -1,0 +1,233 @@
+"""The sessions that a cell opens to others: asked for until there is an answer, left when a way breaks."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Protocol
+
+from cellnet.errors import Busy, NotExecuted, Unreachable
+from cellnet.protocol.envelope import join
+from cellnet.protocol.frames import Kind, pack, unpack
+from cellnet.protocol.session import MAX_PAUSE_SECONDS, MAX_SILENCE_SECONDS, PAUSE_SECONDS, Session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from cellnet.fqcn import FQCN
+    from cellnet.protocol.session import Pending
+    from cellnet.protocol.timers import Timers
+
+__all__ = ["Sessions"]
+
+MAX_SESSIONS = 65536
+"""Cells with which a cell has sessions; one with nothing pending makes room for another."""
+LOOKED_AT = 64
+"""How many of the least recently used are looked at for one that can go."""
+CLOCK_MARGIN = 1.001
+"""By how much two clocks may differ in speed."""
+
+
+class User(Protocol):
+    """Who sends in sessions, and is told how they stand."""
+
+    def opened(self, session: Session, carried: Pending | None, now: float, *, restarted: bool) -> None:
+        """Take the news that a session is open.
+
+        :param carried: the request that came with OPEN, and need not be sent
+        :param restarted: whether somebody else was there before, who may have run what is in doubt
+        """
+        ...
+
+    def not_opened(self, session: Session, error: NotExecuted, now: float) -> None:
+        """Take the news that a session could not be opened for now."""
+        ...
+
+    def in_doubt_for_good(self, session: Session, pending: Pending, now: float) -> None:
+        """Take the news that a request came with an OPEN to somebody who may have been restarted since."""
+        ...
+
+
+class Sessions:
+    """A table of sessions, by the cells that answer."""
+
+    def __init__(
+        self,
+        epoch: int,
+        send: Callable[[FQCN, Kind, bytes, bytes, float], None],
+        timers: Timers,
+        random: Callable[[], float],
+        user: User,
+    ) -> None:
+        """Begin with none.
+
+        :param send: sends a frame, or raises ``NotExecuted``
+        :param random: draws from 0 to 1, for the jitter of pauses
+        """
+        self.refused = 0
+        """Frames that were repetitions, or belonged to no session."""
+        self._epoch = epoch
+        self._send = send
+        self._timers = timers
+        self._random = random
+        self._user = user
+        self._sessions: OrderedDict[FQCN, Session] = OrderedDict()
+        self._numbers: dict[int, Session] = {}
+        self._next_sequence = 1
+
+    def known(self, destination: FQCN) -> Session | None:
+        """Return the session to a cell, if there is one."""
+        return self._sessions.get(destination)
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def to(self, destination: FQCN) -> Session:
+        """Return the session to a cell; it may not be open yet.
+
+        :raises Busy: if there are too many, and all are in use
+        """
+        session = self._sessions.get(destination)
+        if session is not None:
+            self._sessions.move_to_end(destination)
+            return session
+        if len(self._sessions) >= MAX_SESSIONS:
+            self._make_room()
+        session = self._sessions[destination] = Session(destination, self._next_sequence)
+        return session
+
+    def those(self, are_meant: Callable[[FQCN], bool]) -> Iterator[Session]:
+        """Return the sessions to some cells."""
+        return iter([session for name, session in self._sessions.items() if are_meant(name)])
+
+    def accept(self, source: FQCN, header: bytes) -> Session | None:
+        """Return the session in which a frame came; None if it belongs to none, or came before.
+
+        :raises RemoteProtocolError: if it is malformed
+        """
+        number, counter = unpack(header, int, int)
+        session = self._numbers.get(number)
+        if session is None or session.destination != source or not session.window.accept(counter):
+            self.refused += 1
+            return None
+        return session
+
+    # Opening.
+
+    def open(self, session: Session, now: float) -> None:
+        """Send OPEN, and again until there is an answer or nobody waits for one."""
+        session.stop_opening()
+        if not session.is_wanted:
+            return
+        session.attempt += 1
+        # Only the first OPEN carries a request: if it was lost, and the answerer restarted since, nobody could know
+        # whether it ran. One that belongs to a broadcast waits for the others.
+        carried = session.first_alone if session.attempt == 1 else None
+        request = session.body(carried) if carried is not None else b""
+        header, body = pack(0, session.attempt), join(pack(self._epoch), request)
+        try:
+            self._send(session.destination, Kind.OPEN, header, body, session.wanted_until(now))
+        except NotExecuted as error:
+            self.fail(session, error, now)
+            return
+        if carried is not None:
+            carried.in_doubt = 1
+            session.carried = carried, now
+        session.opening = self._timers.at(now + session.silence, partial(self.open, session))
+        session.silence = min(2 * session.silence, MAX_SILENCE_SECONDS)
+
+    def fail(self, session: Session, error: NotExecuted, now: float) -> None:
+        """Try again later, as long as somebody waits for it."""
+        session.stop_opening()
+        self._user.not_opened(session, error, now)
+        if session.is_wanted:
+            session.pause = min(2 * session.pause, MAX_PAUSE_SECONDS)
+            pause = session.pause * (0.5 + self._random() / 2)
+            session.opening = self._timers.at(now + pause, partial(self.open, session))
+
+    def leave(self, session: Session) -> None:
+        """No longer use a session; the next message opens another one."""
+        self._numbers.pop(session.number, None)
+        session.number = 0
+
+    def lose(self, session: Session, now: float) -> None:
+        """Leave a session because the way broke, and try again soon.
+
+        Whoever is there when there is a way again may be another start: that is asked before anything is sent.
+        """
+        self.leave(session)
+        session.pause = PAUSE_SECONDS / 2
+        self.fail(session, Unreachable(f"the way to {session.destination} broke"), now)
+
+    # Frames.
+
+    def opened_received(self, origin: FQCN, header: bytes, body: bytes, now: float) -> None:
+        """Take an OPENED.
+
+        :raises RemoteProtocolError: if it is malformed
+        """
+        number, attempt = unpack(header, int, int)
+        epoch, age_ms = unpack(body, int, int)
+        session = self._sessions.get(origin)
+        if session is None or session.opening is None or attempt > session.attempt or number in self._numbers:
+            self.refused += 1
+            return
+        session.stop_opening()
+        restarted = session.epoch not in (0, epoch)
+        carried = self._carried(session, attempt, age_ms / 1000, now)
+        session.begin(number, epoch)
+        self._numbers[number] = session
+        self._user.opened(session, carried, now, restarted=restarted)
+
+    def closed_received(self, origin: FQCN, header: bytes, body: bytes, now: float) -> None:
+        """Take a CLOSED: the answerer does not know the session, or refused to open one.
+
+        :raises RemoteProtocolError: if it is malformed
+        """
+        number, counter = unpack(header, int, int)
+        (reason,) = unpack(body, str)
+        session = self._sessions.get(origin)
+        if session is None or session.number != number or (not number and session.attempt != counter):
+            self.refused += 1
+        elif number:
+            session.not_delivered(counter)
+            self.leave(session)
+            self.open(session, now)
+        else:
+            self.fail(session, Unreachable(f"{origin} refused: {reason[:200]}"), now)
+
+    def open_refused(self, session: Session, attempt: int, error: NotExecuted, now: float) -> None:
+        """Take the news that an OPEN was not delivered."""
+        if attempt == 1 and session.carried is not None:
+            session.carried[0].in_doubt = 0
+            session.carried = None
+        if attempt == session.attempt and session.opening is not None:
+            self.fail(session, error, now)
+
+    def _carried(self, session: Session, attempt: int, age: float, now: float) -> Pending | None:
+        """Return the request that came with this OPEN; end one that came with another, if it is in doubt for good.
+
+        :param age: seconds since the answerer was started, at least
+        """
+        if session.carried is None:
+            return None
+        (pending, sent), session.carried = session.carried, None
+        if session.pending.get(pending.sequence) is not pending:
+            return None
+        if attempt == 1:
+            return pending
+        if age < (now - sent) * CLOCK_MARGIN:
+            self._user.in_doubt_for_good(session, pending, now)
+        return None
+
+    def _make_room(self) -> None:
+        for session in list(islice(self._sessions.values(), LOOKED_AT)):
+            if not session.is_wanted:
+                self.leave(session)
+                session.stop_settling()
+                # The answerer may remember what was settled: numbers are not used again.
+                self._next_sequence = max(self._next_sequence, session.next_sequence)
+                del self._sessions[session.destination]
+                return
+        raise Busy(f"this cell has requests open at {len(self._sessions)} cells")
