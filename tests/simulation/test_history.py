@@ -75,3 +75,14 @@ def test_what_overtakes_within_a_key_is_seen_and_across_keys_it_may() -> None:
         made.told(number, Outcome.OK, 2.0)
     assert made.violations() == ["3 ran before 1 (A to B, key x)"]
     assert made.counts() == {"ok": 4, "raised": 0, "not executed": 0, "indeterminate": 0, "cancelled": 0}
+
+
+def test_a_lenient_history_allows_doubt_and_nothing_else() -> None:
+    made = History(strict=False)
+    for number in ("1", "2"):
+        made.asked(number, "A", "B", deadline=10.0)
+        made.ran(number, "B", 0.5)
+    made.told("1", Outcome.INDETERMINATE, 1.0)
+    made.told("2", Outcome.NOT_EXECUTED, 1.0)
+    assert made.violations() == ["2 (A to B): it was told not executed, and ran"]
+    assert made.outcome("1") is Outcome.INDETERMINATE

@@ -1,0 +1,350 @@
+"""A cell in virtual time: an endpoint, its links and its timer. All that knows the endpoint's verbs is in this file."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from functools import partial
+from typing import TYPE_CHECKING
+
+from cellnet.errors import ConnectError, HandshakeError
+from cellnet.fqcn import FQCN, ROOT
+from cellnet.link import Backoff
+from cellnet.protocol.endpoint import Endpoint
+from cellnet.protocol.events import Attached, Cancelled, Failed, LinkFailed, MemberJoined, MemberLeft, Message, Replied
+from cellnet.protocol.handshake import Transport
+from cellnet.simulation.owner import Owner
+from cellnet.simulation.process import Process
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Iterable
+
+    from cellnet.protocol.connection import Connection
+    from cellnet.protocol.events import Event, MessageKey
+    from cellnet.protocol.exchange import Status
+    from cellnet.simulation.errand import Errand
+    from cellnet.simulation.history import History
+    from cellnet.simulation.timeline import Timeline
+    from cellnet.simulation.trace import Trace
+    from cellnet.simulation.wire import End, Path
+
+__all__ = ["SimulatedCell"]
+
+TICK_SECONDS = 2.5
+DIAL_SECONDS = 5.0
+"""How long a dial waits for a machine that does not answer."""
+_WALL = datetime.datetime(2026, 3, 1, 12, 0, 0, tzinfo=datetime.UTC)
+_TRANSPORT = Transport("memory")
+
+
+class SimulatedCell(Process):
+    """One cell through all its lives."""
+
+    def __init__(
+        self,
+        fqcn: FQCN,
+        *,
+        parent: SimulatedCell | None,
+        path: Path | None,
+        timeline: Timeline,
+        rng: random.Random,
+        trace: Trace,
+        history: History,
+        errands: dict[str, Errand],
+    ) -> None:
+        """Make a cell that is off.
+
+        :param path: the way to its parent; None for the root
+        :param errands: what a handler is to do, by the number that is asked
+        """
+        super().__init__(timeline, rng)
+        self.fqcn = fqcn
+        self.parent = parent
+        self.path = path
+        self.trace = trace
+        self.faults: list[str] = []
+        """What was noticed that cannot be where nobody lies, such as a frame that the protocol does not allow."""
+        self.owner = Owner(self, history, errands)
+        self._ends: dict[Connection, End] = {}
+        self._connections: dict[End, Connection | None] = {}
+        """Every open end; one without a connection waits to be accepted, or for its dial to be answered."""
+        self._ready: list[Connection] = []
+        self._excused: dict[End, None] = {}
+        """Ends of children that are not read now, as the link to the parent is full."""
+        self._armed = math.inf
+
+    # What its owner does. :meth:`_settle` is to follow, as it does where :meth:`do` or :meth:`later` did the call.
+
+    def has_room(self, destination: FQCN) -> bool:
+        """Whether the link towards *destination* takes a message now.
+
+        :raises Unreachable: if there is none
+        """
+        connection = self._endpoint.next_connection(destination)
+        return connection is None or not connection.is_full
+
+    def request(self, destination: FQCN, payload: bytes, deadline: float, key: str | None) -> int:
+        """Send a request; return its sequence number."""
+        return self._endpoint.request(destination, "errand", 1, payload, deadline=deadline)
+
+    def send(self, destination: FQCN, payload: bytes, deadline: float, key: str | None) -> None:
+        """Send an event."""
+        self._endpoint.send(destination, "errand", 1, payload, deadline=deadline)
+
+    def broadcast(self, destinations: Iterable[FQCN], payload: bytes, deadline: float) -> int:
+        """Send a request to many cells; return its sequence number."""
+        return self._endpoint.broadcast(destinations, "errand", 1, payload, deadline=deadline)
+
+    def cancel(self, sequence: int) -> None:
+        """No longer want answers."""
+        self._endpoint.cancel(sequence, deadline=self.timeline.now + 60)
+
+    def reply(self, key: MessageKey, status: Status, payload: bytes) -> None:
+        """Answer a request."""
+        self._endpoint.reply(key, status, 1, payload)
+
+    # Links.
+
+    def accept(self, end: End) -> None:
+        """Take a link that a child dialled."""
+        self._connections[end] = None
+        self.do(partial(self._open, end))
+
+    def readable(self, end: End) -> None:
+        """Read what arrived, one piece after another."""
+        while end.unread and not self.is_frozen:
+            connection = self._connections.get(end)
+            if connection is None:
+                return
+            if connection.is_listener and self._parent_is_full():
+                self._excused[end] = None
+                return
+            if data := end.read():
+                self._endpoint.receive(connection, data, self.timeline.now)
+            else:
+                self._forget(connection)
+            self._settle()
+
+    def writable(self, end: End) -> None:
+        """Send what there was no room for."""
+        connection = self._connections.get(end)
+        if connection is not None:
+            self._ready.append(connection)
+            self.do(_nothing)
+
+    # Whether it is at rest.
+
+    def leftovers(self, below: Iterable[FQCN]) -> list[str]:
+        """Return what a cell at rest, in a network without faults, does not have.
+
+        :param below: the cells that are below it
+        """
+        if not self.is_up or self.is_frozen:
+            return ["it does not run"]
+        endpoint = self._endpoint
+        live = endpoint.connections.keys()
+        known = {str(member.fqcn) for member in endpoint.router.members()}
+        found = {
+            "missing among the cells known below": {str(name) for name in below} - known,
+            "unknown among the cells known below": known - {str(name) for name in below},
+            "answers awaited": endpoint.exchange.pending,
+            "requests worked on": len(endpoint.exchange._incoming),
+            "handlers": self.owner.handling,
+            "callers that wait": self.owner.awaited + self.owner.waiting_for_room,
+            "bytes queued": sum(connection.queued_bytes for connection in live),
+            "links without a neighbour": sum(connection.neighbour is None for connection in live),
+            "links that the owner closed": len(live - self._ends.keys()),
+            "links that the endpoint forgot": len(self._ends.keys() - live),
+            "links to a parent, too few": int(endpoint.router.parent is None and self.parent is not None),
+            "own routes over dead links": sum(
+                route.out not in live for route in endpoint.switch._own.values() if route.out is not None
+            ),
+            "labels of routes from dead links": sum(
+                route.source is not None and route.source not in live
+                for connection in live
+                for route in connection.routes_out()
+            ),
+            "routes from neighbours over dead links": sum(
+                route.out is not None and route.out not in live
+                for connection in live
+                for route in connection.routes.values()
+            ),
+        }
+        return [
+            f"{what}: {', '.join(sorted(value)) if isinstance(value, set) else value}"
+            for what, value in found.items()
+            if value
+        ]
+
+    # Input and what comes of it.
+
+    def _begin(self) -> None:
+        now = self.timeline.now
+        epoch = int(now * 1_000_000) + self.life
+        self._endpoint = Endpoint(self.fqcn.base_name, epoch, entropy=self.rng.randbytes, wall=lambda: _WALL)
+        self._ticked(now)
+        self._backoff = Backoff(self.rng)
+        self.trace.note(self.fqcn, "starts")
+        self._dial()
+
+    def _end(self) -> None:
+        for end in list(self._connections):
+            if self.answers:
+                end.close()
+            else:
+                end.leave()
+        for rest in (self._ends, self._connections, self._ready, self._excused):
+            rest.clear()
+        self._armed = math.inf
+        self.owner.died()
+
+    def _settle(self) -> None:
+        # events, then what is to be sent, then the timer
+        endpoint = self._endpoint
+        while True:
+            while endpoint.events:
+                self._take(endpoint.events.popleft())
+            while self._ready:
+                self._flush(self._ready.pop())
+            self.owner.try_waiting()
+            if not endpoint.events and not self._ready:
+                break
+        self.owner.compare(endpoint.exchange.pending)
+        if self._due < self._armed:
+            self._arm()
+        if self._excused and not self._parent_is_full():
+            excused, self._excused = self._excused, {}
+            for end in excused:
+                self.readable(end)
+
+    def _take(self, event: Event) -> None:
+        note = self.trace.note
+        if isinstance(event, Message):
+            note(self.fqcn, "message", event.key.origin, event.key.sequence)
+            self.owner.received(event)
+        elif isinstance(event, Replied):
+            note(self.fqcn, "replied", event.source, event.sequence, event.status)
+            self.owner.replied(event)
+        elif isinstance(event, Failed):
+            note(self.fqcn, "failed", event.destination, event.sequence, type(event.error).__name__)
+            self.owner.failed(event)
+        elif isinstance(event, Cancelled):
+            note(self.fqcn, "cancelled", event.key.origin, event.key.sequence)
+            self.owner.cancelled(event.key)
+        elif isinstance(event, LinkFailed):
+            note(self.fqcn, "link failed", type(event.error).__name__, event.error)
+            if not is_fair(event.error):
+                self.faults.append(f"{type(event.error).__name__}: {event.error}")
+            self._close(event.connection)
+        elif isinstance(event, Attached):
+            note(self.fqcn, "attached", event.parent.name)
+            self._backoff.succeeded()
+        elif isinstance(event, MemberJoined | MemberLeft):
+            note(self.fqcn, type(event).__name__, event.member.fqcn)
+
+    def _flush(self, connection: Connection, limit: int | None = None) -> None:
+        end = self._ends.get(connection)
+        while end is not None and connection.has_output and (room := limit or end.room) > 0:
+            if data := b"".join(connection.take(self.timeline.now, room)):
+                end.send(data)
+
+    def _parent_is_full(self) -> bool:
+        parent = self._endpoint.router.parent
+        return parent is not None and parent.is_full
+
+    def _read(self) -> None:
+        for end in list(self._connections):
+            self.readable(end)
+
+    # Its timer.
+
+    @property
+    def _due(self) -> float:
+        return self._next_tick
+
+    def _arm(self) -> None:
+        self._armed = self._due
+        self.later(self._armed, partial(self._ring, self._armed))
+
+    def _ring(self, armed: float) -> None:
+        if armed == self._armed:
+            self._armed = math.inf
+            now = self.timeline.now
+            if self._due <= now:
+                self._endpoint.tick(now, self.rng.random())
+                self._ticked(now)
+
+    def _ticked(self, now: float) -> None:
+        self._next_tick = now + TICK_SECONDS * (1 - 0.2 * self.rng.random())
+
+    # Its links.
+
+    def _open(self, end: End) -> None:
+        if not end.is_open:
+            return
+        connection = self._endpoint.open(
+            _TRANSPORT,
+            is_listener=end.is_parents,
+            now=self.timeline.now,
+            role=ROOT if self.fqcn.is_root else "cell",
+        )
+        self._connections[end] = connection
+        self._ends[connection] = end
+        connection.wake = partial(self._ready.append, connection)
+        if connection.has_output:
+            self._ready.append(connection)
+        self.readable(end)
+
+    def _forget(self, connection: Connection) -> None:
+        """Do what a link does that the other side ended."""
+        self._endpoint.close(connection)
+        self._close(connection)
+
+    def _close(self, connection: Connection) -> None:
+        """Send what is queued, as it often says why the link ends, and close."""
+        self._flush(connection, 1 << 30)
+        end = self._ends.pop(connection, None)
+        if end is not None:
+            del self._connections[end]
+            end.close()
+            if not end.is_parents:
+                self._dial_again()
+
+    def _dial_again(self) -> None:
+        now = self.timeline.now
+        self.later(now + self._backoff.failed(now), self._dial)
+
+    def _dial(self) -> None:
+        """Ask the parent's machine for a link; it answers, refuses, or says nothing. The root has none to ask."""
+        path, parent, now = self.path, self.parent, self.timeline.now
+        if path is None or parent is None:
+            return
+        if path.is_blocked or not parent.answers:
+            self.later(now + DIAL_SECONDS, self._dial_again)
+            return
+        seconds = path.seconds()
+        if not parent.is_up:
+            self.later(now + 2 * seconds, self._dial_again)
+            return
+        wire = path.connect(self, parent)
+        self._connections[wire.child] = None
+        self.timeline.at(now + seconds, partial(parent.dialled, wire.parent))
+        self.later(now + 2 * seconds, partial(self._open, wire.child))
+
+    def dialled(self, end: End) -> None:
+        """Be dialled by a child. Whoever died meanwhile refuses."""
+        if self.is_up:
+            self.accept(end)
+        elif self.answers:
+            end.close()
+        else:
+            end.leave()
+
+
+def is_fair(error: Exception) -> bool:
+    """Whether a link may end like this where nobody lies."""
+    return isinstance(error, ConnectError) and (not isinstance(error, HandshakeError) or error.temporary)
+
+
+def _nothing() -> None: ...

@@ -1,0 +1,224 @@
+"""What goes wrong, drawn from a seed: links, ways, machines, and with ``hostile`` somebody in between."""
+
+from __future__ import annotations
+
+from enum import Enum
+from functools import partial
+from typing import TYPE_CHECKING
+
+from cellnet.protocol.frames import PREFIX
+from cellnet.simulation.errand import Errand
+from cellnet.simulation.workload import way
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Iterator
+
+    from cellnet.fqcn import FQCN
+    from cellnet.simulation.cell import SimulatedCell
+    from cellnet.simulation.wire import End, Path, Wire
+    from cellnet.simulation.world import World
+
+__all__ = ["HOSTILE", "Fault", "Nemesis"]
+
+TAMPERED = 0.3
+"""How many of the frames are changed while somebody does so."""
+REPLAY_SECONDS = 10.0
+"""After how long a recorded frame may come again."""
+
+FLOOD, FLOOD_SECONDS, FLOOD_SIZE = 40, 4.0, 45_000
+"""How many messages a flood has, in what time they are sent, and how large each of them is."""
+
+
+class Fault(Enum):
+    """A kind of fault."""
+
+    CUT = "a link is cut, and both sides notice"
+    SILENCE = "a link is dead, and nobody is told"
+    HALF_SILENCE = "a link is dead in one direction, and nobody is told"
+    PARTITION = "nothing passes between a cell and its parent, for a while"
+    DELAY = "a way takes longer, for a while"
+    CRASH = "a process is killed, and starts again"
+    POWER_LOSS = "a machine goes off, tells nobody, and starts again"
+    FREEZE = "a process is stopped, and goes on"
+    FLOOD = "a process is stopped, and more is sent over it than may wait"
+    HANG = "the handlers of a cell take longer, for a while"
+    DUPLICATE = "somebody sends frames again, at once or later"
+    REORDER = "somebody changes the order of frames"
+    DROP = "somebody takes frames away"
+
+
+HOSTILE = (Fault.DUPLICATE, Fault.REORDER, Fault.DROP)
+"""What TCP does not do, and somebody who stands in between does."""
+
+
+class Nemesis:
+    """Does the faults of one run."""
+
+    def __init__(self, world: World, rng: random.Random, *, hostile: bool, end: float) -> None:
+        """Prepare to harm a world.
+
+        :param end: when all is repaired
+        """
+        self.done: list[Fault] = []
+        """What was done, in order."""
+        self._world = world
+        self._rng = rng
+        self._end = end
+        self._kinds = [kind for kind in Fault if hostile or kind not in HOSTILE]
+
+    def plan(self, count: int, begin: float) -> None:
+        """Plan so many faults from *begin* on."""
+        for time in sorted(self._rng.uniform(begin, self._end) for _ in range(count)):
+            self._world.timeline.at(time, self._strike)
+
+    def _strike(self) -> None:
+        """Do one fault: the first that can be done, in random order."""
+        for kind in self._rng.sample(self._kinds, len(self._kinds)):
+            victim = self._do(kind)
+            if victim is not None:
+                self.done.append(kind)
+                self._world.trace.note(victim, "fault", kind.name)
+                return
+
+    def _do(self, kind: Fault) -> object:
+        """Do one fault; return to whom, or None if there is nobody to whom it could be done."""
+        if kind in (Fault.CRASH, Fault.POWER_LOSS, Fault.FREEZE, Fault.FLOOD, Fault.HANG):
+            return self._harm_cell(kind)
+        if kind in (Fault.CUT, Fault.SILENCE, Fault.HALF_SILENCE):
+            return self._harm_wire(kind)
+        name = self._rng.choice(list(self._world.paths))
+        path = self._world.paths[name]
+        if kind is Fault.PARTITION:
+            path.block()
+            self._later(self._rng.uniform(0.5, 25), path.unblock)
+        elif kind is Fault.DELAY:
+            seconds = self._rng.uniform(0.05, 3)
+            path.delay += seconds
+            self._later(self._rng.uniform(1, 15), partial(_speed_up, path, seconds))
+        elif path.tamper is None:
+            path.tamper = partial(_TAMPER[kind], self._rng)
+            self._later(self._rng.uniform(1, 10), partial(_leave_alone, path))
+            self._world.timeline.at(self._end, path.cut)
+        else:
+            return None
+        return name
+
+    def _harm_cell(self, kind: Fault) -> object:
+        cells = [cell for cell in self._world.cells.values() if cell.is_up and not cell.is_frozen]
+        if not cells:
+            return None
+        cell = self._rng.choice(cells)
+        if kind is Fault.HANG:
+            seconds = self._rng.uniform(1, 30)
+            cell.owner.slowness += seconds
+            self._later(self._rng.uniform(1, 20), partial(_hurry_up, cell, seconds))
+        elif kind in (Fault.FREEZE, Fault.FLOOD):
+            cell.freeze()
+            self._later(self._rng.uniform(0.5, 20), partial(_thaw, cell, cell.life))
+            if kind is Fault.FLOOD:
+                self._flood(cell.fqcn)
+        else:
+            cell.die(told=kind is Fault.CRASH)
+            self._later(self._rng.uniform(0, 5), cell.start)
+        return cell.fqcn
+
+    def _flood(self, over: FQCN) -> None:
+        """Let one cell ask another one for much, over a third or the other one itself."""
+        names = [name for name in self._world.cells if name != over]
+        origin = self._rng.choice(names)
+        behind = [name for name in (over, *names) if name != origin and over in way(origin, name)]
+        destination = self._rng.choice(behind)
+        now = self._world.timeline.now
+        for index in range(FLOOD):
+            errand = Errand(
+                f"flood{len(self.done)}-{index}",
+                self._rng.choice(("request", "event")),
+                (destination,),
+                self._rng.uniform(1, 30),
+                size=FLOOD_SIZE,
+            )
+            self._world.plan(now + self._rng.uniform(0, FLOOD_SECONDS), origin, errand)
+
+    def _harm_wire(self, kind: Fault) -> object:
+        wires: list[tuple[object, Wire]] = [
+            (name, path.wires[-1]) for name, path in self._world.paths.items() if path.wires
+        ]
+        if not wires:
+            return None
+        name, wire = self._rng.choice(wires)
+        if kind is Fault.CUT:
+            wire.cut()
+        else:
+            ends = [wire.child, wire.parent]
+            for end in ends if kind is Fault.SILENCE else [self._rng.choice(ends)]:
+                end.vanishes = True
+        return name
+
+    def _later(self, seconds: float, repair: Callable[[], None]) -> None:
+        timeline = self._world.timeline
+        timeline.at(min(timeline.now + seconds, self._end), repair)
+
+
+def _thaw(cell: SimulatedCell, life: int) -> None:
+    if cell.life == life:
+        cell.thaw()
+
+
+def _hurry_up(cell: SimulatedCell, seconds: float) -> None:
+    cell.owner.slowness = max(0.0, cell.owner.slowness - seconds)
+
+
+def _speed_up(path: Path, seconds: float) -> None:
+    path.delay = max(0.0, path.delay - seconds)
+
+
+def _leave_alone(path: Path) -> None:
+    path.tamper = None
+
+
+def _duplicate(rng: random.Random, end: End, data: bytes) -> list[bytes]:
+    sent = []
+    for frame in _frames(data):
+        sent.append(frame)
+        if rng.random() < TAMPERED:
+            if rng.random() < 0.5:
+                sent.append(frame)
+            else:
+                end.path.timeline.after(rng.uniform(0, REPLAY_SECONDS), partial(_replay, end, frame))
+    return sent
+
+
+def _replay(end: End, frame: bytes) -> None:
+    if end.is_open:
+        end.transmit(frame)
+
+
+def _reorder(rng: random.Random, end: End, data: bytes) -> list[bytes]:
+    frames = list(_frames(data))
+    if len(frames) > 1:
+        rng.shuffle(frames)
+    elif rng.random() < TAMPERED:
+        end.path.timeline.after(rng.uniform(0, 0.5), partial(_replay, end, frames[0]))
+        return []
+    return frames
+
+
+def _drop(rng: random.Random, _end: End, data: bytes) -> list[bytes]:
+    return [frame for frame in _frames(data) if rng.random() >= TAMPERED]
+
+
+_TAMPER: dict[Fault, Callable[[random.Random, End, bytes], list[bytes]]] = {
+    Fault.DUPLICATE: _duplicate,
+    Fault.REORDER: _reorder,
+    Fault.DROP: _drop,
+}
+
+
+def _frames(data: bytes) -> Iterator[bytes]:
+    """Cut bytes that hold whole frames into these."""
+    start = 0
+    while start < len(data):
+        stop = start + PREFIX.size + int(PREFIX.unpack_from(data, start)[0])
+        yield data[start:stop]
+        start = stop

@@ -1,0 +1,270 @@
+"""What the owner of a simulated cell does with it: asks, waits, handles, answers. All of it goes into the history.
+
+It does what :class:`cellnet.Cell` does with its endpoint, with planned actions in place of tasks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from cellnet.errors import NotExecuted
+from cellnet.protocol.exchange import Status
+from cellnet.protocol.frames import pack
+from cellnet.simulation.errand import Errand, number_in
+from cellnet.simulation.history import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cellnet.fqcn import FQCN
+    from cellnet.protocol.events import Failed, Message, MessageKey, Replied
+    from cellnet.simulation.cell import SimulatedCell
+    from cellnet.simulation.history import History
+
+__all__ = ["Owner"]
+
+MARGIN_SECONDS = 0.05
+"""How long before its deadline a call ends, to tell how; of a short one it is a tenth."""
+
+
+@dataclass(eq=False, slots=True)
+class _Call:
+    errand: Errand
+    deadline: float
+    missing: dict[FQCN, str]
+    """Whose answer is awaited, and what that is called in the history."""
+    then: Callable[[bool], None] | None
+    """Called at its end, with whether it was answered well."""
+    sequence: int = 0
+    is_right: bool = True
+
+
+@dataclass(eq=False, slots=True)
+class _Handling:
+    errand: Errand
+    message: Message
+    nested: _Call | None = None
+
+
+class Owner:
+    """The tasks of one cell, through all its lives."""
+
+    def __init__(self, cell: SimulatedCell, history: History, errands: dict[str, Errand]) -> None:
+        self.awaited = 0
+        """Answers for which the endpoint was asked, and that are not there."""
+        self.slowness = 0.0
+        """Seconds that every handler takes longer now."""
+        self._cell = cell
+        self._history = history
+        self._errands = errands
+        self._calls: dict[int, _Call] = {}
+        self._waiting: list[_Call] = []
+        """Calls for which there was no room yet."""
+        self._handling: dict[MessageKey, _Handling] = {}
+        self._nested = 0
+        self._crossing: set[tuple[int, FQCN]] = set()
+        """Whose answer is no longer wanted since the last :meth:`compare`: one that is on its way here is ignored."""
+
+    @property
+    def handling(self) -> int:
+        """How many handlers run."""
+        return len(self._handling)
+
+    @property
+    def waiting_for_room(self) -> int:
+        """How many calls could not be sent yet."""
+        return len(self._waiting)
+
+    # As the origin.
+
+    def ask(self, errand: Errand) -> None:
+        """Begin an errand of the workload."""
+        call = self._ask(errand, errand.seconds)
+        if errand.cancel_after is not None:
+            self._cell.later(self._now + errand.cancel_after, partial(self._end, call, Outcome.CANCELLED))
+
+    def try_waiting(self) -> None:
+        """Send what there is room for now."""
+        waiting = self._waiting
+        while waiting and self._send(waiting[0]):
+            waiting.pop(0)
+
+    def replied(self, event: Replied) -> None:
+        """Take an answer."""
+        is_ok = event.status == Status.OK
+        call = self._calls.get(event.sequence)
+        name = call.errand.name_at(event.source) if call is not None else ""
+        is_right = not is_ok or event.payload == _answer(name)
+        self._tell(call, event.source, Outcome.OK if is_ok else Outcome.RAISED, is_right=is_right)
+
+    def failed(self, event: Failed) -> None:
+        """Take the news that there will be no answer."""
+        outcome = Outcome.NOT_EXECUTED if isinstance(event.error, NotExecuted) else Outcome.INDETERMINATE
+        self._tell(self._calls.get(event.sequence), event.destination, outcome)
+
+    def compare(self, pending: int) -> None:
+        """Check, when all events were taken, that the endpoint waits for what its owner waits for.
+
+        :param pending: for how many answers the endpoint waits
+        """
+        if pending != self.awaited:
+            self._cell.faults.append(f"the endpoint awaits {pending} answers, its owner {self.awaited}")
+            self.awaited = pending
+        self._crossing.clear()
+
+    # As the destination.
+
+    def received(self, message: Message) -> None:
+        """Begin the handler of a message."""
+        errand = self._errands[number_in(message.payload)]
+        cell = self._cell
+        name = errand.name_at(cell.fqcn)
+        self._history.ran(name, str(cell.fqcn), self._now)
+        cell.trace.note(cell.fqcn, "runs", name)
+        if not message.wants_reply:
+            return
+        handling = self._handling[message.key] = _Handling(errand, message)
+        end = self._now + errand.handling + self.slowness
+        if end >= message.deadline:
+            cell.later(message.deadline, partial(self._stop, handling))
+        else:
+            cell.later(end, partial(self._go_on, handling))
+
+    def cancelled(self, key: MessageKey) -> None:
+        """Stop a handler whose caller no longer waits."""
+        if handling := self._handling.get(key):
+            self._stop(handling)
+
+    # As a process.
+
+    def died(self) -> None:
+        """Forget all; whoever waited here no longer wants to know."""
+        now = self._now
+        self._history.died(str(self._cell.fqcn), now)
+        for call in (*self._calls.values(), *self._waiting):
+            for name in call.missing.values():
+                self._history.told(name, Outcome.CANCELLED, now)
+            call.missing.clear()
+        self._calls.clear()
+        self._crossing.clear()
+        self._waiting.clear()
+        self._handling.clear()
+        self.awaited = 0
+
+    @property
+    def _now(self) -> float:
+        return self._cell.timeline.now
+
+    def _ask(self, errand: Errand, seconds: float, then: Callable[[bool], None] | None = None) -> _Call:
+        deadline = self._now + seconds - min(MARGIN_SECONDS, seconds / 10)
+        call = _Call(errand, deadline, {name: errand.name_at(name) for name in errand.destinations}, then)
+        me = str(self._cell.fqcn)
+        for destination, name in call.missing.items():
+            self._history.asked(name, me, str(destination), deadline=deadline, key=errand.key)
+        self._cell.trace.note(me, "asks", errand.form, errand.number)
+        if self._waiting or not self._send(call):
+            self._waiting.append(call)
+        if call.missing:
+            self._cell.later(deadline, partial(self._end, call, Outcome.INDETERMINATE))
+        return call
+
+    def _send(self, call: _Call) -> bool:
+        """Hand a call to the endpoint; return whether that is settled, or must be tried again."""
+        cell, errand = self._cell, call.errand
+        if not call.missing:
+            return True
+        destinations = errand.destinations
+        try:
+            if errand.form == "broadcast":
+                call.sequence = cell.broadcast(destinations, errand.payload, call.deadline)
+            elif not cell.has_room(destinations[0]):
+                return False
+            elif errand.form == "event":
+                cell.send(destinations[0], errand.payload, call.deadline, errand.key)
+                self._finish(call, Outcome.CANCELLED)
+                return True
+            else:
+                call.sequence = cell.request(destinations[0], errand.payload, call.deadline, errand.key)
+        except NotExecuted:
+            self._finish(call, Outcome.NOT_EXECUTED)
+            return True
+        self._calls[call.sequence] = call
+        self.awaited += len(call.missing)
+        return True
+
+    def _end(self, call: _Call, outcome: Outcome) -> None:
+        """Want no more answers. What was never sent did not run."""
+        if not call.missing:
+            return
+        if call.sequence:
+            self._cell.cancel(call.sequence)
+            self.awaited -= len(call.missing)
+            self._crossing.update((call.sequence, name) for name in call.missing)
+        elif outcome is Outcome.INDETERMINATE:
+            outcome = Outcome.NOT_EXECUTED
+        self._finish(call, outcome)
+
+    def _finish(self, call: _Call, outcome: Outcome) -> None:
+        for name in call.missing.values():
+            self._note_told(name, outcome)
+        call.missing.clear()
+        call.is_right = False
+        if call.then is not None:
+            call.then(False)
+
+    def _tell(self, call: _Call | None, destination: FQCN, outcome: Outcome, *, is_right: bool = True) -> None:
+        if call is None or destination not in call.errand.destinations:
+            self._cell.faults.append(f"it was told what became of a request to {destination}, and had made none")
+            return
+        if (call.sequence, destination) in self._crossing:
+            self._crossing.remove((call.sequence, destination))
+            return
+        if call.missing.pop(destination, None) is not None:
+            self.awaited -= 1
+        self._note_told(call.errand.name_at(destination), outcome, is_right=is_right)
+        call.is_right &= outcome is Outcome.OK
+        if not call.missing and call.then is not None:
+            call.then(call.is_right)
+
+    def _note_told(self, name: str, outcome: Outcome, *, is_right: bool = True) -> None:
+        self._history.told(name, outcome, self._now, value_is_right=is_right)
+        self._cell.trace.note(self._cell.fqcn, "told", name, outcome.value)
+
+    def _go_on(self, handling: _Handling) -> None:
+        """Ask whom the handler is to ask, or answer."""
+        if self._handling.get(handling.message.key) is not handling:
+            return
+        errand = handling.errand
+        seconds = handling.message.deadline - self._now
+        if errand.asks is None:
+            self._answer(handling, is_right=True)
+        elif seconds > 0:
+            self._nested += 1
+            number = f"{errand.number}.{self._cell.fqcn.base_name}-{self._nested}"
+            nested = Errand(number, "request", (errand.asks,), seconds, errand.handling / 4)
+            self._errands[number] = nested
+            handling.nested = self._ask(nested, seconds, lambda is_right: self._answer(handling, is_right=is_right))
+        else:
+            self._stop(handling)
+
+    def _answer(self, handling: _Handling, *, is_right: bool) -> None:
+        key, errand = handling.message.key, handling.errand
+        if self._handling.get(key) is not handling:
+            return
+        del self._handling[key]
+        if errand.raises or not is_right:
+            self._cell.reply(key, Status.RAISED, pack("ValueError", "as planned"))
+        else:
+            self._cell.reply(key, Status.OK, _answer(errand.name_at(self._cell.fqcn)))
+
+    def _stop(self, handling: _Handling) -> None:
+        if self._handling.get(handling.message.key) is handling:
+            del self._handling[handling.message.key]
+            if handling.nested is not None:
+                self._end(handling.nested, Outcome.CANCELLED)
+
+
+def _answer(name: str) -> bytes:
+    return b"answer to " + name.encode()

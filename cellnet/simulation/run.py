@@ -1,0 +1,141 @@
+"""One run of one seed: a tree, a workload and faults; then what must hold."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cellnet.simulation.errand import Errand
+from cellnet.simulation.faults import Nemesis
+from cellnet.simulation.history import History, Outcome
+from cellnet.simulation.workload import random_errands, random_tree
+from cellnet.simulation.world import World
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cellnet.simulation.faults import Fault
+
+__all__ = ["Run", "simulate"]
+
+MIN_CELLS, MAX_CELLS = 8, 40
+BEGIN_SECONDS = 5.0
+"""When all have joined, and the workload and the faults begin."""
+CALM_SECONDS = 16.0
+"""How long a run goes on at least after all was repaired: so long a dead link may look like one."""
+MAX_CALM_SECONDS = 90.0
+"""When it must have come to rest: the longest deadline, a dead link, and a few dials."""
+PROBE_SECONDS = 5.0
+"""How long a cell at rest may take to ask another one."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of one run."""
+
+    command: str
+    """What to type to see it again."""
+    cells: int
+    seconds: float
+    """Virtual ones, with those after the repair."""
+    history: History
+    lines: Sequence[str]
+    """What happened, one line each."""
+    trace: str
+    """The SHA-256 of :attr:`lines`: two runs with the same trace were the same."""
+    faults: Counter[Fault]
+    """How often each kind of fault was done."""
+    hostile: bool
+    _leftovers: Sequence[str]
+    _oddities: Sequence[str]
+
+    def leftovers(self) -> list[str]:
+        """Return what was not at rest in the end, one line each."""
+        return list(self._leftovers)
+
+    def oddities(self) -> list[str]:
+        """Return what cells noticed that cannot be where nobody lies, one line each."""
+        return list(self._oddities)
+
+    def violations(self) -> list[str]:
+        """Return all that must not be: in the history, in the end, and in between."""
+        return [*self.history.violations(), *self._leftovers, *([] if self.hostile else self._oddities)]
+
+
+def simulate(
+    seed: int,
+    *,
+    cells: int | None = None,
+    seconds: float = 120.0,
+    faults: int = 20,
+    errands: int = 300,
+    hostile: bool = False,
+    strict: bool = False,
+) -> Run:
+    """Run one network in virtual time; the same arguments give the same run, everywhere.
+
+    :param cells: how many; drawn from the seed if it is not given
+    :param seconds: how long there are errands and faults
+    :param errands: requests, events and broadcasts together; handlers may ask further
+    :param hostile: whether there are also faults that somebody in between does, and TCP does not
+    :param strict: whether a request may be in doubt only if its destination died or its deadline passed
+    """
+    rng = random.Random(f"{seed}/run")  # noqa: S311  # a simulation, not secrets
+    count = rng.randint(MIN_CELLS, MAX_CELLS)
+    if cells is not None:
+        count = cells
+    command = _command(seed, count, seconds, faults, errands, hostile=hostile, strict=strict)
+    tree = random_tree(seed, count)
+    world = World(seed, tree, History(strict=strict))
+    try:
+        world.start()
+        for time, origin, errand in random_errands(seed, tree, errands, BEGIN_SECONDS, seconds):
+            world.plan(time, origin, errand)
+        nemesis = Nemesis(world, rng, hostile=hostile, end=seconds)
+        nemesis.plan(faults, BEGIN_SECONDS)
+        world.run(seconds + CALM_SECONDS)
+        leftovers = _rest(world, seconds + MAX_CALM_SECONDS) or _probe(world)
+    except Exception as error:
+        error.add_note(f"at {world.timeline.now:.6f} s of: {command}")
+        raise
+    return Run(
+        command,
+        count,
+        world.timeline.now,
+        world.history,
+        world.trace.lines,
+        world.trace.digest(),
+        Counter(nemesis.done),
+        hostile,
+        leftovers,
+        world.faults(),
+    )
+
+
+def _rest(world: World, limit: float) -> list[str]:
+    """Run until all is at rest, or to the limit; return what is not."""
+    while (leftovers := world.leftovers()) and world.timeline.now < limit:
+        world.run(world.timeline.now + 1)
+    return leftovers
+
+
+def _probe(world: World) -> list[str]:
+    """Let each cell ask another one: a network that was repaired works. Return what does not, or is left of that."""
+    names = list(world.cells)
+    begin = world.timeline.now
+    for origin, destination in zip(names, names[1:] + names[:1], strict=True):
+        probe = Errand(f"probe-{origin}", "request", (destination,), PROBE_SECONDS)
+        world.plan(begin, origin, probe)
+    world.run(begin + PROBE_SECONDS)
+    failed = [name for name in names if world.history.outcome(f"probe-{name}") is not Outcome.OK]
+    return [f"{name}: it asked after the repair, and was not answered" for name in failed] or world.leftovers()
+
+
+def _command(seed: int, cells: int, seconds: float, faults: int, errands: int, *, hostile: bool, strict: bool) -> str:
+    flags = " --hostile" * hostile + " --strict" * strict
+    return (
+        f"python -m cellnet.simulation --seed {seed} --cells {cells} --seconds {seconds:g} --faults {faults} "
+        f"--errands {errands}{flags}"
+    )

@@ -1,0 +1,98 @@
+"""Trees and errands, drawn from a seed. Without faults, each request of them is answered in time."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from cellnet.fqcn import FQCN, ROOT
+from cellnet.simulation.errand import Errand
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["random_errands", "random_tree", "way"]
+
+MAX_DEPTH = 4
+MIN_LATENCY, MAX_LATENCY = 0.0005, 0.01
+MIN_SECONDS, MAX_SECONDS = 0.1, 30.0
+"""How long callers wait."""
+MAX_BROADCAST = 12
+BUSY_PAIRS = 5
+"""Pairs of cells that ask each other often: only there can the order of what is asked go wrong."""
+MAX_SIZE = 60_000
+
+
+def random_tree(seed: int, cells: int) -> dict[FQCN, float]:
+    """Draw so many cells, parents before children, each with the latency of the way to its parent."""
+    rng = random.Random(f"{seed}/tree")  # noqa: S311  # a simulation, not secrets
+    tree = {FQCN(ROOT): 0.0}
+    for number in range(1, cells):
+        parents = [name for name in tree if name.depth < MAX_DEPTH]
+        # few cells have children, and those have several: as relays do
+        parent = parents[min(rng.randrange(len(parents)), rng.randrange(len(parents)))]
+        tree[parent.child(f"N{number}")] = rng.uniform(MIN_LATENCY, MAX_LATENCY)
+    return tree
+
+
+def random_errands(
+    seed: int, tree: Mapping[FQCN, float], count: int, begin: float, end: float
+) -> list[tuple[float, FQCN, Errand]]:
+    """Draw so many errands, each with its time and its origin."""
+    rng = random.Random(f"{seed}/errands")  # noqa: S311  # as above
+    names = list(tree)
+    busy = [rng.sample(names, 2) for _ in range(BUSY_PAIRS)]
+    asked: list[tuple[float, FQCN, FQCN, int]] = []
+    while len(asked) < count:
+        origin, destination = rng.choice(busy) if rng.random() < 0.3 else rng.sample(names, 2)
+        if rng.random() < 0.02:
+            destination = origin
+        size = rng.randrange(MAX_SIZE) if rng.random() < 0.05 else rng.randrange(100)
+        asked.append((rng.uniform(begin, end), origin, destination, size))
+    return [
+        (time, origin, _errand(rng, str(number), tree, origin, destination, size))
+        for number, (time, origin, destination, size) in enumerate(sorted(asked), 1)
+    ]
+
+
+def way(origin: FQCN, destination: FQCN) -> list[FQCN]:
+    """Return the cells that a message passes, both ends included."""
+    passed = [origin]
+    while (step := passed[-1].next_hop(destination)) is not None:
+        passed.append(step)
+    return passed
+
+
+def _errand(
+    rng: random.Random, number: str, tree: Mapping[FQCN, float], origin: FQCN, destination: FQCN, size: int
+) -> Errand:
+    names = list(tree)
+    kind = rng.random()
+    destinations = [destination]
+    if kind < 0.04:
+        destinations = rng.sample(names, rng.randint(2, min(MAX_BROADCAST, len(names))))
+    asks = rng.choice(names) if rng.random() < 0.15 else None
+    longest = max(_there_and_back(tree, origin, name) for name in destinations)
+    if asks is not None:
+        longest += max(_there_and_back(tree, name, asks) for name in destinations)
+    seconds = max(MIN_SECONDS * (MAX_SECONDS / MIN_SECONDS) ** rng.random(), 2 * longest)
+    handling = rng.uniform(0, rng.choice((0.02, 0.02, 0.02, 0.5, 10.0)))
+    return Errand(
+        number,
+        "broadcast" if kind < 0.04 else "event" if kind < 0.14 else "request",
+        tuple(destinations),
+        seconds,
+        handling=min(handling, (seconds - longest) / 3),
+        raises=rng.random() < 0.05,
+        asks=asks,
+        cancel_after=rng.uniform(0, seconds / 2) if rng.random() < 0.05 else None,
+        key=rng.choice("ab") if rng.random() < 0.4 and kind >= 0.04 else None,
+        size=size,
+    )
+
+
+def _there_and_back(tree: Mapping[FQCN, float], origin: FQCN, destination: FQCN) -> float:
+    """Return how many seconds a message and its answer need at most."""
+    links = pairwise(way(origin, destination))
+    return 2.4 * sum(tree[max(link, key=lambda name: name.depth)] for link in links)
