@@ -82,11 +82,12 @@ class Asking:
         self._random = random
         self._calls: dict[int, dict[FQCN, Pending]] = {}
         self._waiting = 0
+        self._events_waiting = 0
         self._made = 0
 
     @property
     def pending(self) -> int:
-        """How many answers are awaited, and events that could not leave yet."""
+        """How many answers are awaited."""
         return self._waiting
 
     # The owner's side.
@@ -130,7 +131,7 @@ class Asking:
             self._send_event(session, content, key, deadline)
             return
         self._check_room(1)
-        self._waiting += 1
+        self._events_waiting += 1
         session.events.append((content, key, deadline))
         if session.opening is None:
             self.sessions.open(session, now)
@@ -176,7 +177,7 @@ class Asking:
         for event in self._take_events(session):
             if event[2] > now:
                 session.events.append(event)
-                self._waiting += 1
+                self._events_waiting += 1
 
     def in_doubt_for_good(self, session: Session, pending: Pending, now: float) -> None:
         """End a request that somebody may have run who is no more."""
@@ -245,7 +246,7 @@ class Asking:
     # Requests.
 
     def _check_room(self, more: int) -> None:
-        if self._waiting + more > MAX_PENDING:
+        if self._waiting + self._events_waiting + more > MAX_PENDING:
             raise Busy(f"this cell already waits for {self._waiting} answers")
 
     def _begin(self, session: Session, pending: Pending, group: Group | None, now: float) -> None:
@@ -318,7 +319,7 @@ class Asking:
 
     def _take_events(self, session: Session) -> list[tuple[Content, str, float]]:
         events, session.events = session.events, []
-        self._waiting -= len(events)
+        self._events_waiting -= len(events)
         return events
 
     def _try_event(self, session: Session, content: Content, key: str, deadline: float) -> None:

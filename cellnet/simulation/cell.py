@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Iterable
 
+    from cellnet.errors import DeliveryError
     from cellnet.protocol.connection import Connection
-    from cellnet.protocol.events import Event, MessageKey
-    from cellnet.protocol.exchange import Status
+    from cellnet.protocol.envelope import Status
+    from cellnet.protocol.events import Event
     from cellnet.simulation.errand import Errand
     from cellnet.simulation.history import History
     from cellnet.simulation.timeline import Timeline
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SimulatedCell"]
 
-TICK_SECONDS = 2.5
 DIAL_SECONDS = 5.0
 """How long a dial waits for a machine that does not answer."""
 _WALL = datetime.datetime(2026, 3, 1, 12, 0, 0, tzinfo=datetime.UTC)
@@ -77,32 +77,27 @@ class SimulatedCell(Process):
     # What its owner does. :meth:`_settle` is to follow, as it does where :meth:`do` or :meth:`later` did the call.
 
     def has_room(self, destination: FQCN) -> bool:
-        """Whether the link towards *destination* takes a message now.
-
-        :raises Unreachable: if there is none
-        """
+        """Whether the link towards *destination*, if there is one, takes a message now."""
         connection = self._endpoint.next_connection(destination)
         return connection is None or not connection.is_full
 
-    def request(self, destination: FQCN, payload: bytes, deadline: float, key: str | None) -> int:
-        """Send a request; return its sequence number."""
-        return self._endpoint.request(destination, "errand", 1, payload, deadline=deadline)
+    def request(self, destinations: Iterable[FQCN], payload: bytes, deadline: float, key: str | None) -> int:
+        """Send a request to one cell or many; return the call's number."""
+        now = self.timeline.now
+        return self._endpoint.request(destinations, "errand", 1, payload, deadline=deadline, now=now, key=key or "")
 
     def send(self, destination: FQCN, payload: bytes, deadline: float, key: str | None) -> None:
         """Send an event."""
-        self._endpoint.send(destination, "errand", 1, payload, deadline=deadline)
+        now = self.timeline.now
+        self._endpoint.send(destination, "errand", 1, payload, deadline=deadline, now=now, key=key or "")
 
-    def broadcast(self, destinations: Iterable[FQCN], payload: bytes, deadline: float) -> int:
-        """Send a request to many cells; return its sequence number."""
-        return self._endpoint.broadcast(destinations, "errand", 1, payload, deadline=deadline)
+    def give_up(self, call: int) -> list[tuple[FQCN, DeliveryError]]:
+        """No longer want answers; return who owed one, and what is known of that."""
+        return self._endpoint.give_up(call, self.timeline.now)
 
-    def cancel(self, sequence: int) -> None:
-        """No longer want answers."""
-        self._endpoint.cancel(sequence, deadline=self.timeline.now + 60)
-
-    def reply(self, key: MessageKey, status: Status, payload: bytes) -> None:
-        """Answer a request."""
-        self._endpoint.reply(key, status, 1, payload)
+    def reply(self, message: int, status: Status, payload: bytes) -> None:
+        """Answer a request, or say that an event was handled."""
+        self._endpoint.ended(message, status, 1, payload, self.timeline.now)
 
     # Links.
 
@@ -149,7 +144,7 @@ class SimulatedCell(Process):
             "missing among the cells known below": {str(name) for name in below} - known,
             "unknown among the cells known below": known - {str(name) for name in below},
             "answers awaited": endpoint.exchange.pending,
-            "requests worked on": len(endpoint.exchange._incoming),
+            "requests worked on": endpoint.exchange.answering.running,
             "handlers": self.owner.handling,
             "callers that wait": self.owner.awaited + self.owner.waiting_for_room,
             "bytes queued": sum(connection.queued_bytes for connection in live),
@@ -182,8 +177,9 @@ class SimulatedCell(Process):
     def _begin(self) -> None:
         now = self.timeline.now
         epoch = int(now * 1_000_000) + self.life
-        self._endpoint = Endpoint(self.fqcn.base_name, epoch, entropy=self.rng.randbytes, wall=lambda: _WALL)
-        self._ticked(now)
+        self._endpoint = Endpoint(
+            self.fqcn.base_name, epoch, entropy=self.rng.randbytes, random=self.rng.random, wall=lambda: _WALL
+        )
         self._backoff = Backoff(self.rng)
         self.trace.note(self.fqcn, "starts")
         self._dial()
@@ -211,7 +207,7 @@ class SimulatedCell(Process):
             if not endpoint.events and not self._ready:
                 break
         self.owner.compare(endpoint.exchange.pending)
-        if self._due < self._armed:
+        if endpoint.due < self._armed:
             self._arm()
         if self._excused and not self._parent_is_full():
             excused, self._excused = self._excused, {}
@@ -221,17 +217,17 @@ class SimulatedCell(Process):
     def _take(self, event: Event) -> None:
         note = self.trace.note
         if isinstance(event, Message):
-            note(self.fqcn, "message", event.key.origin, event.key.sequence)
+            note(self.fqcn, "message", event.origin, event.sequence)
             self.owner.received(event)
         elif isinstance(event, Replied):
-            note(self.fqcn, "replied", event.source, event.sequence, event.status)
+            note(self.fqcn, "replied", event.source, event.call, event.status)
             self.owner.replied(event)
         elif isinstance(event, Failed):
-            note(self.fqcn, "failed", event.destination, event.sequence, type(event.error).__name__)
+            note(self.fqcn, "failed", event.destination, event.call, type(event.error).__name__)
             self.owner.failed(event)
         elif isinstance(event, Cancelled):
-            note(self.fqcn, "cancelled", event.key.origin, event.key.sequence)
-            self.owner.cancelled(event.key)
+            note(self.fqcn, "cancelled", event.number)
+            self.owner.cancelled(event.number)
         elif isinstance(event, LinkFailed):
             note(self.fqcn, "link failed", type(event.error).__name__, event.error)
             if not is_fair(event.error):
@@ -259,24 +255,14 @@ class SimulatedCell(Process):
 
     # Its timer.
 
-    @property
-    def _due(self) -> float:
-        return self._next_tick
-
     def _arm(self) -> None:
-        self._armed = self._due
+        self._armed = self._endpoint.due
         self.later(self._armed, partial(self._ring, self._armed))
 
     def _ring(self, armed: float) -> None:
         if armed == self._armed:
             self._armed = math.inf
-            now = self.timeline.now
-            if self._due <= now:
-                self._endpoint.tick(now, self.rng.random())
-                self._ticked(now)
-
-    def _ticked(self, now: float) -> None:
-        self._next_tick = now + TICK_SECONDS * (1 - 0.2 * self.rng.random())
+            self._endpoint.tick(self.timeline.now)
 
     # Its links.
 
@@ -298,7 +284,7 @@ class SimulatedCell(Process):
 
     def _forget(self, connection: Connection) -> None:
         """Do what a link does that the other side ended."""
-        self._endpoint.close(connection)
+        self._endpoint.close(connection, self.timeline.now)
         self._close(connection)
 
     def _close(self, connection: Connection) -> None:

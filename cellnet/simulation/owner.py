@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from cellnet.errors import NotExecuted
-from cellnet.protocol.exchange import Status
+from cellnet.protocol.envelope import Status
 from cellnet.protocol.frames import pack
 from cellnet.simulation.errand import Errand, number_in
 from cellnet.simulation.history import Outcome
@@ -18,8 +18,9 @@ from cellnet.simulation.history import Outcome
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cellnet.errors import DeliveryError
     from cellnet.fqcn import FQCN
-    from cellnet.protocol.events import Failed, Message, MessageKey, Replied
+    from cellnet.protocol.events import Failed, Message, Replied
     from cellnet.simulation.cell import SimulatedCell
     from cellnet.simulation.history import History
 
@@ -37,7 +38,7 @@ class _Call:
     """Whose answer is awaited, and what that is called in the history."""
     then: Callable[[bool], None] | None
     """Called at its end, with whether it was answered well."""
-    sequence: int = 0
+    number: int = 0
     is_right: bool = True
 
 
@@ -62,7 +63,7 @@ class Owner:
         self._calls: dict[int, _Call] = {}
         self._waiting: list[_Call] = []
         """Calls for which there was no room yet."""
-        self._handling: dict[MessageKey, _Handling] = {}
+        self._handling: dict[int, _Handling] = {}
         self._nested = 0
         self._crossing: set[tuple[int, FQCN]] = set()
         """Whose answer is no longer wanted since the last :meth:`compare`: one that is on its way here is ignored."""
@@ -94,15 +95,14 @@ class Owner:
     def replied(self, event: Replied) -> None:
         """Take an answer."""
         is_ok = event.status == Status.OK
-        call = self._calls.get(event.sequence)
+        call = self._calls.get(event.call)
         name = call.errand.name_at(event.source) if call is not None else ""
         is_right = not is_ok or event.payload == _answer(name)
         self._tell(call, event.source, Outcome.OK if is_ok else Outcome.RAISED, is_right=is_right)
 
     def failed(self, event: Failed) -> None:
         """Take the news that there will be no answer."""
-        outcome = Outcome.NOT_EXECUTED if isinstance(event.error, NotExecuted) else Outcome.INDETERMINATE
-        self._tell(self._calls.get(event.sequence), event.destination, outcome)
+        self._tell(self._calls.get(event.call), event.destination, _outcome(event.error))
 
     def compare(self, pending: int) -> None:
         """Check, when all events were taken, that the endpoint waits for what its owner waits for.
@@ -124,17 +124,18 @@ class Owner:
         self._history.ran(name, str(cell.fqcn), self._now)
         cell.trace.note(cell.fqcn, "runs", name)
         if not message.wants_reply:
+            cell.reply(message.number, Status.OK, b"")
             return
-        handling = self._handling[message.key] = _Handling(errand, message)
+        handling = self._handling[message.number] = _Handling(errand, message)
         end = self._now + errand.handling + self.slowness
         if end >= message.deadline:
             cell.later(message.deadline, partial(self._stop, handling))
         else:
             cell.later(end, partial(self._go_on, handling))
 
-    def cancelled(self, key: MessageKey) -> None:
+    def cancelled(self, number: int) -> None:
         """Stop a handler whose caller no longer waits."""
-        if handling := self._handling.get(key):
+        if handling := self._handling.get(number):
             self._stop(handling)
 
     # As a process.
@@ -178,7 +179,7 @@ class Owner:
         destinations = errand.destinations
         try:
             if errand.form == "broadcast":
-                call.sequence = cell.broadcast(destinations, errand.payload, call.deadline)
+                call.number = cell.request(destinations, errand.payload, call.deadline, errand.key)
             elif not cell.has_room(destinations[0]):
                 return False
             elif errand.form == "event":
@@ -186,11 +187,11 @@ class Owner:
                 self._finish(call, Outcome.CANCELLED)
                 return True
             else:
-                call.sequence = cell.request(destinations[0], errand.payload, call.deadline, errand.key)
+                call.number = cell.request(destinations, errand.payload, call.deadline, errand.key)
         except NotExecuted:
             self._finish(call, Outcome.NOT_EXECUTED)
             return True
-        self._calls[call.sequence] = call
+        self._calls[call.number] = call
         self.awaited += len(call.missing)
         return True
 
@@ -198,10 +199,13 @@ class Owner:
         """Want no more answers. What was never sent did not run."""
         if not call.missing:
             return
-        if call.sequence:
-            self._cell.cancel(call.sequence)
+        if call.number:
+            owed = dict(self._cell.give_up(call.number))
             self.awaited -= len(call.missing)
-            self._crossing.update((call.sequence, name) for name in call.missing)
+            self._crossing.update((call.number, name) for name in call.missing if name not in owed)
+            if outcome is Outcome.INDETERMINATE:
+                for destination, error in owed.items():
+                    self._note_told(call.missing.pop(destination), _outcome(error))
         elif outcome is Outcome.INDETERMINATE:
             outcome = Outcome.NOT_EXECUTED
         self._finish(call, outcome)
@@ -218,8 +222,8 @@ class Owner:
         if call is None or destination not in call.errand.destinations:
             self._cell.faults.append(f"it was told what became of a request to {destination}, and had made none")
             return
-        if (call.sequence, destination) in self._crossing:
-            self._crossing.remove((call.sequence, destination))
+        if (call.number, destination) in self._crossing:
+            self._crossing.remove((call.number, destination))
             return
         if call.missing.pop(destination, None) is not None:
             self.awaited -= 1
@@ -234,7 +238,7 @@ class Owner:
 
     def _go_on(self, handling: _Handling) -> None:
         """Ask whom the handler is to ask, or answer."""
-        if self._handling.get(handling.message.key) is not handling:
+        if self._handling.get(handling.message.number) is not handling:
             return
         errand = handling.errand
         seconds = handling.message.deadline - self._now
@@ -250,20 +254,24 @@ class Owner:
             self._stop(handling)
 
     def _answer(self, handling: _Handling, *, is_right: bool) -> None:
-        key, errand = handling.message.key, handling.errand
-        if self._handling.get(key) is not handling:
+        number, errand = handling.message.number, handling.errand
+        if self._handling.get(number) is not handling:
             return
-        del self._handling[key]
+        del self._handling[number]
         if errand.raises or not is_right:
-            self._cell.reply(key, Status.RAISED, pack("ValueError", "as planned"))
+            self._cell.reply(number, Status.RAISED, pack("ValueError", "as planned"))
         else:
-            self._cell.reply(key, Status.OK, _answer(errand.name_at(self._cell.fqcn)))
+            self._cell.reply(number, Status.OK, _answer(errand.name_at(self._cell.fqcn)))
 
     def _stop(self, handling: _Handling) -> None:
-        if self._handling.get(handling.message.key) is handling:
-            del self._handling[handling.message.key]
+        if self._handling.get(handling.message.number) is handling:
+            del self._handling[handling.message.number]
             if handling.nested is not None:
                 self._end(handling.nested, Outcome.CANCELLED)
+
+
+def _outcome(error: DeliveryError) -> Outcome:
+    return Outcome.NOT_EXECUTED if isinstance(error, NotExecuted) else Outcome.INDETERMINATE
 
 
 def _answer(name: str) -> bytes:
