@@ -27,6 +27,7 @@ from cellnet.protocol.session import (
     SILENCE_SECONDS,
     Group,
     Pending,
+    Untold,
 )
 from cellnet.protocol.sessions import Sessions
 
@@ -127,12 +128,13 @@ class Asking:
         :raises Unreachable: if no link leads there, and the session is open
         """
         session = self.sessions.to(destination)
+        event = Untold(content, key, session.last(key), deadline)
         if session.number:
-            self._send_event(session, content, key, deadline)
+            self._send_event(session, event)
             return
         self._check_room(1)
         self._events_waiting += 1
-        session.events.append((content, key, deadline))
+        session.events.append(event)
         if session.opening is None:
             self.sessions.open(session, now)
 
@@ -153,9 +155,9 @@ class Asking:
         """Send what waited for a session, and again what is in doubt."""
         if carried is not None:
             session.flying[0] = carried
-        for content, key, deadline in self._take_events(session):
-            if deadline > now:
-                self._try_event(session, content, key, deadline)
+        for event in self._take_events(session):
+            if event.deadline > now:
+                self._try_event(session, event)
         for pending in list(session.pending.values()):
             if restarted and pending.in_doubt:
                 self.in_doubt_for_good(session, pending, now)
@@ -175,7 +177,7 @@ class Asking:
             if not pending.repeats:
                 self._fail(session, pending, error, now)
         for event in self._take_events(session):
-            if event[2] > now:
+            if event.deadline > now:
                 session.events.append(event)
                 self._events_waiting += 1
 
@@ -312,19 +314,19 @@ class Asking:
             self._again(session, pending, now + pending.silence)
             pending.silence = min(2 * pending.silence, MAX_SILENCE_SECONDS)
 
-    def _send_event(self, session: Session, content: Content, key: str, deadline: float) -> None:
+    def _send_event(self, session: Session, event: Untold) -> None:
         session.counter += 1
         header = pack(session.number, session.counter)
-        self._send(session.destination, Kind.EVENT, header, session.event_body(content, key), deadline)
+        self._send(session.destination, Kind.EVENT, header, session.event_body(event), event.deadline)
 
-    def _take_events(self, session: Session) -> list[tuple[Content, str, float]]:
+    def _take_events(self, session: Session) -> list[Untold]:
         events, session.events = session.events, []
         self._events_waiting -= len(events)
         return events
 
-    def _try_event(self, session: Session, content: Content, key: str, deadline: float) -> None:
+    def _try_event(self, session: Session, event: Untold) -> None:
         try:
-            self._send_event(session, content, key, deadline)
+            self._send_event(session, event)
         except NotExecuted:
             self.sessions.refused += 1  # an event is sent once
 

@@ -67,7 +67,7 @@ class Order(NamedTuple):
         :raises RemoteProtocolError: if it is malformed
         """
         order = cls(*unpack(data, int, int, str, int))
-        if len(order.key) > MAX_KEY or order.after > order.sequence or order.floor > (order.sequence or order.floor):
+        if len(order.key) > MAX_KEY or (order.sequence and max(order.after, order.floor) > order.sequence):
             raise RemoteProtocolError("a request contradicts itself")
         return order
 

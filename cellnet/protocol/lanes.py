@@ -29,8 +29,8 @@ class Lanes:
         self._held: dict[int, Message] = {}
         self._queues: dict[str, deque[int]] = {}
         """By key, the numbers of messages that wait; one that was withdrawn is no longer held."""
-        self._early: dict[int, int] = {}
-        """By the request that must have ended before, the number of the message that waits for it."""
+        self._early: dict[int, list[int]] = {}
+        """By the request that must have ended before, the numbers of the messages that wait for it."""
 
     @property
     def held(self) -> int:
@@ -44,7 +44,7 @@ class Lanes:
         """
         self._held[message.number] = message
         if after:
-            self._early[after] = message.number
+            self._early.setdefault(after, []).append(message.number)
         else:
             self._queues.setdefault(message.key, deque()).append(message.number)
             yield from self._next(message.key)
@@ -60,10 +60,11 @@ class Lanes:
     def settled(self, start: int, stop: int) -> Iterator[Message]:
         """Note that these requests ended, or will never come; yield those whose turn it is now."""
         for after in [after for after in self._early if start <= after < stop] if self._early else ():
-            message = self._held.get(self._early.pop(after))
-            if message is not None:
-                self._queues.setdefault(message.key, deque()).append(message.number)
-                yield from self._next(message.key)
+            for number in self._early.pop(after):
+                message = self._held.get(number)
+                if message is not None:
+                    self._queues.setdefault(message.key, deque()).append(number)
+                    yield from self._next(message.key)
 
     def withdraw(self, message: Message) -> bool:
         """Take out a message that waits; return whether it did."""

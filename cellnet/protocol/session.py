@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cellnet.protocol.envelope import Order, join
 from cellnet.protocol.ranges import Ranges
@@ -22,6 +22,7 @@ __all__ = [
     "Group",
     "Pending",
     "Session",
+    "Untold",
 ]
 
 PAUSE_SECONDS = 0.05
@@ -30,6 +31,16 @@ MAX_PAUSE_SECONDS = 2.0
 SILENCE_SECONDS = 2.0
 MAX_SILENCE_SECONDS = 30.0
 """Before a request is sent again after no news: doubling. One that is being worked on is asked for at the longest."""
+
+
+class Untold(NamedTuple):
+    """An event that waits for its session to open."""
+
+    content: Content
+    key: str
+    after: int
+    """The last request with the same key that was pending when it was told; 0 for none."""
+    deadline: float
 
 
 class Session:
@@ -83,7 +94,7 @@ class Session:
         """By counter, the transmissions of which nothing is known."""
         self.keys: dict[str, list[int]] = {}
         """By ordering key, the sequence numbers that are pending."""
-        self.events: list[tuple[Content, str, float]] = []
+        self.events: list[Untold] = []
 
     @property
     def floor(self) -> int:
@@ -97,7 +108,7 @@ class Session:
 
     def wanted_until(self, now: float) -> float:
         """Return the last deadline of those who wait for it to be open."""
-        waiting = [pending.deadline for pending in self.pending.values()] + [event[2] for event in self.events]
+        waiting = [pending.deadline for pending in self.pending.values()] + [event.deadline for event in self.events]
         return max(waiting, default=now)
 
     @property
@@ -148,9 +159,14 @@ class Session:
         """Return the body of a REQUEST."""
         return join(self.order(pending).pack(), pending.content.pack())
 
-    def event_body(self, content: Content, key: str) -> bytes:
+    def event_body(self, event: Untold) -> bytes:
         """Return the body of an EVENT."""
-        return join(Order(0, self.floor, key, 0).pack(), content.pack())
+        after = event.after if event.after in self.pending else 0
+        return join(Order(0, self.floor, event.key, after).pack(), event.content.pack())
+
+    def last(self, key: str) -> int:
+        """Return the last pending request with an ordering key; 0 if there is none."""
+        return self.keys[key][-1] if key in self.keys else 0
 
     def not_delivered(self, counter: int) -> Pending | None:
         """Note that a transmission certainly ran nothing; return what it was, if it was in doubt."""
