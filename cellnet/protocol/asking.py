@@ -135,8 +135,7 @@ class Asking:
         self._check_room(1)
         self._events_waiting += 1
         session.events.append(event)
-        if session.opening is None:
-            self.sessions.open(session, now)
+        self.sessions.want(session, now)
 
     def give_up(self, call: int, now: float) -> list[tuple[FQCN, DeliveryError]]:
         """Want no more answers to a call; return who still owed one, and what is known of that."""
@@ -262,8 +261,7 @@ class Asking:
         if group is not None:
             pending.group = group
             group.missing += 1
-        if session.opening is None:
-            self.sessions.open(session, now)
+        self.sessions.want(session, now)
 
     def _gather(self, session: Session, pending: Pending, group: Group, now: float) -> None:
         """Note that one more request of a broadcast can leave."""
@@ -350,8 +348,8 @@ class Asking:
         pending.again = None
         if session.number:
             self._transmit(session, pending, now)
-        elif session.opening is None:
-            self.sessions.open(session, now)
+        else:
+            self.sessions.want(session, now)
 
     def _deadline_passed(self, session: Session, pending: Pending, now: float) -> None:
         pending.over = None

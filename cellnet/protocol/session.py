@@ -65,6 +65,7 @@ class Session:
         "settled",
         "settling",
         "silence",
+        "tried",
         "window",
     )
 
@@ -75,6 +76,8 @@ class Session:
         self.epoch = 0
         """The answerer's; 0 until it was open once."""
         self.attempt = 0
+        self.tried = 0.0
+        """When the last OPEN was sent."""
         self.opening: Timer | None = None
         self.carried: tuple[Pending, float] | None = None
         """The request that the first OPEN carried, and when."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from cellnet.errors import Busy, NotExecuted, Unreachable
 from cellnet.protocol.envelope import join
 from cellnet.protocol.frames import Kind, pack, unpack
-from cellnet.protocol.session import MAX_PAUSE_SECONDS, MAX_SILENCE_SECONDS, PAUSE_SECONDS, Session
+from cellnet.protocol.session import MAX_PAUSE_SECONDS, MAX_SILENCE_SECONDS, PAUSE_SECONDS, SILENCE_SECONDS, Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -115,12 +115,19 @@ class Sessions:
 
     # Opening.
 
+    def want(self, session: Session, now: float) -> None:
+        """Open a session for one more message, unless that has just been tried."""
+        if session.opening is None or now >= session.tried + SILENCE_SECONDS:
+            session.silence = SILENCE_SECONDS
+            self.open(session, now)
+
     def open(self, session: Session, now: float) -> None:
         """Send OPEN, and again until there is an answer or nobody waits for one."""
         session.stop_opening()
         if not session.is_wanted:
             return
         session.attempt += 1
+        session.tried = now
         # Only the first OPEN carries a request: if it was lost, and the answerer restarted since, nobody could know
         # whether it ran. One that belongs to a broadcast waits for the others.
         carried = session.first_alone if session.attempt == 1 else None
