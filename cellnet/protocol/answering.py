@@ -49,6 +49,7 @@ class Answering:
 
     def __init__(
         self,
+        me: Callable[[], FQCN | None],
         epoch: int,
         events: deque[Event],
         send: Callable[[FQCN, Kind, bytes, bytes, float], None],
@@ -57,6 +58,7 @@ class Answering:
     ) -> None:
         """Begin with no sessions.
 
+        :param me: returns what this cell is called now
         :param send: sends a frame, or raises ``NotExecuted``
         """
         self.refused = 0
@@ -64,6 +66,7 @@ class Answering:
         self.cached_bytes = 0
         self.running = 0
         """Requests that were taken and are not answered, whether or not their turn has come."""
+        self._me = me
         self._epoch = epoch
         self._events = events
         self._send = send
@@ -90,7 +93,10 @@ class Answering:
         """
         _none, attempt = unpack(header, int, int)
         first, request = part(body)
-        (epoch,) = unpack(first, int)
+        epoch, destination = unpack(first, int, str)
+        if destination != str(self._me()):
+            self.refused += 1  # a relay lost its way
+            return
         asker = self._askers.get(origin)
         if asker is not None and epoch < asker.epoch:
             self._close(origin, 0, attempt, f"a later start of {origin} is known", now)

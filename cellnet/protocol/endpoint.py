@@ -70,7 +70,9 @@ class Endpoint:
         self.children: dict[FQCN, Connection] = {}
         self.timers = Timers()
         self.switch = Switch(self.router)
-        self.exchange = Exchange(epoch, self.events, self.switch, self.timers, entropy=entropy, random=random)
+        self.exchange = Exchange(
+            lambda: self.fqcn, epoch, self.events, self.switch, self.timers, entropy=entropy, random=random
+        )
         self.switch.local = self.exchange
         self._presence = Presence(self.router, self.events)
         self._entropy = entropy

@@ -29,6 +29,7 @@ class Exchange:
 
     def __init__(
         self,
+        me: Callable[[], FQCN | None],
         epoch: int,
         events: deque[Event],
         switch: Switch,
@@ -39,7 +40,7 @@ class Exchange:
     ) -> None:
         self.epoch = epoch
         self.asking = Asking(epoch, events, switch.send, switch.broadcast, timers, random)
-        self.answering = Answering(epoch, events, switch.send, timers, entropy)
+        self.answering = Answering(me, epoch, events, switch.send, timers, entropy)
         self._timers = timers
         self._looks = False
 

@@ -65,7 +65,7 @@ class Kind(IntEnum):
     EVENT = 34  # order + content
     SETTLED = 35  # [[start, stop], ...]: sequence numbers that need no answer any more
     BROADCAST = 36  # header: [[destination, session, counter, order], ...]; body: content
-    OPEN = 37  # header: [0, attempt]; body: [epoch] + a REQUEST's body, or nothing
+    OPEN = 37  # header: [0, attempt]; body: [epoch, destination] + a REQUEST's body, or nothing
     OPENED = 38  # header: [session, attempt]; body: [epoch, milliseconds since the answerer was started]
     CLOSED = 39  # header: [session or 0, counter or attempt]; body: [reason]
 

@@ -132,7 +132,7 @@ class Sessions:
         # whether it ran. One that belongs to a broadcast waits for the others.
         carried = session.first_alone if session.attempt == 1 else None
         request = session.body(carried) if carried is not None else b""
-        header, body = pack(0, session.attempt), join(pack(self._epoch), request)
+        header, body = pack(0, session.attempt), join(pack(self._epoch, str(session.destination)), request)
         try:
             self._send(session.destination, Kind.OPEN, header, body, session.wanted_until(now))
         except NotExecuted as error:
