@@ -139,7 +139,9 @@ class Answering:
             self._settle(asker, asker.floor, order.floor)
             asker.floor = order.floor
         if order.sequence == 0:
-            if asker.lanes.held < MAX_HELD:
+            late = order.key and counter < session.last_keyed  # it was overtaken: too late is not at all
+            if not late and asker.lanes.held < MAX_HELD:
+                session.last_keyed = counter if order.key else session.last_keyed
                 self._begin(asker, order, content, expires)
             else:
                 self.refused += 1
@@ -329,13 +331,15 @@ class _Asker:
 
 
 class _Session:
-    __slots__ = ("asker", "number", "opened", "sent", "window")
+    __slots__ = ("asker", "last_keyed", "number", "opened", "sent", "window")
 
     def __init__(self, number: int, asker: _Asker) -> None:
         self.number = number
         self.asker = asker
         self.window = Window()
         self.sent = 0
+        self.last_keyed = 0
+        """The highest counter of an event with an ordering key."""
         self.opened: tuple[bytes, bytes, float] | None = None
         """OPENED, until it is sent: best together with the first reply."""
 

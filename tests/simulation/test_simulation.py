@@ -89,13 +89,11 @@ def test_a_small_network_under_many_faults_keeps_the_rules(first: int) -> None:
         check(simulate(seed, cells=9, faults=100, errands=600))
 
 
-@pytest.mark.xfail(reason="the core does not repeat requests yet: decision 0004", strict=True)
 def test_in_doubt_is_only_what_asked_the_dead_or_ran_out_of_time() -> None:
     for seed in range(BLOCK):
         check(simulate(seed, strict=True))
 
 
-@pytest.mark.xfail(reason="the core has no sessions yet: decision 0004", strict=True)
 def test_what_somebody_in_between_does_to_frames_runs_nothing_twice_or_elsewhere() -> None:
     for seed in range(BLOCK):
         violations = simulate(seed, hostile=True).history.violations()
