@@ -114,7 +114,7 @@ class Answering:
             session = asker.offered = _Session(int.from_bytes(self._entropy(8), "big") >> 1, asker)
             self._sessions[session.number] = session
         age_ms = int((now - min(self.started, now)) * 1000)
-        session.opened = pack(session.number, attempt), pack(self._epoch, age_ms), now + NOTICE_SECONDS
+        session.opened = pack(session.number, attempt), pack(self._epoch, age_ms, epoch), now + NOTICE_SECONDS
         if request:
             self._take(session, 0, request, expires)
             self._timers.at(now + HOLD_SECONDS, lambda _now: self._say_opened(session))

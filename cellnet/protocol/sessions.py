@@ -175,9 +175,15 @@ class Sessions:
         :raises RemoteProtocolError: if it is malformed
         """
         number, attempt = unpack(header, int, int)
-        epoch, age_ms = unpack(body, int, int)
+        epoch, age_ms, asked_by = unpack(body, int, int, int)
         session = self._sessions.get(origin)
-        if session is None or session.opening is None or attempt > session.attempt or number in self._numbers:
+        if (
+            asked_by != self._epoch  # an earlier start of this cell asked
+            or session is None
+            or session.opening is None
+            or attempt > session.attempt
+            or number in self._numbers
+        ):
             self.refused += 1
             return
         session.stop_opening()
