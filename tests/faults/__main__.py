@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import random
 import signal
 import sys
@@ -69,6 +70,7 @@ def main(quick: bool, only: str, seed: int | None, credentials: bool, backend: s
     seed = random.SystemRandom().randrange(10**6) if seed is None else seed
     options = Options(quick, seed, credentials, backend)
     signal.signal(signal.SIGTERM, _interrupt)  # ended in order, like Ctrl-C: its cells end with it
+    logging.basicConfig(level=logging.ERROR)  # that links break is what happens here
     console = Console()
     found = []
     try:
@@ -108,8 +110,8 @@ async def _run(name: str, options: Options) -> Verdict:
             with anyio.fail_after(limit):
                 return await ROWS[name](Bench(processes, rng, options.quick, options.credentials))
         except Exception as error:  # a row that fails is a result
-            said = [f"{type(error).__name__}: {error}", traceback.format_exc()[-3000:], *processes.crashed()]
-            return Verdict({}, said)
+            traceback.print_exc()
+            return Verdict({}, [f"the row ended early: {type(error).__name__}: {error}", *processes.crashed()])
 
 
 def report(console: Console, found: list[dict[str, Any]], seed: int) -> None:

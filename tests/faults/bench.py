@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import random
 import tempfile
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import anyio
+
 from cellnet import Cell
+from cellnet.errors import CellError
 from cellnet.simulation.history import Outcome
 from provisioning import provision
 from tests.faults.cell import credentials
@@ -18,12 +22,14 @@ from tests.faults.load import Load
 from tests.faults.processes import free_url
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from tests.faults.processes import CellProcess, Processes
 
 __all__ = ["Bench", "Row", "Verdict"]
 
+BACK_SECONDS = 10.0
+"""How long after a fault the last cell may need to answer again."""
 MAX_VIOLATIONS = 3
 """That are told in full."""
 
@@ -130,6 +136,25 @@ class Bench:
                 await cell.connect(connect, connecting, security="clear")
             yield cell, url
 
+    @staticmethod
+    async def settle(cell: Cell, names: Sequence[str]) -> None:
+        """Wait until these cells answer: a cell has joined before those far above it know of it.
+
+        :raises TimeoutError: if one never does
+        """
+        if missing := await _unanswered(cell, names, BACK_SECONDS):
+            raise TimeoutError(f"there is no answer from {', '.join(missing)}")
+
+    @staticmethod
+    async def demand_answers(verdict: Verdict, cell: Cell, names: Sequence[str]) -> None:
+        """Demand that these cells answer soon, and note after how many seconds the last one did."""
+        began = time.monotonic()
+        missing = await _unanswered(cell, names, 3 * BACK_SECONDS)
+        seconds = round(time.monotonic() - began, 2)
+        verdict.figures["all_back_seconds"] = seconds
+        verdict.demand(not missing, f"there is no answer after {seconds} s from {', '.join(missing)}")
+        verdict.demand(bool(missing) or seconds <= BACK_SECONDS, f"not all are back before {seconds} s")
+
     def load(self, cell: Cell) -> Load:
         """Return what asks from *cell*."""
         return Load(cell, random.Random(self.rng.random()))
@@ -137,6 +162,20 @@ class Bench:
 
 Row = Callable[[Bench], Awaitable[Verdict]]
 """Runs one row; what it raises is a failed row, too."""
+
+
+async def _unanswered(cell: Cell, names: Sequence[str], seconds: float) -> list[str]:
+    """Ask each cell until it answers; return those that did not in so many seconds."""
+    missing = list(names)
+    with anyio.move_on_after(seconds):
+        while missing:
+            try:
+                with anyio.fail_after(1):
+                    await cell.request(missing[0], "figures")
+                del missing[0]
+            except (CellError, TimeoutError):
+                await anyio.sleep(0.05)
+    return missing
 
 
 def _project(parents: Mapping[str, str]) -> str:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import sys
 import threading
 import time
 from dataclasses import asdict
@@ -22,6 +23,7 @@ import sniffio
 import trio
 
 from cellnet import Cell, Request
+from cellnet.errors import CellError
 from cellnet.kit import Kit
 from cellnet.node import run_until_signalled
 
@@ -41,11 +43,11 @@ def digest(number: str, handling: float, filler: bytes, then: str | None) -> byt
 
 
 class Worker:
-    """Answers ``work``, after it noted in a file that it began. The file survives a SIGKILL."""
+    """Answers ``work``, after it noted in a file that it began: a line of number, time and name."""
 
-    def __init__(self, log: str) -> None:
-        self.cell: Cell
-        self._log = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    def __init__(self, name: str, log: int) -> None:
+        self.cell = Cell(name, handlers={"work": self.work, "figures": self.figures})
+        self._log = log
 
     async def work(self, request: Request) -> list[object]:
         now = time.monotonic()
@@ -67,7 +69,8 @@ class Worker:
         return figures(self.cell)
 
     def _note(self, number: str, now: float) -> None:
-        os.write(self._log, f"{number} {now:.6f}\n".encode())  # one write: lines do not mix, and none is half there
+        # One write each: lines do not mix, and what was written survives a SIGKILL.
+        os.write(self._log, f"{number} {now:.6f} {self.cell.fqcn}\n".encode())
 
 
 def payload(number: str, handling: float, filler: bytes = b"", then: str | None = None) -> list[object]:
@@ -120,10 +123,7 @@ def credentials(kit: str | None) -> tuple[Credentials | None, Credentials | None
 
 async def _run_one(config: dict[str, Any], *, task_status: TaskStatus[str]) -> None:
     listening, connecting = credentials(config["kit"])
-    worker = Worker(config["log"])
-    handlers = {"work": worker.work, "figures": worker.figures}
-    async with Cell(config["name"], handlers=handlers) as cell:
-        worker.cell = cell
+    async with Worker(config["name"], _log(config)).cell as cell:
         # Links are clear even where there are certificates, so that a proxy can read what passes.
         if config["connect"] is not None:
             await cell.connect(config["connect"], connecting, security="clear")
@@ -144,10 +144,10 @@ async def _say_when_present(cell: Cell, count: int) -> None:
 
 async def _run_many(config: dict[str, Any], *, task_status: TaskStatus[str]) -> None:
     dialling, joined = anyio.Semaphore(DIALLING_AT_A_TIME), anyio.Semaphore(0)
-    worker = Worker(config["log"])
+    log = _log(config)
 
     async def run(name: str) -> None:
-        async with Cell(name, handlers={"work": worker.work}) as cell:
+        async with Worker(name, log).cell as cell:
             async with dialling:
                 await cell.connect(config["connect"])
             joined.release()
@@ -161,13 +161,20 @@ async def _run_many(config: dict[str, Any], *, task_status: TaskStatus[str]) -> 
         task_status.started(json.dumps({"fqcn": None, "url": None, "at": time.monotonic()}))
 
 
+def _log(config: dict[str, Any]) -> int:
+    return os.open(config["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+
 def main() -> None:
     """Run what standard input says, until a signal."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with open(0, "rb", buffering=0, closefd=False) as stdin:  # unbuffered: a descriptor, no path
         config = json.loads(stdin.readline())
     threading.Thread(target=_end_with_starter, daemon=True).start()
-    run_until_signalled(partial(_run_many if config["names"] else _run_one, config), backend=config["backend"])
+    try:
+        run_until_signalled(partial(_run_many if config["names"] else _run_one, config), backend=config["backend"])
+    except CellError as error:
+        sys.exit(str(error))
 
 
 def _end_with_starter() -> None:

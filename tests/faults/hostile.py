@@ -27,7 +27,7 @@ async def hostile_hop(bench: Bench) -> Verdict:
     async with bench.cell("server") as (cell, url), Proxy(url, bench.rng, framed=True) as proxy:
         relay = await bench.start("R1", connect=proxy.url, listens=True)
         await bench.start("C1", connect=relay.url)
-        await cell.wait_present(["R1.C1"])
+        await bench.settle(cell, ["R1.C1"])
         load = bench.load(cell)
         for way in (proxy.up, proxy.down):
             way.hostility = Hostility(flip=0.01, truncate=0.005, duplicate=0.01, reorder=0.01, replay=0.01)
@@ -56,7 +56,5 @@ async def hostile_hop(bench: Bench) -> Verdict:
         verdict.demand(not load.altered, f"{load.altered} altered messages were accepted")
         verdict.demand(not load.run_twice(), f"{load.run_twice()} requests ran twice")
         verdict.demand(not raised, f"{raised} callers were told an error that nobody had raised")
-        with anyio.fail_after(20):
-            await cell.wait_present(["R1.C1"])
-            await cell.request("R1.C1", "figures")
+        await bench.demand_answers(verdict, cell, ["R1.C1"])
     return verdict

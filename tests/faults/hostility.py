@@ -82,7 +82,7 @@ class Mangler:
         recorded.append(frame)
 
     def _happens(self, deed: str, hostility: Hostility) -> bool:
-        happens = self._rng.random() < getattr(hostility, deed)
+        happens: bool = self._rng.random() < getattr(hostility, deed)
         hostility.counts[deed] += happens
         return happens
 

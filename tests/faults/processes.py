@@ -11,6 +11,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from random import SystemRandom
 from typing import TYPE_CHECKING, Any, Self
@@ -127,10 +128,10 @@ class CellProcess:
         return self._process.returncode
 
     def runs(self) -> list[tuple[float, str, str]]:
-        """Return when which request began to run here, in order, with the name of this cell."""
+        """Return when which request began to run here, in order, and in which cell."""
         log = Path(self.config["log"])
         lines = log.read_text().splitlines() if log.exists() else []
-        return [(float(now), number, self.fqcn) for number, now in (line.split() for line in lines)]
+        return [(float(now), number, where) for number, now, where in (line.split() for line in lines)]
 
     def complaints(self) -> str:
         """Return the end of its standard error."""
@@ -162,6 +163,7 @@ class Processes:
         self.folder = folder
         self._backend = backend
         self.started: list[CellProcess] = []
+        self._numbers = count()
 
     def __enter__(self) -> Self:
         return self
@@ -172,9 +174,10 @@ class Processes:
         self.end()
 
     def end(self) -> None:
-        """End what runs."""
+        """End what runs, and forget it."""
         for process in self.started:
             process._reap()
+        self.started.clear()
 
     async def start(
         self,
@@ -191,7 +194,7 @@ class Processes:
         :param names: many light cells are to run in the process instead of one
         :param expect: it prints another line when so many cells are present below it
         """
-        number = len(self.started)
+        number = next(self._numbers)
         config = {
             "name": name,
             "connect": connect,

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["flapping_link", "silent_neighbours"]
 
 FOUND_SECONDS = 15.0
-BACK_SECONDS = 10.0
 IN_FLIGHT = 20
 MIB = 1 << 20
 
@@ -40,6 +39,7 @@ async def silent_neighbours(bench: Bench) -> Verdict:
         for name, to in (("C1", links["C1"].url), ("C2", cells["R2"].url), ("C3", cells["R3"].url)):
             cells[name] = await bench.start(name, connect=to)
         receivers = ["R1.C1", "R2.C2", "R3.C3"]
+        await bench.settle(server, receivers)
         before = {name: await server.request(name, "figures") for name in ("R1", "R2", "R3")}
         load, stop = bench.load(server), anyio.Event()
 
@@ -63,11 +63,10 @@ async def silent_neighbours(bench: Bench) -> Verdict:
             for name in ("C1", "R2"):  # R3 hears its parent, until that finds out
                 ended = watched[name].child_ended
                 verdict.figures[f"{name}_found_its_parent_gone"] = None if ended is None else round(ended - began, 2)
-            back = time.monotonic()
             cells["R1"].resume()
             links["R2"].heal()
             links["R3"].heal()
-            await _demand_back(verdict, server, receivers, back)
+            await bench.demand_answers(verdict, server, receivers)
             await anyio.sleep(2)
             stop.set()
         for name, held in before.items():
@@ -90,17 +89,6 @@ def _demand_found(verdict: Verdict) -> None:
         if key.endswith("gone"):
             found = isinstance(seconds, float) and seconds <= FOUND_SECONDS
             verdict.demand(found, f"{key} after {seconds} s, not {FOUND_SECONDS:.0f}")
-
-
-async def _demand_back(verdict: Verdict, cell: Cell, names: list[str], since: float) -> None:
-    """Demand that these cells answer soon."""
-    with anyio.move_on_after(2 * BACK_SECONDS):
-        await cell.wait_present(names)
-        for name in names:
-            await cell.request(name, "figures")
-    seconds = round(time.monotonic() - since, 2)
-    verdict.figures["all_back_seconds"] = seconds
-    verdict.demand(seconds <= BACK_SECONDS, f"not all are back after {seconds} s")
 
 
 async def _demand_same(verdict: Verdict, cell: Cell, name: str, before: dict[str, Any]) -> None:
@@ -127,12 +115,13 @@ async def flapping_link(bench: Bench) -> Verdict:
     ):
         cells["R1"] = await bench.start("R1", connect=proxy.url, listens=True)
         cells["C1"] = await bench.start("C1", connect=cells["R1"].url)
+        await bench.settle(cell, ["R1.C1"])
         load, verdict = bench.load(cell), Verdict({"flaps": flaps})
         await _flap(proxy, load, warm_up, pause)
-        await _demand_back(verdict, cell, [], time.monotonic())
+        await bench.demand_answers(verdict, cell, ["R1.C1"])
         before = await _held(cell, cells)
         await _flap(proxy, load, flaps, pause)
-        await _until_answering(cell, verdict)
+        await bench.demand_answers(verdict, cell, ["R1.C1"])
         for name in ("server", "R1"):
             await _demand_same(verdict, cell, cells[name].fqcn, before[name])
         after = await _held(cell, cells)
@@ -158,20 +147,6 @@ async def _flap(proxy: Proxy, load: Load, times: int, pause: float) -> None:
             proxy.admit()
         await anyio.sleep(pause)
         stop.set()
-
-
-async def _until_answering(cell: Cell, verdict: Verdict) -> None:
-    began = time.monotonic()
-    while time.monotonic() - began < 2 * BACK_SECONDS:
-        try:
-            await cell.request("R1.C1", "figures")
-        except Exception as error:  # the last one is told
-            last = error
-            await anyio.sleep(0.1)
-        else:
-            verdict.figures["all_back_seconds"] = round(time.monotonic() - began, 2)
-            return
-    raise last
 
 
 async def _held(cell: Cell, cells: dict[str, CellProcess]) -> dict[str, dict[str, Any]]:

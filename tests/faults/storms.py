@@ -91,6 +91,7 @@ async def deadline_storm(bench: Bench) -> Verdict:
     bench.provision(tree)
     async with bench.cell("server") as (cell, url):
         await bench.start_tree(tree, url)
+        await bench.settle(cell, [far])
         before = {name: await cell.request(name, "figures") for name in ("R1", "R1.R2", far)}
         load = bench.load(cell)
         async with anyio.create_task_group() as tasks:

@@ -24,7 +24,8 @@ def _frame(number: int) -> bytes:
 def test_each_deed_does_what_it_says(deed: str) -> None:
     frames = routed(20)
     mangler = Mangler(random.Random(1))
-    hostility = Hostility(**{deed: 0.3})
+    hostility = Hostility()
+    setattr(hostility, deed, 0.3)
     out = list(FrameDecoder().feed(b"".join(mangler.feed(frame, hostility) for frame in frames)))
     sent, came = [next(iter(FrameDecoder().feed(frame))) for frame in frames], len(out)
     done = hostility.counts[deed]
