@@ -88,8 +88,9 @@ def _demand_recovery(verdict: Verdict, load: Load, outages: list[Outage]) -> Non
     """Demand that what waited for a relay is done soon after it is back."""
     waits = [wait for asked in load.asked.values() if (wait := _wait_after_outage(asked, outages)) is not None]
     p99 = percentile(waits, 0.99)
-    firsts = [_first_answer(load, outage, outages) for outage in outages]
-    verdict.figures |= {"waited": len(waits), "recovery_p99_seconds": p99, "first_answer_seconds": max(firsts)}
+    firsts = [first for outage in outages if (first := _first_run(load, outage, outages)) is not None]
+    first = max(firsts, default=None)
+    verdict.figures |= {"waited": len(waits), "recovery_p99_seconds": p99, "first_run_after_seconds": first}
     verdict.demand(p99 is not None, "no request lived through an outage")
     verdict.demand(p99 is None or p99 <= RECOVERY_SECONDS, f"recovery takes {p99} s, not {RECOVERY_SECONDS}")
 
@@ -108,17 +109,14 @@ def _concerns(outage: Outage, asked: Asked) -> bool:
     return outage.cell in ("R1", asked.destination.partition(".")[0]) and outage.began < asked.told_at
 
 
-def _first_answer(load: Load, outage: Outage, outages: list[Outage]) -> float:
-    """Return after how many seconds a relay that is back carried the first request; without those for others."""
-    clear = [one for one in outages if one is outage or not (one.began < outage.back < one.back)]
-    began = [
-        run
-        for asked in load.asked.values()
-        if outage in clear and asked.destination == f"{outage.cell}.C{outage.cell[1:]}"
-        for run in asked.ran or ()
-        if run > outage.back
-    ]
-    return round(min(began, default=outage.back) - outage.back, 3)
+def _first_run(load: Load, outage: Outage, outages: list[Outage]) -> float | None:
+    """Return after how many seconds a relay that is back carried a request; None if another one was away then, too."""
+    behind = f"{outage.cell}.C{outage.cell[1:]}"
+    runs = (run for asked in load.asked.values() if asked.destination == behind for run in asked.ran or ())
+    first = min((run for run in runs if run > outage.back), default=None)
+    if first is None or any(one.began < first and one.back > outage.back for one in outages if one is not outage):
+        return None
+    return round(first - outage.back, 3)
 
 
 async def receiver_killed(bench: Bench) -> Verdict:

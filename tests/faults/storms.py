@@ -39,6 +39,7 @@ async def reconnect_storm(bench: Bench) -> Verdict:
 async def _storm(bench: Bench, verdict: Verdict, how: str, relays: int) -> None:
     clients, swarms = int(bench.pick(1000, 300)), int(bench.pick(4, 2))
     everybody = clients + relays + 1
+    # Without credentials in any case: what is measured is how many come, not what signatures cost.
     server = await bench.start("server", listens=True, expect=everybody)
     parents = [await bench.start(f"R{n}", connect=server.url, listens=True) for n in range(1, relays + 1)] or [server]
     names: list[str] = []
