@@ -2,10 +2,12 @@
 #
 #   make demo            the guide's federation, as nine processes: trains a model, and shows the table of cells
 #   make test            the whole test suite, then branch coverage of cellnet/protocol
+#   make faults          real processes under real faults: a table, and faults.json; QUICK=1: in under ten minutes
 #   make lint            ruff, mypy, import-linter
 #   make clean           remove .venv, caches and what builds leave
 #
-# ARGS is handed on, as in `make demo ARGS=--json` or `make test ARGS=tests/test_fqcn.py`.
+# ARGS is handed on, as in `make demo ARGS=--json`, `make test ARGS=tests/test_fqcn.py` or
+# `make faults QUICK=1 ARGS='--only F1,F22 --seed 7'`.
 # PYTHON chooses the interpreter, as in `make test PYTHON=/opt/python3.13/bin/python3`.
 
 VENV := .venv
@@ -26,7 +28,7 @@ ifeq ($(strip $(UV_DEFAULT_INDEX)),)
 unexport UV_DEFAULT_INDEX
 endif
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test faults lint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -47,6 +49,9 @@ else
 test: $(VENV)/.stamp-test
 	$(BIN)/pytest $(ARGS)
 endif
+
+faults: $(VENV)/.stamp-test
+	@$(BIN)/python -m tests.faults $(if $(filter-out 0,$(QUICK)),--quick) $(ARGS)
 
 lint: $(VENV)/.stamp-lint
 	$(BIN)/ruff check .

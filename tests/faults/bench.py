@@ -1,0 +1,197 @@
+"""What a row works with: processes in a tree, cells of its own, and a verdict to reach."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+
+from cellnet import Cell
+from cellnet.errors import CellError
+from cellnet.simulation.history import Outcome
+from provisioning import provision
+from tests.faults.cell import credentials
+from tests.faults.load import Load
+from tests.faults.processes import free_url
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping, Sequence
+
+    from tests.faults.processes import CellProcess, Processes
+
+__all__ = ["Bench", "Row", "Verdict"]
+
+BACK_SECONDS = 10.0
+"""How long after a fault the last cell may need to answer again."""
+MAX_VIOLATIONS = 3
+"""That are told in full."""
+
+
+@dataclass
+class Verdict:
+    """What a row found."""
+
+    figures: dict[str, object] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+    """What is not as it must be; empty if the row passed."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether all is as it must be."""
+        return not self.wrong
+
+    def demand(self, holds: bool, otherwise: str) -> None:
+        """Note what is wrong if something does not hold."""
+        if not holds:
+            self.wrong.append(otherwise)
+
+    def judge(self, load: Load, processes: Processes) -> None:
+        """Take what ran into the history of what was asked, and note what the two have against each other."""
+        violations = load.close(processes.runs())
+        self.figures |= {
+            "requests": len(load.asked),
+            "lost": load.lost(),
+            "run_twice": load.run_twice(),
+            **{outcome.value.replace(" ", "_"): count for outcome in Outcome if (count := load.count(outcome))},
+            "violations": len(violations),
+        }
+        if violations:
+            self.wrong.append(f"{len(violations)} violations, such as: " + "; ".join(violations[:MAX_VIOLATIONS]))
+        self.wrong += (f"it crashed: {said}" for said in processes.crashed())
+
+    def demand_nothing_lost(self, load: Load) -> None:
+        """Demand that every request ended well."""
+        self.demand(not load.lost(), f"{load.lost()} requests did not end well: " + "; ".join(load.errors()))
+
+
+@dataclass
+class Bench:
+    """The surroundings of one row."""
+
+    processes: Processes
+    rng: random.Random
+    quick: bool
+    with_credentials: bool
+    kits: Path | None = None
+
+    def pick(self, full: float, quick: float) -> float:
+        """Return one of two numbers."""
+        return quick if self.quick else full
+
+    def provision(self, parents: Mapping[str, str]) -> None:
+        """Make kits for these cells and the server, if there are to be credentials.
+
+        :param parents: the cells' names, and the name of what each joins
+        """
+        if not self.with_credentials:
+            return
+        folder = Path(tempfile.mkdtemp(dir=self.processes.folder))
+        (folder / "project.yml").write_text(_project(parents))
+        provision(folder / "project.yml", folder / "kits")
+        self.kits = folder / "kits"
+
+    def kit(self, name: str) -> Path | None:
+        """Return the kit of a cell, if it has one."""
+        return None if self.kits is None else self.kits / name
+
+    async def start(
+        self, name: str, *, connect: str | None = None, listens: bool = False, expect: int = 0
+    ) -> CellProcess:
+        """Start a cell of its own process; its port stays the same over restarts."""
+        listen = free_url() if listens else None
+        return await self.processes.start(name, connect=connect, listen=listen, kit=self.kit(name), expect=expect)
+
+    async def start_tree(self, parents: Mapping[str, str], server: str | None = None) -> dict[str, CellProcess]:
+        """Start the server and these cells, parents first; return them by name.
+
+        :param server: the URL of a server that runs already
+        """
+        started: dict[str, CellProcess] = {}
+        if server is None:
+            started["server"] = await self.start("server", listens=True)
+            server = started["server"].url
+        listening = {"server", *parents.values()}
+        for name, parent in parents.items():
+            url = server if parent == "server" else started[parent].url
+            started[name] = await self.start(name, connect=url, listens=name in listening)
+        return started
+
+    @asynccontextmanager
+    async def cell(self, name: str, connect: str | None = None) -> AsyncGenerator[tuple[Cell, str]]:
+        """Run a cell in this process: the server, at a URL that is given too, or one that joins a parent."""
+        kit = self.kit(name)
+        listening, connecting = credentials(None if kit is None else str(kit))
+        async with Cell(name) as cell:
+            url = ""
+            if connect is None:
+                url = await cell.listen(free_url(), listening, security="clear")
+            else:
+                await cell.connect(connect, connecting, security="clear")
+            yield cell, url
+
+    @staticmethod
+    async def settle(cell: Cell, names: Sequence[str]) -> None:
+        """Wait until these cells answer: a cell has joined before those far above it know of it.
+
+        :raises TimeoutError: if one never does
+        """
+        if missing := await _unanswered(cell, names, BACK_SECONDS):
+            raise TimeoutError(f"there is no answer from {', '.join(missing)}")
+
+    @staticmethod
+    async def demand_answers(verdict: Verdict, cell: Cell, names: Sequence[str]) -> None:
+        """Demand that these cells answer soon, and note after how many seconds the last one did."""
+        began = time.monotonic()
+        missing = await _unanswered(cell, names, 3 * BACK_SECONDS)
+        seconds = round(time.monotonic() - began, 2)
+        verdict.figures["all_back_seconds"] = seconds
+        verdict.demand(not missing, f"there is no answer after {seconds} s from {', '.join(missing)}")
+        verdict.demand(bool(missing) or seconds <= BACK_SECONDS, f"not all are back before {seconds} s")
+
+    def load(self, cell: Cell) -> Load:
+        """Return what asks from *cell*."""
+        return Load(cell, random.Random(self.rng.random()))
+
+
+Row = Callable[[Bench], Awaitable[Verdict]]
+"""Runs one row; what it raises is a failed row, too."""
+
+
+async def _unanswered(cell: Cell, names: Sequence[str], seconds: float) -> list[str]:
+    """Ask each cell until it answers; return those that did not in so many seconds."""
+    missing = list(names)
+    with anyio.move_on_after(seconds):
+        while missing:
+            try:
+                with anyio.fail_after(1):
+                    await cell.request(missing[0], "figures")
+                del missing[0]
+            except (CellError, TimeoutError):
+                await anyio.sleep(0.05)
+    return missing
+
+
+def _project(parents: Mapping[str, str]) -> str:
+    lines = [
+        "api_version: 3",
+        "name: faults",
+        "scheme: tcp",
+        "connection_security: clear",
+        "participants:",
+        "  - {name: server, type: server, org: x, fed_learn_port: 8002, default_host: localhost}",
+    ]
+    for port, (name, parent) in enumerate(parents.items(), 8100):
+        to = "" if parent == "server" else f", connect_to: {{name: {parent}}}"
+        if name in parents.values():
+            listening = f", listening_host: {{default_host: localhost, port: {port}}}"
+            lines.append(f"  - {{name: {name}, type: relay, org: x{to}{listening}}}")
+        else:
+            lines.append(f"  - {{name: {name}, type: client, org: x{to}}}")
+    return "\n".join(lines) + "\n"

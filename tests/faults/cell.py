@@ -1,0 +1,188 @@
+"""The program of one process: one cell, or many light ones, as a line of JSON on standard input says.
+
+It prints a line of JSON when it has joined and listens. When its standard input ends, whoever started it is gone,
+and it ends too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import sniffio
+import trio
+
+from cellnet import Cell, Request
+from cellnet.errors import CellError
+from cellnet.kit import Kit
+from cellnet.node import run_until_signalled
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskStatus
+
+    from cellnet.credentials import Credentials
+
+__all__ = ["credentials", "digest", "figures"]
+
+DIALLING_AT_A_TIME = 50
+
+
+def digest(number: str, handling: float, filler: bytes, then: str | None) -> bytes:
+    """Return what tells whether a payload arrived as it was sent."""
+    return hashlib.blake2b(repr((number, handling, filler, then)).encode(), digest_size=16).digest()
+
+
+class Worker:
+    """Answers ``work``, after it noted in a file that it began: a line of number, time and name."""
+
+    def __init__(self, name: str, log: int) -> None:
+        self.cell = Cell(name, handlers={"work": self.work, "figures": self.figures})
+        self._log = log
+
+    async def work(self, request: Request) -> list[object]:
+        now = time.monotonic()
+        try:
+            number, handling, filler, then, right = request.payload
+            is_right = digest(number, handling, filler, then) == right
+        except (TypeError, ValueError):
+            is_right = False
+        if not is_right:
+            self._note("altered", now)
+            raise ValueError("the payload is not as it was sent")
+        self._note(number, now)
+        if then is not None:
+            await self.cell.request(then, "work", payload(nested(number), handling / 2))
+        await anyio.sleep(handling)
+        return [number, right]
+
+    async def figures(self, _request: Request) -> dict[str, Any]:
+        return figures(self.cell)
+
+    def _note(self, number: str, now: float) -> None:
+        # One write each: lines do not mix, and what was written survives a SIGKILL.
+        os.write(self._log, f"{number} {now:.6f} {self.cell.fqcn}\n".encode())
+
+
+def payload(number: str, handling: float, filler: bytes = b"", then: str | None = None) -> list[object]:
+    """Return what ``work`` takes.
+
+    :param number: what no other request of the run is called
+    :param handling: how many seconds it takes
+    :param then: a cell that its handler asks in turn
+    """
+    return [number, handling, filler, then, digest(number, handling, filler, then)]
+
+
+def nested(number: str) -> str:
+    """Return what a request that the handler of *number* sends is called."""
+    return f"{number}/nested"
+
+
+def figures(cell: Cell) -> dict[str, Any]:
+    """Return what this process holds."""
+    found = asdict(cell.statistics())
+    found["links"] = len(found["links"])
+    return {**found, "descriptors": descriptors(), "tasks": tasks(), "rss_bytes": rss_bytes()}
+
+
+def descriptors() -> int:
+    """Return how many descriptors this process has open."""
+    return len(os.listdir("/proc/self/fd")) - 1  # noqa: PTH208  # the one that lists is not counted
+
+
+def tasks() -> int:
+    """Return how many tasks the event loop runs."""
+    if sniffio.current_async_library() == "trio":
+        return trio.lowlevel.current_statistics().tasks_living
+    return len(asyncio.all_tasks())
+
+
+def rss_bytes() -> int:
+    """Return how much memory this process has in use."""
+    with open("/proc/self/statm") as file:  # noqa: PTH123  # as cheap as it can be
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def credentials(kit: str | None) -> tuple[Credentials | None, Credentials | None]:
+    """Return what to listen and to connect with."""
+    if kit is None:
+        return None, None
+    own = Kit.load(kit).credentials
+    return own.listening or own, own
+
+
+async def _run_one(config: dict[str, Any], *, task_status: TaskStatus[str]) -> None:
+    listening, connecting = credentials(config["kit"])
+    async with Worker(config["name"], _log(config)).cell as cell:
+        # Links are clear even where there are certificates, so that a proxy can read what passes.
+        if config["connect"] is not None:
+            await cell.connect(config["connect"], connecting, security="clear")
+        url = None
+        if config["listen"] is not None:
+            url = await cell.listen(config["listen"], listening, security="clear")
+        task_status.started(json.dumps({"fqcn": str(cell.fqcn), "url": url, "at": time.monotonic()}))
+        if config["expect"]:
+            await _say_when_present(cell, config["expect"])
+        await anyio.sleep_forever()
+
+
+async def _say_when_present(cell: Cell, count: int) -> None:
+    while len(cell.members()) < count:
+        await anyio.sleep(0.02)
+    print(json.dumps({"present": count, "at": time.monotonic()}), flush=True)  # noqa: T201
+
+
+async def _run_many(config: dict[str, Any], *, task_status: TaskStatus[str]) -> None:
+    dialling, joined = anyio.Semaphore(DIALLING_AT_A_TIME), anyio.Semaphore(0)
+    log = _log(config)
+
+    async def run(name: str) -> None:
+        async with Worker(name, log).cell as cell:
+            async with dialling:
+                await cell.connect(config["connect"])
+            joined.release()
+            await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as cells:
+        for name in config["names"]:
+            cells.start_soon(run, name)
+        for _ in config["names"]:
+            await joined.acquire()
+        task_status.started(json.dumps({"fqcn": None, "url": None, "at": time.monotonic()}))
+
+
+def _log(config: dict[str, Any]) -> int:
+    return os.open(config["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+
+def main() -> None:
+    """Run what standard input says, until a signal."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    with open(0, "rb", buffering=0, closefd=False) as stdin:  # unbuffered: a descriptor, no path
+        config = json.loads(stdin.readline())
+    threading.Thread(target=_end_with_starter, daemon=True).start()
+    try:
+        run_until_signalled(partial(_run_many if config["names"] else _run_one, config), backend=config["backend"])
+    except CellError as error:
+        sys.exit(str(error))
+
+
+def _end_with_starter() -> None:
+    # Not sys.stdin: a thread that waits in it holds its lock, and the interpreter aborts at its own end.
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""Rows about neighbours that say nothing, and links that come and go: F7, F16."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from tests.faults.bench import Bench, Verdict
+from tests.faults.cell import descriptors, tasks
+from tests.faults.proxy import Proxy
+
+if TYPE_CHECKING:
+    from cellnet import Cell
+    from tests.faults.load import Load
+    from tests.faults.processes import CellProcess
+
+__all__ = ["flapping_link", "silent_neighbours"]
+
+FOUND_SECONDS = 15.0
+IN_FLIGHT = 20
+MIB = 1 << 20
+
+
+async def silent_neighbours(bench: Bench) -> Verdict:
+    """F7: one relay is stopped, one link goes silent both ways, one only upwards; all find out, and all come back."""
+    duration = bench.pick(60.0, 20.0)
+    tree = {"R1": "server", "R2": "server", "R3": "server", "C1": "R1", "C2": "R2", "C3": "R3"}
+    bench.provision(tree)
+    verdict = Verdict({"seconds_of_silence": duration})
+    async with bench.cell("server") as (server, url), AsyncExitStack() as proxies:
+        cells = {"R1": await bench.start("R1", connect=url, listens=True)}
+        links = {"C1": await proxies.enter_async_context(Proxy(cells["R1"].url, bench.rng))}
+        for name in ("R2", "R3"):
+            links[name] = await proxies.enter_async_context(Proxy(url, bench.rng))
+            cells[name] = await bench.start(name, connect=links[name].url, listens=True)
+        for name, to in (("C1", links["C1"].url), ("C2", cells["R2"].url), ("C3", cells["R3"].url)):
+            cells[name] = await bench.start(name, connect=to)
+        receivers = ["R1.C1", "R2.C2", "R3.C3"]
+        await bench.settle(server, receivers)
+        before = {name: await server.request(name, "figures") for name in ("R1", "R2", "R3")}
+        load, stop = bench.load(server), anyio.Event()
+
+        async def keep_asking() -> None:
+            within = duration + 30
+            await load.keep_asking(IN_FLIGHT, receivers, stop, within=within, handling=(0.1, 0.3))
+
+        async with anyio.create_task_group() as asking:
+            asking.start_soon(keep_asking)
+            await anyio.sleep(1)
+            watched = {name: links[name].connections[0] for name in ("C1", "R2", "R3")}
+            began = time.monotonic()
+            cells["R1"].pause()
+            links["R2"].silence()
+            links["R3"].silence(up=True, down=False)
+            async with anyio.create_task_group() as looking:
+                for name in ("R1", "R2", "R3"):
+                    looking.start_soon(_note_gone, server, name, began, verdict)
+                await anyio.sleep(duration)
+                looking.cancel_scope.cancel()
+            for name in ("C1", "R2"):  # R3 hears its parent, until that finds out
+                ended = watched[name].child_ended
+                verdict.figures[f"{name}_found_its_parent_gone"] = None if ended is None else round(ended - began, 2)
+            cells["R1"].resume()
+            links["R2"].heal()
+            links["R3"].heal()
+            await bench.demand_answers(verdict, server, receivers)
+            await anyio.sleep(2)
+            stop.set()
+        for name, held in before.items():
+            await _demand_same(verdict, server, name, held)
+        verdict.judge(load, bench.processes)
+    _demand_found(verdict)
+    verdict.demand_nothing_lost(load)
+    return verdict
+
+
+async def _note_gone(server: Cell, name: str, began: float, verdict: Verdict) -> None:
+    verdict.figures[f"{name}_found_gone"] = None
+    while any(str(member.fqcn) == name for member in server.members()):
+        await anyio.sleep(0.02)
+    verdict.figures[f"{name}_found_gone"] = round(time.monotonic() - began, 2)
+
+
+def _demand_found(verdict: Verdict) -> None:
+    for key, seconds in verdict.figures.items():
+        if key.endswith("gone"):
+            found = isinstance(seconds, float) and seconds <= FOUND_SECONDS
+            verdict.demand(found, f"{key} after {seconds} s, not {FOUND_SECONDS:.0f}")
+
+
+async def _demand_same(verdict: Verdict, cell: Cell, name: str, before: dict[str, Any]) -> None:
+    """Demand that a cell holds no more than before: links, descriptors, tasks, requests under way."""
+    keys = ("links", "descriptors", "tasks", "pending", "handling")
+    wanted = {key: before[key] for key in keys}
+    now: dict[str, Any] = {}
+    with anyio.move_on_after(10):
+        while now != wanted:
+            figures = await cell.request(name, "figures")
+            now = {key: figures[key] for key in keys}
+            await anyio.sleep(0.2)
+    verdict.demand(now == wanted, f"{name} holds {now} after it, {wanted} before")
+
+
+async def flapping_link(bench: Bench) -> Verdict:
+    """F16: the link between a relay and the server comes and goes, under load."""
+    flaps, warm_up, pause = int(bench.pick(100, 10)), int(bench.pick(10, 3)), bench.pick(2.0, 1.0)
+    bench.provision({"R1": "server", "C1": "R1", "A": "server"})
+    cells = {"server": await bench.start("server", listens=True)}
+    async with (
+        Proxy(cells["server"].url, bench.rng) as proxy,
+        bench.cell("A", cells["server"].url) as (cell, _url),
+    ):
+        cells["R1"] = await bench.start("R1", connect=proxy.url, listens=True)
+        cells["C1"] = await bench.start("C1", connect=cells["R1"].url)
+        await bench.settle(cell, ["R1.C1"])
+        load, verdict = bench.load(cell), Verdict({"flaps": flaps})
+        await _flap(proxy, load, warm_up, pause)
+        await bench.demand_answers(verdict, cell, ["R1.C1"])
+        before = await _held(cell, cells)
+        await _flap(proxy, load, flaps, pause)
+        await bench.demand_answers(verdict, cell, ["R1.C1"])
+        for name in ("server", "R1"):
+            await _demand_same(verdict, cell, cells[name].fqcn, before[name])
+        after = await _held(cell, cells)
+        verdict.judge(load, bench.processes)
+    _demand_no_growth(verdict, before, after, flaps)
+    verdict.demand_nothing_lost(load)
+    return verdict
+
+
+async def _flap(proxy: Proxy, load: Load, times: int, pause: float) -> None:
+    stop = anyio.Event()
+
+    async def keep_asking() -> None:
+        await load.keep_asking(IN_FLIGHT, ["R1.C1"], stop, within=30.0, handling=(0.05, 0.5))
+
+    async with anyio.create_task_group() as asking:
+        asking.start_soon(keep_asking)
+        for _ in range(times):
+            await anyio.sleep(pause)
+            proxy.refuse()
+            proxy.cut()
+            await anyio.sleep(pause)
+            proxy.admit()
+        await anyio.sleep(pause)
+        stop.set()
+
+
+async def _held(cell: Cell, cells: dict[str, CellProcess]) -> dict[str, dict[str, Any]]:
+    held = {name: await cell.request(cells[name].fqcn, "figures") for name in ("server", "R1")}
+    return {**held, "this": {"descriptors": descriptors(), "tasks": tasks()}}
+
+
+def _demand_no_growth(verdict: Verdict, before: dict[str, Any], after: dict[str, Any], flaps: int) -> None:
+    # What the allocator keeps and gives back is noise that ten flaps do not average out.
+    limit = MIB * max(1.0, flaps / 100)
+    for name in ("server", "R1"):
+        growth = after[name]["rss_bytes"] - before[name]["rss_bytes"]
+        verdict.figures[f"{name}_rss_growth_kib"] = growth // 1024
+        verdict.demand(growth <= limit, f"{name} grew by {growth / MIB:.1f} MiB in {flaps} flaps")
+    verdict.figures["harness_before_after"] = f"{before['this']} {after['this']}"
+    more = [key for key, count in before["this"].items() if after["this"][key] > count]
+    verdict.demand(not more, f"this process has more {', '.join(more)}: {before['this']}, then {after['this']}")
