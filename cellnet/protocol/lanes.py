@@ -42,6 +42,11 @@ class Lanes:
 
         :param after: the request that must end before it, 0 for none
         """
+        # What this message need not wait for has ended, as its sender knew; so nobody of its lane waits for that.
+        for settled in [
+            one for one in self._early if one != after and (one < message.sequence or not message.sequence)
+        ]:
+            yield from self._end_wait(settled, message.key)
         self._held[message.number] = message
         if after:
             self._early.setdefault(after, []).append(message.number)
@@ -60,15 +65,23 @@ class Lanes:
     def settled(self, start: int, stop: int) -> Iterator[Message]:
         """Note that these requests ended, or will never come; yield those whose turn it is now."""
         for after in [after for after in self._early if start <= after < stop] if self._early else ():
-            for number in self._early.pop(after):
-                message = self._held.get(number)
-                if message is not None:
-                    self._queues.setdefault(message.key, deque()).append(number)
-                    yield from self._next(message.key)
+            yield from self._end_wait(after)
 
     def withdraw(self, message: Message) -> bool:
         """Take out a message that waits; return whether it did."""
         return self._held.pop(message.number, None) is not None
+
+    def _end_wait(self, after: int, key: str | None = None) -> Iterator[Message]:
+        """Let those queue that waited for a request; with *key*, only those of that lane."""
+        numbers = self._early.pop(after)
+        for number in numbers:
+            message = self._held.get(number)
+            if message is not None and key in (None, message.key):
+                self._queues.setdefault(message.key, deque()).append(number)
+                yield from self._next(message.key)
+        rest = [number for number in numbers if number in self._held and key not in (None, self._held[number].key)]
+        if rest:
+            self._early[after] = rest
 
     def _next(self, key: str) -> Iterator[Message]:
         queue = self._queues.get(key)

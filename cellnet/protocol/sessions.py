@@ -116,10 +116,15 @@ class Sessions:
     # Opening.
 
     def want(self, session: Session, now: float) -> None:
-        """Open a session for one more message, unless that has just been tried."""
-        if session.opening is None or now >= session.tried + SILENCE_SECONDS:
+        """Open a session for one more message; it need not wait as long as those before had to."""
+        soon = session.tried + SILENCE_SECONDS
+        if session.opening is None or now >= soon:
             session.silence = SILENCE_SECONDS
             self.open(session, now)
+        elif session.opening.when > soon:
+            session.stop_opening()
+            session.silence = SILENCE_SECONDS
+            session.opening = self._timers.at(soon, partial(self.open, session))
 
     def open(self, session: Session, now: float) -> None:
         """Send OPEN, and again until there is an answer or nobody waits for one."""

@@ -15,9 +15,10 @@ __all__ = ["Timer", "Timers"]
 class Timer:
     """One thing to do, until it is done or cancelled."""
 
-    __slots__ = ("action",)
+    __slots__ = ("action", "when")
 
-    def __init__(self, action: Callable[[float], None]) -> None:
+    def __init__(self, when: float, action: Callable[[float], None]) -> None:
+        self.when = when
         self.action: Callable[[float], None] | None = action
 
     def cancel(self) -> None:
@@ -37,7 +38,7 @@ class Timers:
 
     def at(self, when: float, action: Callable[[float], None]) -> Timer:
         """Call *action* with the time at the first :meth:`run` from *when* on."""
-        timer = Timer(action)
+        timer = Timer(when, action)
         self._made += 1
         heapq.heappush(self._heap, (when, self._made, timer))
         return timer
