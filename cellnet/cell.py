@@ -187,7 +187,7 @@ class Cell(anyio.AsyncContextManagerMixin):
         encoding, data = pack_payload(payload)
         deadline = Deadline(self._request_seconds)
         if deadline.seconds <= 0:
-            await anyio.lowlevel.checkpoint()
+            await anyio.lowlevel.cancel_shielded_checkpoint()  # the scope that ended would hide the outcome
             raise DeadlineBeforeExecution(f"the deadline passed before {topic} was sent to {name}")
         number, call = 0, Call()
         try:

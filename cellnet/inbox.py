@@ -77,6 +77,8 @@ class Inbox:
                 try:
                     payload = decode(message.encoding, message.payload)
                     request = Request(message.origin, message.topic, payload, message.deadline)
+                    if anyio.current_time() >= message.deadline or scope.cancel_called:
+                        return  # it waited too long for its turn on the event loop
                     encoding, data = pack_payload(await handler(request))
                 except CellError as error:
                     self._refuse(message, type(error).__name__, str(error))
