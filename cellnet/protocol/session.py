@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cellnet.protocol.ranges import Ranges
-from cellnet.protocol.window import Window
+from cellnet.protocol.sealing import Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
