@@ -133,7 +133,9 @@ class Peer:
         """Ask for a session along a route."""
         self.send(Kind.OPEN, 0, attempt, body=join(pack(epoch), request), label=label)
 
-    def request(self, label: int, sequence: int = 1, *, session: int = 7, topic: str = "t", payload: bytes = b"") -> None:
+    def request(
+        self, label: int, sequence: int = 1, *, session: int = 7, topic: str = "t", payload: bytes = b""
+    ) -> None:
         self.send(Kind.REQUEST, session, sequence, body=request_body(sequence, topic, payload), label=label)
 
     def frames(self) -> list[Frame]:
