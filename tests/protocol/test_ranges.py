@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +22,7 @@ def test_ranges_hold_what_a_set_would_and_none_touches_the_next(added: list[tupl
         held = ranges.below(100)
         assert [number for first, last in held for number in range(first, last)] == sorted(model)
         assert all(first < last for first, last in held)
-        assert all(one[1] < other[0] for one, other in zip(held, held[1:], strict=False))
+        assert all(one[1] < other[0] for one, other in pairwise(held))
         assert len(ranges) == len(held)
 
 

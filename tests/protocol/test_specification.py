@@ -91,9 +91,11 @@ def test_other_numbers_are_those_there() -> None:
 @pytest.mark.parametrize(
     "said",
     [
-        f"pause of {session.PAUSE_SECONDS * 1000:.0f} ms, which doubles each time up to {session.MAX_PAUSE_SECONDS:.0f} s",
+        f"pause of {session.PAUSE_SECONDS * 1000:.0f} ms, which doubles",
+        f"each time up to {session.MAX_PAUSE_SECONDS:.0f} seconds",
         f"a pause that begins with {session.PAUSE_SECONDS * 2000:.0f} ms",
-        f"after {session.SILENCE_SECONDS:.0f} seconds, which double each time up to {session.MAX_SILENCE_SECONDS:.0f} s",
+        f"after {session.SILENCE_SECONDS:.0f} seconds, which double each time",
+        f"up to {session.MAX_SILENCE_SECONDS:.0f} seconds;",
         f"after status 3: after {session.MAX_SILENCE_SECONDS:.0f} seconds",
         f"waits for them, for {asking.GATHER_SECONDS} seconds at most",
         f"SETTLED: {asking.SETTLE_SECONDS:.0f} seconds after an answer",
