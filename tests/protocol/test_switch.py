@@ -983,3 +983,85 @@ def test_whatever_breaks_and_comes_back_every_request_ends_once_and_none_runs_tw
     for name in cells:
         assert net[name].exchange.pending == 0
         assert net[name].exchange.answering.running == 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_whatever_is_restarted_and_forgotten_nothing_runs_twice_or_is_said_not_to_have_run(data: st.DataObject) -> None:
+    names = ["A", "A.a", "A.a.x", "A.b", "B", "B.a"]
+    net = Net.tree(*names)
+    cells = ["server", *names]
+    starts = Counter(dict.fromkeys(names, 1))
+    asked: dict[tuple[str, int, int, str], bytes] = {}
+    ended: dict[tuple[str, int, int, str], Replied | Failed] = {}
+    cut: set[str] = set()
+
+    def note_outcomes() -> None:
+        for name in cells:
+            for outcome in net.outcomes(name):
+                target = str(outcome.source if isinstance(outcome, Replied) else outcome.destination)
+                key = (name, starts[name], outcome.call, target)
+                assert key in asked
+                assert key not in ended
+                ended[key] = outcome
+
+    def cut_off(name: str) -> None:
+        if name not in cut:
+            net.cut(name)
+            cut.add(name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connection_module, "MAX_LABELS", data.draw(st.sampled_from([1, 3, 4096])))
+        for step in range(data.draw(st.integers(1, 25))):
+            action = data.draw(
+                st.sampled_from(["ask", "ask", "ask", "cut", "restart", "connect", "move", "run", "tick"])
+            )
+            name, other = data.draw(st.sampled_from(cells)), data.draw(st.sampled_from(cells))
+            if action == "ask":
+                targets = data.draw(st.sampled_from([[other], [other], cells]))
+                how = {"once": data.draw(st.booleans()), "key": data.draw(st.sampled_from(["", "k"]))}
+                topic = data.draw(st.sampled_from(["ask", "ask", "hold"]))
+                call = net.request(name, *targets, topic=topic, payload=str(step).encode(), **how)
+                asked |= {(name, starts[name], call, target): str(step).encode() for target in targets}
+            elif action == "move" and name in net.links:
+                net.links[name].move(net.now)
+            elif action == "run":
+                net.run()
+            elif action == "tick":
+                net.tick(data.draw(st.sampled_from([0.1, 1, 10])))
+            elif action == "cut" and name in net.links:
+                cut_off(name)
+            elif action == "restart" and name in net.links:
+                for child in names:
+                    if child.rpartition(".")[0] == name:
+                        cut_off(child)
+                cut_off(name)
+                note_outcomes()
+                starts[name] += 1
+                net.tick(0.01)  # no start takes no time
+                net.add(name, starts[name])
+            elif action == "connect" and name in cut and net[name.rpartition(".")[0] or "server"].fqcn is not None:
+                net.connect(name)
+                cut.discard(name)
+        for name in sorted(cut):
+            net.connect(name)
+            net.run()
+        net.tick(MINUTE + 5)
+    note_outcomes()
+    ran = Counter((str(m.origin), name, m.payload) for name in cells for m in net.received(name, Message))
+    assert set(ran.values()) <= {1}
+    for key, payload in asked.items():
+        name, start, _call, target = key
+        outcome = ended.get(key)
+        if outcome is None:
+            assert start < starts[name]
+        elif isinstance(outcome, Replied):
+            assert ran[name, target, payload] == 1
+            assert outcome.payload == payload
+        elif isinstance(outcome.error, NotExecuted):
+            assert ran[name, target, payload] == 0
+        else:
+            assert isinstance(outcome.error, Indeterminate)
+    for name in cells:
+        assert net[name].exchange.pending == 0
+        assert net[name].exchange.answering.running == 0
