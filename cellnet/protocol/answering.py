@@ -15,7 +15,7 @@ from cellnet.protocol.events import Cancelled, Message
 from cellnet.protocol.frames import Kind, pack, unpack
 from cellnet.protocol.lanes import MAX_HELD, Lanes
 from cellnet.protocol.ranges import Ranges
-from cellnet.protocol.window import Window
+from cellnet.protocol.sealing import Window
 
 if TYPE_CHECKING:
     from collections import deque

@@ -260,14 +260,18 @@ class Connection:
         return min(self._heard + DEAD_SECONDS, self._spoke + self._silence)
 
     def tick(self, now: float) -> str | None:
-        """Queue a PING if it is time; return why the link is dead, if it is."""
-        if self.neighbour is None and now - self._opened >= HANDSHAKE_SECONDS:
+        """Queue a PING if it is time; return why the link is dead, if it is.
+
+        It compares the very sums that :meth:`due` returned: a difference may round to less, and then nothing would be
+        done, and the same time be due again.
+        """
+        if self.neighbour is None and now >= self._opened + HANDSHAKE_SECONDS:
             return f"the handshake took longer than {HANDSHAKE_SECONDS:.0f} s"
         if self.is_stuck:
             return "the neighbour does not read"
-        if now - self._heard >= DEAD_SECONDS:
+        if now >= self._heard + DEAD_SECONDS:
             return f"nothing was heard for {now - self._heard:.0f} s"
-        if self.neighbour is not None and now - self._spoke >= self._silence:
+        if self.neighbour is not None and now >= self._spoke + self._silence:
             self.control(Kind.PING)
             self._spoke = now  # also if it cannot leave: one PING that waits is enough
         return None

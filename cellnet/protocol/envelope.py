@@ -32,7 +32,7 @@ MAX_TOPIC = 255
 MAX_ENTRIES = 100
 """Destinations that one BROADCAST names: with 100 of the longest names, its header is still allowed."""
 MAX_KEY = 255
-"""Characters of an ordering key."""
+"""Bytes of an ordering key: every entry of a BROADCAST has one, and all must fit into one header."""
 
 
 class Status(IntEnum):
@@ -67,8 +67,10 @@ class Order(NamedTuple):
         :raises RemoteProtocolError: if it is malformed
         """
         order = cls(*unpack(data, int, int, str, int))
-        if len(order.key) > MAX_KEY or (order.sequence and max(order.after, order.floor) > order.sequence):
-            raise RemoteProtocolError("a request contradicts itself")
+        if len(order.key.encode()) > MAX_KEY or (order.sequence and order.after >= order.sequence):
+            raise RemoteProtocolError("a request has an ordering key that is too long, or follows itself")
+        if order.sequence and order.floor > order.sequence:
+            raise RemoteProtocolError("a request wants no answer to itself")
         return order
 
 
@@ -90,11 +92,12 @@ class Entry(NamedTuple):
             raise RemoteProtocolError(f"a broadcast names {len(values)} cells: {MAX_ENTRIES} are allowed")
         entries = []
         for value in values:
-            match value:
-                case [str(name), int(session), int(counter), bytes(order)] if session >= 0 and counter >= 0:
-                    entries.append(cls(read_name(name), session, counter, order))
-                case _:
-                    raise RemoteProtocolError("an entry of a broadcast is malformed")
+            if type(value) is not list or [type(field) for field in value] != [str, int, int, bytes]:
+                raise RemoteProtocolError("an entry of a broadcast is malformed")
+            name, session, counter, order = value
+            if session < 0 or counter < 0:
+                raise RemoteProtocolError("an entry of a broadcast has a negative number")
+            entries.append(cls(read_name(name), session, counter, order))
         return entries
 
     def fields(self) -> list[object]:
@@ -126,8 +129,13 @@ class Content(NamedTuple):
 
         :raises LocalProtocolError: if topic, ordering key or payload is one that no cell would take
         """
-        if len(key) > MAX_KEY:
-            raise LocalProtocolError(f"an ordering key of {len(key)} characters is too long: {MAX_KEY} are allowed")
+        try:
+            size = len(key.encode())
+            topic.encode()
+        except UnicodeEncodeError as error:
+            raise LocalProtocolError(f"a topic or an ordering key is no text: {error.reason}") from None
+        if size > MAX_KEY:
+            raise LocalProtocolError(f"an ordering key of {size} bytes is too long: {MAX_KEY} are allowed")
         if len(topic) > MAX_TOPIC:
             raise LocalProtocolError(f"a topic of {len(topic)} characters is too long: {MAX_TOPIC} are allowed")
         if len(payload) > INLINE_LIMIT:

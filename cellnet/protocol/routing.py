@@ -1,4 +1,4 @@
-"""Which neighbour leads to which cell: presence below, one parent above, and the splitting of a broadcast."""
+"""Which neighbour leads to which cell: presence below, one parent above."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from cellnet.fqcn import FQCN
 
@@ -67,18 +67,6 @@ class Router(Generic[LinkT]):
         if self.fqcn is None or self.fqcn.is_ancestor_of(destination):
             return None
         return self.parent
-
-    def split(self, destinations: Iterable[FQCN]) -> tuple[dict[LinkT, list[FQCN]], list[FQCN]]:
-        """Group *destinations* by the link towards them; second, those that cannot be reached."""
-        groups: dict[LinkT, list[FQCN]] = {}
-        unreachable: list[FQCN] = []
-        for destination in destinations:
-            link = self.next_hop(destination)
-            if link is None:
-                unreachable.append(destination)
-            else:
-                groups.setdefault(link, []).append(destination)
-        return groups, unreachable
 
     def join(self, member: Member, link: LinkT) -> bool:
         """Note that *member* is present behind *link*. Return whether there was room."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cellnet.protocol.envelope import Order, join
 from cellnet.protocol.ranges import Ranges
-from cellnet.protocol.window import Window
+from cellnet.protocol.sealing import Window
 
 if TYPE_CHECKING:
     from cellnet.errors import NotExecuted

@@ -12,33 +12,52 @@ if TYPE_CHECKING:
 __all__ = ["Timer", "Timers"]
 
 
+_FEW = 64
+
+
 class Timer:
     """One thing to do, until it is done or cancelled."""
 
-    __slots__ = ("action", "when")
+    __slots__ = ("_timers", "action", "when")
 
-    def __init__(self, when: float, action: Callable[[float], None]) -> None:
+    def __init__(self, timers: Timers, when: float, action: Callable[[float], None]) -> None:
+        self._timers = timers
         self.when = when
         self.action: Callable[[float], None] | None = action
 
     def cancel(self) -> None:
-        """Do it no more. Safe to repeat."""
-        self.action = None
+        """Do it no more. Safe to repeat, and once it was done."""
+        if self.action is not None:
+            self.action = None
+            self._timers._cancelled += 1
 
 
 class Timers:
-    """A queue in order of time; among equals, in order of making. Bounded by whoever makes them: one per entry of a
-    bounded table."""
+    """A queue in order of time; among equals, in order of making.
 
-    __slots__ = ("_heap", "_made")
+    Bounded by whoever makes them, one per entry of a bounded table: what was cancelled long before its time is swept
+    out when it is the greater part.
+    """
+
+    __slots__ = ("_cancelled", "_heap", "_made")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Timer]] = []
+        self._cancelled = 0
+        """How many of the queue are."""
         self._made = 0
+
+    def __len__(self) -> int:
+        """Return how many wait in the queue, which is what it costs."""
+        return len(self._heap)
 
     def at(self, when: float, action: Callable[[float], None]) -> Timer:
         """Call *action* with the time at the first :meth:`run` from *when* on."""
-        timer = Timer(when, action)
+        if self._cancelled > _FEW and self._cancelled > len(self._heap) // 2:
+            self._heap = [entry for entry in self._heap if entry[2].action is not None]
+            heapq.heapify(self._heap)
+            self._cancelled = 0
+        timer = Timer(self, when, action)
         self._made += 1
         heapq.heappush(self._heap, (when, self._made, timer))
         return timer
@@ -48,12 +67,13 @@ class Timers:
         """When :meth:`run` next has something to do; infinity if never."""
         while self._heap and self._heap[0][2].action is None:
             heapq.heappop(self._heap)
+            self._cancelled -= 1
         return self._heap[0][0] if self._heap else math.inf
 
     def run(self, now: float) -> None:
-        """Do what is due, but nothing that is added meanwhile for a later time."""
-        while self.due <= now:
+        """Do what is due, also if it is added meanwhile, but nothing that is for a later time."""
+        while self.due <= now and self._heap:
             timer = heapq.heappop(self._heap)[2]
             action, timer.action = timer.action, None
-            if action is not None:
-                action(now)
+            assert action is not None  # noqa: S101  # what is due was not cancelled
+            action(now)

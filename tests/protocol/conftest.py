@@ -63,11 +63,14 @@ def introduction(name: str, role: str = "cell", **changes: Any) -> list[Any]:
     return list((fields | changes).values())
 
 
-def new_endpoint(name: str, epoch: int = 1, *, wall: datetime.datetime = WALL, max_children: int = 4096) -> Endpoint:
+def new_endpoint(
+    name: str, epoch: int = 1, *, seed: str = "", wall: datetime.datetime = WALL, max_children: int = 4096
+) -> Endpoint:
+    """Return an endpoint that draws the same numbers in every run, but others than one with another seed."""
     drawn = count(1)
 
     def entropy(size: int) -> bytes:
-        return hashlib.shake_128(f"{name} {epoch} {next(drawn)}".encode()).digest(size)
+        return hashlib.shake_128(f"{seed or name} {epoch} {next(drawn)}".encode()).digest(size)
 
     return Endpoint(name, epoch, entropy=entropy, random=lambda: 0.5, wall=lambda: wall, max_children=max_children)
 
@@ -223,7 +226,7 @@ class Net:
         return self.endpoints[name]
 
     def add(self, name: str, epoch: int = 1) -> Endpoint:
-        endpoint = self.endpoints[name] = new_endpoint(FQCN(name).base_name, epoch, wall=self.wall)
+        endpoint = self.endpoints[name] = new_endpoint(FQCN(name).base_name, epoch, seed=name, wall=self.wall)
         return endpoint
 
     def connect(
@@ -265,7 +268,8 @@ class Net:
         self.run()
 
     def tick(self, seconds: float) -> None:
-        """Let time pass."""
+        """Let time pass, once everything has moved that can move now."""
+        self.run()
         end = self.now + seconds
         while self.now < end:
             self.now = max(self.now, min([end, *(endpoint.due for endpoint in self.endpoints.values())]))

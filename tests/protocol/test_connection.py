@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cellnet.errors import RemoteProtocolError
 from cellnet.fqcn import FQCN
@@ -216,7 +218,7 @@ def test_a_neighbour_that_never_reads_gets_no_more_control_frames_and_is_ended(c
         connection.control(Kind.NACK, bytes(1000))
         assert connection.queued_bytes <= BUDGET_BYTES + RESERVE_BYTES + 2000
     assert connection.statistics.dropped == 1
-    assert connection.tick(NOW, 0.0) == "the neighbour does not read"
+    assert connection.tick(NOW) == "the neighbour does not read"
 
 
 def test_a_batch_ends_with_the_frame_that_reaches_its_limit(connection: Connection) -> None:
@@ -282,20 +284,49 @@ def establish(connection: Connection) -> Connection:
 
 
 def test_a_handshake_may_take_five_seconds(connection: Connection) -> None:
-    assert connection.tick(NOW + 5, 0.0) is None
-    assert connection.tick(NOW + 5.1, 0.0) == "the handshake took longer than 5 s"
+    assert connection.due(0.5) == NOW + 5
+    assert connection.tick(NOW + 4.9) is None
+    assert connection.tick(NOW + 5) == "the handshake took longer than 5 s"
     assert not connection.has_output
 
 
 @pytest.mark.parametrize(("jitter", "at"), [(0.0, 5.0), (1.0, 3.5)])
 def test_a_silent_link_sends_a_ping(connection: Connection, jitter: float, at: float) -> None:
     establish(connection)
-    assert connection.tick(NOW + at, jitter) is None
+    assert connection.due(jitter) == NOW + at
+    assert connection.tick(NOW + at - 0.1) is None
     assert not connection.has_output
-    connection.tick(NOW + at + 0.1, jitter)
-    assert [f.kind for f in sent(connection, NOW + at + 0.1)] == [Kind.PING]
-    connection.tick(NOW + at + 1, jitter)
+    assert connection.tick(NOW + at) is None
+    assert [f.kind for f in sent(connection, NOW + at)] == [Kind.PING]
+    assert connection.due(jitter) == NOW + at + at
+    connection.tick(NOW + at + 1)
     assert not connection.has_output
+
+
+def test_a_ping_that_cannot_leave_is_not_followed_by_another(connection: Connection) -> None:
+    establish(connection)
+    for seconds in (5, 6, 9.9):
+        connection.due(0.0)
+        assert connection.tick(NOW + seconds) is None
+    assert [f.kind for f in sent(connection, NOW + 10)] == [Kind.PING]
+
+
+def test_a_link_is_looked_at_when_it_may_be_dead_although_it_has_nothing_to_say(connection: Connection) -> None:
+    establish(connection)
+    forward(connection, route(), expires=NOW + 100)
+    sent(connection, NOW + 11)
+    assert connection.due(0.0) == NOW + 12
+
+
+@given(st.floats(0, 1e6), st.floats(0, 20), st.floats(0, 1))
+def test_what_is_due_is_done_so_that_the_same_time_is_not_due_again(start: float, later: float, jitter: float) -> None:
+    handshake = Handshake(Self("R1", "cell", 1), MEMORY, NONCE, WALL)
+    connection = Connection(handshake, is_listener=True, now=start)
+    assert connection.tick(connection.due(jitter)) is not None
+    establish(connection)
+    connection.not_read(start + later)
+    due = connection.due(jitter)
+    assert connection.tick(due) is not None or connection.due(jitter) > due
 
 
 @pytest.mark.parametrize(
@@ -309,7 +340,7 @@ def test_a_neighbour_that_was_not_heard_for_twelve_seconds_is_dead(
     connection: Connection, hear: Callable[[Connection], object]
 ) -> None:
     establish(connection)
-    assert connection.tick(NOW + 12, 0.0) is None
+    assert connection.tick(NOW + 11.9) is None
     hear(connection)
-    assert connection.tick(NOW + 22, 0.0) is None
-    assert connection.tick(NOW + 22.1, 0.0) == "nothing was heard for 12 s"
+    assert connection.tick(NOW + 21.9) is None
+    assert connection.tick(NOW + 22) == "nothing was heard for 12 s"

@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 
-from cellnet.errors import Busy, PayloadTooLarge, RefusedByPeer, Unreachable
+from cellnet.errors import Busy, LocalProtocolError, PayloadTooLarge, RefusedByPeer, Unreachable
 from cellnet.fqcn import FQCN
-from cellnet.protocol import exchange as exchange_module
+from cellnet.protocol import asking as asking_module
 from cellnet.protocol import routing as routing_module
-from cellnet.protocol.events import Attached, Failed, LinkFailed, MemberJoined, MemberLeft, Message, Replied
+from cellnet.protocol.envelope import Status
+from cellnet.protocol.envelope import join as join_parts
+from cellnet.protocol.events import Attached, Cancelled, Failed, LinkFailed, MemberJoined, MemberLeft, Message, Replied
 from cellnet.protocol.frames import PREFIX, Kind, pack, unpack
-from tests.protocol.conftest import MINUTE, Net, Peer, encode_frame, events, introduction, new_endpoint
+from tests.protocol.conftest import MINUTE, Net, Peer, encode_frame, events, introduction, new_endpoint, request_body
 
 
 def refused(peer: Peer) -> tuple[str, str, bool]:
@@ -73,10 +75,12 @@ def test_a_new_link_of_the_same_or_a_later_start_replaces_the_old_one(epoch: int
     old, other = Peer.child(server, "A", epoch=5), Peer.child(server, "B")
     other.bind(0, "B", "A")
     other.request(0)
-    server.request(FQCN("A"), "t", 0, b"", deadline=MINUTE)
+    server.request([FQCN("A")], "t", 0, b"", deadline=MINUTE, now=0.0, once=False)
     old.frames()
     events(server)
-    new = Peer.child(server, "A", epoch=epoch)
+    new = Peer.child(server, "A", joined=False)
+    join(new, "A", epoch)
+    assert new.kinds() == [Kind.WELCOME]
     found = list(server.events)
     assert old.error() == "ConnectError: A connected anew"
     assert [type(event) for event in found if not isinstance(event, LinkFailed)] == [MemberLeft, Failed, MemberJoined]
@@ -84,10 +88,22 @@ def test_a_new_link_of_the_same_or_a_later_start_replaces_the_old_one(epoch: int
     (lost,) = other.frames()
     assert lost.kind is Kind.LOST
     old.send(Kind.PING)
-    server.close(old.connection, net.now)
+    server.close(old.connection, 0.0)
     assert server.children[FQCN("A")] is new.connection
     other.request(0, 2)
     assert [frame.kind for frame in new.frames()] == [Kind.BIND, Kind.REQUEST]
+
+
+def test_what_was_asked_over_a_link_that_is_replaced_goes_over_the_new_one_at_once() -> None:
+    server = new_endpoint("server")
+    old = Peer.child(server, "A")
+    server.request([FQCN("A")], "t", 0, b"", deadline=MINUTE, now=0.0)
+    assert old.kinds() == [Kind.BIND, Kind.OPEN]
+    new = Peer.child(server, "A", joined=False)
+    join(new, "A")
+    assert new.kinds() == [Kind.WELCOME, Kind.BIND, Kind.OPEN]
+    assert events(server, Failed) == []
+    assert server.exchange.pending == 1
 
 
 def test_the_root_has_its_name_from_the_beginning_and_others_from_their_parent() -> None:
@@ -105,7 +121,7 @@ def test_a_cell_has_one_parent_at_a_time() -> None:
     second = Peer.parent(endpoint, "R.C")
     assert refused(second) == ("two-parents", "C has a parent already", False)
     assert first.is_open
-    endpoint.close(first.connection, net.now)
+    endpoint.close(first.connection, 0.0)
     third = Peer.parent(endpoint, "R.C")
     assert third.is_open
 
@@ -114,7 +130,7 @@ def test_a_relay_that_gets_another_name_makes_its_children_join_again() -> None:
     net = Net.tree("A.R.c", "B")
     net.request("A.R", "A")
     net.run()
-    net.outcomes("A.R")
+    assert isinstance(net.outcomes("A.R")[0], Replied)
     net.cut("A.R")
     net.run()
     assert str(net["A.R.c"].fqcn) == "A.R.c"
@@ -208,7 +224,7 @@ def test_a_link_that_broke_the_protocol_hears_no_more_of_what_came_with_it() -> 
     server = new_endpoint("server")
     peer, other = Peer.child(server, "A"), Peer.child(server, "B")
     good = encode_frame(Kind.BIND, pack("A", "server"), label=0)
-    good += encode_frame(Kind.REQUEST, pack(1, 1, "t", 0, {}), hop=3, remaining_ms=1000)
+    good += encode_frame(Kind.OPEN, pack(0, 1), join_parts(pack(1), request_body(1)), hop=3, remaining_ms=1000)
     peer.send_bytes(good + PREFIX.pack(0, 0, 99, 0, 0, 0) + good)
     assert other.is_open
     assert len(events(server, Message)) == 1
@@ -222,7 +238,7 @@ def test_what_follows_a_goodbye_is_not_heard() -> None:
     server = new_endpoint("server")
     peer = Peer.child(server, "A")
     bind = encode_frame(Kind.BIND, pack("A", "server"), label=0)
-    request = encode_frame(Kind.REQUEST, pack(1, 1, "t", 0, {}), hop=3, remaining_ms=1000)
+    request = encode_frame(Kind.OPEN, pack(0, 1), join_parts(pack(1), request_body(1)), hop=3, remaining_ms=1000)
     peer.send_bytes(bind + encode_frame(Kind.GOAWAY, pack("enough")) + request)
     found = list(server.events)
     assert not any(isinstance(event, Message) for event in found)
@@ -240,7 +256,7 @@ def test_closing_a_link_twice_is_closing_it_once() -> None:
 def test_a_link_that_ends_during_the_handshake_leaves_nothing() -> None:
     server = new_endpoint("server")
     peer = Peer.child(server, "A", joined=False)
-    server.close(peer.connection, net.now)
+    server.close(peer.connection, 0.0)
     assert not server.connections
     assert not server.events
 
@@ -264,7 +280,8 @@ def test_links_stay_alive_while_nothing_is_said_and_die_when_nothing_is_heard() 
 
 def test_a_handshake_that_takes_too_long_ends_the_link() -> None:
     peer = Peer.child(new_endpoint("server"), "A", joined=False)
-    peer.endpoint.tick(5.5, 0.0)
+    assert peer.endpoint.due == 5.0
+    peer.endpoint.tick(5.0)
     assert peer.error() == "ConnectError: the handshake took longer than 5 s"
 
 
@@ -273,20 +290,21 @@ def test_a_child_is_not_dead_while_we_do_not_read_from_it_because_our_parent_is_
     parent, child = Peer.parent(relay, "R"), Peer.child(relay, "c")
     parent.frames()
     child.bind(0, "R.c", "server")
+    sequence = 0
     while not parent.connection.is_full:
-        child.request(0, len(relay.events), body=bytes(65536))
+        child.request(0, sequence := sequence + 1, payload=bytes(65536))
     for now in range(1, 60):
         parent.now = now
         parent.send(Kind.PING)
-        relay.tick(now, 0.5)
+        relay.tick(now)
     assert child.is_open
     while parent.frames():
         pass
     for now in range(60, 75):
         parent.now = now
         parent.send(Kind.PING)
-        relay.tick(now, 0.5)
-    assert child.error() == "ConnectError: nothing was heard for 13 s"
+        relay.tick(now)
+    assert child.error().startswith("ConnectError: nothing was heard for 1")
     assert parent.is_open
 
 
@@ -305,81 +323,179 @@ def test_a_goodbye_reaches_every_neighbour() -> None:
 
 def test_an_event_arrives_and_wants_no_answer() -> None:
     net = Net.tree("A", "B")
-    net["A"].send(FQCN("B"), "news", 1, b"!", deadline=net.now + 1)
-    net["A"].send(FQCN("A"), "news", 1, b"?", deadline=net.now + 1)
+    for name in ("B", "A"):
+        for payload in (b"!", b"?"):
+            net["A"].send(FQCN(name), "news", 1, payload, deadline=net.now + 1, now=net.now, key="k")
     net.run()
-    for name, payload in (("B", b"!"), ("A", b"?")):
-        (message,) = net.received(name, Message)
-        assert (message.topic, message.payload, message.wants_reply) == ("news", payload, False)
-        assert (message.key.origin, message.key.epoch) == (FQCN("A"), 1)
+    for name in ("B", "A"):
+        message = net.received(name, Message)[0]
+        assert (message.topic, message.payload, message.wants_reply) == ("news", b"!", False)
+        assert (message.origin, message.key) == (FQCN("A"), "k")
+        assert len(net.received(name, Message)) == 1
+        net[name].ended(message.number, Status.OK, 0, b"", net.now)
+    net.run()
+    assert [[m.payload for m in net.received(name, Message)] for name in ("B", "A")] == [[b"!", b"?"]] * 2
+    assert net.links["B"].sent(Kind.REPLY) == 0
 
 
-def test_nothing_can_be_sent_before_there_is_a_parent() -> None:
+def test_what_is_asked_before_there_is_a_parent_waits_for_one() -> None:
+    net = Net.tree("B")
+    net.add("A")
+    call = net.request("A", "B")
+    net["A"].send(FQCN("B"), "news", 1, b"!", deadline=net.now + MINUTE, now=net.now)
+    net.tick(2)
+    assert (net.outcomes("A"), net["A"].exchange.pending) == ([], 2)
+    net.connect("A")
+    net.run()
+    (outcome,) = net.outcomes("A")
+    assert isinstance(outcome, Replied)
+    assert outcome.call == call
+    assert [m.topic for m in net.received("B", Message)] == ["news", "echo"]
+    assert net["A"].exchange.pending == 0
+
+
+def test_what_is_sent_once_before_there_is_a_parent_fails_at_once() -> None:
     endpoint = new_endpoint("A")
-    deadline = MINUTE
-    for send in (endpoint.request, endpoint.send):
-        with pytest.raises(Unreachable, match="this cell has no link to a parent"):
-            send(FQCN("B"), "t", 0, b"", deadline=deadline)
-    with pytest.raises(Unreachable, match="A has not joined its parent yet"):
-        endpoint.broadcast([FQCN("B")], "t", 0, b"", deadline=deadline)
+    for destinations in (["B"], ["B", "C"]):
+        names = [FQCN(name) for name in destinations]
+        endpoint.request(names, "t", 0, b"", deadline=MINUTE, now=0.0, once=False)
+        failed = events(endpoint, Failed)
+        assert [f.destination for f in failed] == names
+        assert {type(f.error) for f in failed} == {Unreachable}
+        for name, one in zip(names, failed, strict=True):
+            assert str(one.error) == f"{name} cannot be reached: this cell has no link to a parent"
     assert endpoint.exchange.pending == 0
+    assert endpoint.next_connection(FQCN("B")) is None
 
 
-def test_nothing_can_be_sent_upwards_while_the_parent_is_away() -> None:
+def test_what_is_sent_upwards_once_while_the_parent_is_away_fails_at_once() -> None:
     net = Net.tree("R.a")
     net.cut("R")
-    with pytest.raises(Unreachable, match="server cannot be reached: R has no link to a parent"):
-        net.request("R", "server")
-    net.request("R", "server", "R.a", "R.b")
+    net.request("R", "server", once=False)
     net.run()
+    (failed,) = net.outcomes("R")
+    assert isinstance(failed, Failed)
+    assert str(failed.error) == "server cannot be reached: R has no link to a parent"
+    net.request("R", "server", "R.a", "R.b", once=False)
+    net.tick(1)
     outcomes = net.outcomes("R")
     assert {str(o.destination): str(o.error) for o in outcomes if isinstance(o, Failed)} == {
         "server": "server cannot be reached: R has no link to a parent",
         "R.b": "no cell R.b is present below R",
     }
+    assert [str(o.source) for o in outcomes if isinstance(o, Replied)] == ["R.a"]
     assert net["R"].next_connection(FQCN("R")) is None
     assert net["R"].next_connection(FQCN("R.a")) is net.links["R.a"].listening
 
 
+def test_what_is_asked_upwards_while_the_parent_is_away_is_answered_when_it_is_back() -> None:
+    net = Net.tree("R.a", "B")
+    net.cut("R")
+    for origin in ("R", "R.a"):
+        net.request(origin, "server", "R", "R.a", "B")
+    net.tick(5)
+    for origin in ("R", "R.a"):
+        assert {str(o.source) for o in net.outcomes(origin)} == {"R", "R.a"}
+    net.connect("R")
+    net.run()
+    assert {str(o.source) for o in net.outcomes("R")} == {"server", "B"}
+    net.tick(3)  # R.a has not heard of it, and asks again after a pause
+    assert {str(o.source) for o in net.outcomes("R.a")} == {"server", "B"}
+    assert [len(net.received(name, Message)) for name in ("server", "B")] == [2, 2]
+
+
+def test_an_event_is_refused_only_when_it_is_known_that_it_cannot_leave() -> None:
+    net = Net.tree("A")
+    net.request("server", "A")
+    net.run()
+    net["server"].router.leave(FQCN("A"), net.links["A"].listening)
+    with pytest.raises(Unreachable, match="no cell A is present below server"):
+        net["server"].send(FQCN("A"), "t", 0, b"", deadline=net.now + 1, now=net.now)
+
+
 def test_what_no_cell_would_take_is_not_sent() -> None:
     net = Net.tree("A")
-    for send in (net["server"].request, net["server"].send):
+    server, later = net["server"], {"deadline": net.now + 1, "now": net.now}
+    for destinations in ([FQCN("A")], [FQCN("A"), FQCN("server")]):
         with pytest.raises(PayloadTooLarge):
-            send(FQCN("A"), "t", 0, bytes(65537), deadline=net.now + 1)
+            server.request(destinations, "t", 0, bytes(65537), **later)
+        with pytest.raises(LocalProtocolError):
+            server.request(destinations, "t" * 256, 0, b"", **later)
+        with pytest.raises(LocalProtocolError):
+            server.request(destinations, "t", 0, b"", key="k" * 256, **later)
     with pytest.raises(PayloadTooLarge):
-        net["server"].broadcast([FQCN("A")], "t", 0, bytes(65537), deadline=net.now + 1)
-    assert net["server"].exchange.pending == 0
+        server.send(FQCN("A"), "t", 0, bytes(65537), **later)
+    with pytest.raises(LocalProtocolError):
+        server.send(FQCN("A"), "t", 0, b"", key="k" * 256, **later)
+    assert server.exchange.pending == 0
+    net.run()
+    assert net.links["A"].sent(Kind.OPEN, Kind.REQUEST, Kind.EVENT) == 0
 
 
 def test_a_cell_waits_for_a_limited_number_of_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange_module, "MAX_PENDING", 1)
+    monkeypatch.setattr(asking_module, "MAX_PENDING", 1)
     net = Net.tree("A", "B")
     net.request("server", "A", topic="hold")
     with pytest.raises(Busy):
         net.request("server", "A")
     with pytest.raises(Busy):
         net.request("server", "A", "B")
+    with pytest.raises(Busy):
+        net["server"].send(FQCN("B"), "t", 0, b"", deadline=net.now + 1, now=net.now)
+    assert net["server"].exchange.pending == 1
 
 
 def test_an_answer_that_is_not_wanted_any_more_is_not_sent() -> None:
     net = Net.tree("A", "B")
-    sequence = net.request("A", "B", topic="hold")
-    net.run()
-    net["A"].cancel(sequence, deadline=net.now + 1)
-    net["A"].cancel(sequence, deadline=net.now + 1)
+    call = net.request("A", "B", topic="hold")
+    net.tick(1)
+    ((owed, error),) = net["A"].give_up(call, net.now)
+    assert (owed, type(error).__name__) == (FQCN("B"), "DeadlineExceeded")
+    assert net["A"].give_up(call, net.now) == []
     net.run()
     (message,) = net.received("B", Message)
+    assert net.received("B", Cancelled) == [Cancelled(message.number)]
     replies = net.links["B"].sent(Kind.REPLY)
-    net["B"].reply(message.key, 0, 0, b"")
+    net["B"].ended(message.number, Status.OK, 0, b"", net.now)
     net.run()
     assert net.links["B"].sent(Kind.REPLY) == replies
     assert net.outcomes("A") == []
 
 
-def test_a_cancel_that_cannot_be_sent_is_no_error() -> None:
+def test_giving_up_what_nobody_can_be_told_of_is_no_error() -> None:
     net = Net.tree("A")
-    sequence = net.request("A", "server", topic="hold")
+    call = net.request("A", "server", topic="hold")
+    net.run()
     net.links["A"].is_up = False
     net["A"].router.parent = None
-    net["A"].cancel(sequence, deadline=net.now + 1)
+    assert len(net["A"].give_up(call, net.now)) == 1
     assert net["A"].exchange.pending == 0
+
+
+@pytest.mark.xfail(reason="asking: events that are dropped as they are too old are still counted", strict=True)
+def test_events_that_could_not_leave_in_time_are_not_waited_for_any_more() -> None:
+    net = Net.tree("B")
+    net.add("A")
+    for seconds in (1, MINUTE):
+        net["A"].send(FQCN("B"), f"in {seconds}", 1, b"!", deadline=net.now + seconds, now=net.now)
+    net.tick(5)
+    assert net["A"].exchange.pending == 1
+    net.connect("A")
+    net.run()
+    assert [m.topic for m in net.received("B", Message)] == [f"in {MINUTE}"]
+    assert net["A"].exchange.pending == 0
+
+
+@pytest.mark.xfail(reason="what was in doubt is asked again in the new name, and runs twice", strict=True)
+def test_a_relay_that_gets_another_name_does_not_ask_twice() -> None:
+    net = Net.tree("A.R", "B", "C")
+    net.request("A.R", "C")
+    net.tick(1)
+    net.outcomes("A.R")
+    net.request("A.R", "C", topic="hold")
+    net.tick(1)
+    net.cut("A.R")
+    net.connect("A.R", parent="B")
+    net.tick(5)
+    assert [m.topic for m in net.received("C", Message)] == ["echo", "hold"]
+    assert net.failures("A.R") == {"C": "Indeterminate"}

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cellnet.errors import RemoteProtocolError
-from cellnet.fqcn import MAX_NAME_BYTES
-from cellnet.protocol.exchange import MAX_NAMES
+from cellnet.fqcn import FQCN, MAX_NAME_BYTES
+from cellnet.protocol.connection import MAX_REASON
+from cellnet.protocol.envelope import MAX_ENTRIES, MAX_KEY, Entry, Order
 from cellnet.protocol.frames import (
     MAX_BODY,
     MAX_HEADER,
@@ -88,7 +89,7 @@ def test_the_largest_frame_is_allowed_byte_by_byte() -> None:
         (1, 1, 0),
         (1, 1, 11),
         (1, 1, 31),
-        (1, 1, 37),
+        (1, 1, 40),
         (1, 1, 255),
     ],
 )
@@ -155,5 +156,10 @@ def test_a_field_may_have_one_of_several_types() -> None:
 def test_a_frame_that_names_as_many_cells_as_it_may_has_a_header_that_is_allowed() -> None:
     longest = "a" * 63 + (".b" + "b" * 62) * 3
     assert len(longest) == MAX_NAME_BYTES
-    assert len(pack([longest] * MAX_NAMES)) < MAX_HEADER
-    assert len(pack(2**64 - 1, 2**64 - 1, "unreachable", "é" * 500, [longest] * MAX_NAMES)) < MAX_HEADER
+    order = Order(2**64 - 1, 2**64 - 1, "é" * (MAX_KEY // 2) + "e", 2**64 - 2).pack()
+    entry = Entry(FQCN(longest), 2**64 - 1, 2**64 - 1, order)
+    header = pack([entry.fields()] * MAX_ENTRIES)
+    assert MAX_HEADER * 0.8 < len(header) < MAX_HEADER
+    assert Entry.unpack(unpack(header, list)[0]) == [entry] * MAX_ENTRIES
+    nacked = [longest, 2**64 - 1, 2**64 - 1]
+    assert len(pack("unreachable", "\U0001f600" * MAX_REASON, [nacked] * MAX_ENTRIES)) < MAX_HEADER

@@ -39,12 +39,6 @@ def test_a_router_leads_down_to_who_is_present_and_up_to_all_others(
         else:
             expected[name] = router.parent
         assert router.next_hop(name) == expected[name]
-    asked = [name for name in destinations if name != me]
-    groups, unreachable = router.split(asked)
-    assert unreachable == [name for name in asked if expected[name] is None]
-    assert {link: group for link, group in groups.items() if group} == groups
-    for link, group in groups.items():
-        assert group == [name for name in asked if expected[name] == link]
     assert [m.fqcn for m in router.members()] == below
     assert len(router) == len(below)
 

@@ -10,8 +10,23 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cellnet.fqcn import MAX_HOPS
-from cellnet.protocol import connection, endpoint, exchange, frames, handshake, presence, routing, switch
+from cellnet.fqcn import FQCN, MAX_HOPS
+from cellnet.protocol import (
+    answering,
+    asking,
+    connection,
+    endpoint,
+    envelope,
+    frames,
+    handshake,
+    lanes,
+    presence,
+    routing,
+    sealing,
+    session,
+    switch,
+)
+from cellnet.protocol.events import Message
 from cellnet.protocol.frames import Frame, Kind
 from tests.protocol.conftest import Net, Project, encode_frame
 
@@ -35,20 +50,28 @@ def test_every_kind_of_frame_has_its_number_there() -> None:
         ("header of a frame", f"{frames.MAX_HEADER:,} bytes"),
         ("body of a frame", f"{frames.MAX_BODY:,} bytes"),
         ("payload", f"{frames.INLINE_LIMIT:,} bytes"),
-        ("topic", f"{exchange.MAX_TOPIC} characters"),
+        ("topic", f"{envelope.MAX_TOPIC} characters"),
+        ("ordering key", f"{envelope.MAX_KEY} bytes"),
         ("text in an introduction", f"{handshake.MAX_FIELD} characters"),
         ("reason in REFUSED, NACK, GOAWAY", f"{connection.MAX_REASON} characters"),
         ("texts of a PRESENCE entry", f"{presence.MAX_ENTRY_BYTES:,} bytes"),
         ("entries of a PRESENCE as sent", f"{presence.ENTRIES_PER_FRAME}"),
-        ("destinations in BROADCAST, NACK", f"{exchange.MAX_NAMES}"),
+        ("entries in BROADCAST, NACK", f"{envelope.MAX_ENTRIES}"),
         ("hop", f"{MAX_HOPS}"),
         ("labels on a link, each direction", f"{connection.MAX_LABELS:,}"),
         ("a cell's own routes", f"{switch.MAX_OWN_ROUTES:,}"),
         ("waiting for a child", f"{connection.BUDGET_BYTES // MIB} MiB"),
         ("waiting for the parent", f"{connection.BUDGET_BYTES // MIB} MiB"),
         ("waiting for any neighbour", f"{(connection.BUDGET_BYTES + connection.RESERVE_BYTES) // MIB} MiB"),
-        ("answers that a cell waits for", f"{exchange.MAX_PENDING:,}"),
-        ("requests that a cell works on", f"{exchange.MAX_INCOMING:,}"),
+        ("answers that a cell waits for, events that wait for a session", f"{asking.MAX_PENDING:,}"),
+        ("cells that a cell has sessions with, as asker", f"{asking.MAX_SESSIONS:,}"),
+        ("cells that a cell has sessions with, as answerer", f"{answering.MAX_ASKERS:,}"),
+        ("requests that a cell works on", f"{answering.MAX_INCOMING:,}"),
+        ("records of one asker, and ranges of settled sequences", f"{answering.MAX_RECORDS:,}"),
+        (f"replies in all records, {answering.RECORD_BYTES} bytes each more", f"{answering.CACHE_BYTES // MIB} MiB"),
+        ("messages of one asker that wait for their turn", f"{lanes.MAX_HELD:,}"),
+        ("ranges in SETTLED", f"{answering.MAX_RANGES}"),
+        ("counters below the highest", f"{sealing.WINDOW:,}"),
         ("cells that a cell knows below", f"{routing.MAX_MEMBERS:,}"),
         ("children of a cell", f"{endpoint.MAX_CHILDREN:,}"),
         ("handshake", f"{connection.HANDSHAKE_SECONDS:.0f} seconds"),
@@ -63,6 +86,36 @@ def test_other_numbers_are_those_there() -> None:
     assert f"no byte came for {connection.DEAD_SECONDS:.0f} seconds" in SPECIFICATION
     assert f"{connection.FRAME_OVERHEAD_BYTES} bytes a frame" in SPECIFICATION
     assert f"{handshake.NONCE_BYTES} random bytes" in SPECIFICATION
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        f"pause of {session.PAUSE_SECONDS * 1000:.0f} ms, which doubles",
+        f"each time up to {session.MAX_PAUSE_SECONDS:.0f} seconds",
+        f"a pause that begins with {session.PAUSE_SECONDS * 2000:.0f} ms",
+        f"after {session.SILENCE_SECONDS:.0f} seconds, which double each time",
+        f"up to {session.MAX_SILENCE_SECONDS:.0f} seconds;",
+        f"after status 3: after {session.MAX_SILENCE_SECONDS:.0f} seconds",
+        f"waits for them, for {asking.GATHER_SECONDS} seconds at most",
+        f"SETTLED: {asking.SETTLE_SECONDS:.0f} seconds after an answer",
+        f"after answers of {asking.MANY_BYTES // MIB} MiB",
+        f"less than {asking.CLOCK_MARGIN} times",
+        f"at most {asking.MAX_RANGES} ranges",
+        f"for {answering.HOLD_SECONDS * 1000:.0f} ms at most",
+        f"OPENED and CLOSED have {answering.NOTICE_SECONDS:.0f} seconds, SETTLED {session.MAX_SILENCE_SECONDS:.0f}.",
+        f"none that is {sealing.WINDOW:,} or more below the highest",
+        f"at most {envelope.MAX_ENTRIES} entries",
+    ],
+)
+def test_how_requests_are_repeated_and_settled_is_said_there(said: str) -> None:
+    assert said in " ".join(SPECIFICATION.split())
+
+
+def test_every_status_is_there() -> None:
+    section = SPECIFICATION[SPECIFICATION.index("| status |") :]
+    rows = re.findall(r"^\| (\d) \|", section[: section.index("\n\n")], re.MULTILINE)
+    assert [int(row) for row in rows] == [int(status) for status in envelope.Status]
 
 
 def test_every_refusal_has_its_code_there() -> None:
@@ -113,3 +166,77 @@ def test_signatures_are_over_the_bytes_that_are_specified() -> None:
     server.key.public_key().verify(signature, transcript(b"cellnet delegation 1", body), algorithm)
     assert msgpack.unpackb(body)[:3] == ["fl.example.com", "j", "job"]
     assert len(msgpack.unpackb(body)[3]) == 65
+
+
+def parts(body: bytes) -> tuple[list[object], bytes]:
+    """Return an array that its length goes before, and the rest."""
+    length = int.from_bytes(body[:2], "big")
+    return msgpack.unpackb(body[2 : 2 + length]), body[2 + length :]
+
+
+def test_messages_are_the_bytes_that_are_specified() -> None:
+    net = Net.tree("A", "B")
+    seen: list[Frame] = []
+
+    def listen(frame: Frame) -> bytes:
+        seen.append(frame)
+        return encode_frame(*frame[:1], *frame[4:], hop=frame.hop, label=frame.label, remaining_ms=frame.remaining_ms)
+
+    def take(*kinds: Kind) -> list[tuple[list[object], bytes]]:
+        found = [frame for frame in seen if frame.kind is not Kind.BIND and frame.kind is not Kind.PING]
+        seen.clear()
+        assert tuple(frame.kind for frame in found) == kinds
+        return [(msgpack.unpackb(frame.header), frame.body) for frame in found]
+
+    net.links["A"].tamper = listen
+    net.request("server", "A", payload=b"first")
+    net.run()
+    (open_, open_body), (opened, opened_body), (reply, reply_body) = take(Kind.OPEN, Kind.OPENED, Kind.REPLY)
+    assert open_ == [0, 1]
+    epoch, request = parts(open_body)
+    order, content = parts(request)
+    assert (epoch, order) == ([1], [1, 1, "", 0])
+    assert parts(content) == (["echo", 1], b"first")
+    number, attempt = opened
+    assert isinstance(number, int)
+    assert 0 < number < 2**63
+    assert (attempt, msgpack.unpackb(opened_body)) == (1, [1, 0])
+    assert reply == [number, 1]
+    assert parts(reply_body) == ([1, 0, 0, 1], b"first")
+
+    net.request("server", "A", payload=b"second", key="k")
+    net.request("server", "A", topic="hold", payload=b"third", key="k")
+    net["server"].send(FQCN("A"), "news", 1, b"!", deadline=net.now + 1, now=net.now, key="n")
+    net.run()
+    one, two, event, answer = take(Kind.REQUEST, Kind.REQUEST, Kind.EVENT, Kind.REPLY)
+    assert [one[0], two[0], event[0], answer[0]] == [[number, 1], [number, 2], [number, 3], [number, 2]]
+    assert [parts(body)[0] for _header, body in (one, two, event)] == [
+        [2, 2, "k", 0],
+        [3, 2, "k", 2],
+        [0, 2, "n", 0],
+    ]
+    assert parts(parts(event[1])[1]) == (["news", 1], b"!")
+    assert parts(answer[1]) == ([2, 1, 0, 1], b"second")
+
+    call = net.request("server", "A", "B", topic="hold", payload=b"fourth")
+    net.run()
+    ((entries,), body) = take(Kind.BROADCAST)[0]
+    ((name, *rest),) = entries  # type: ignore[attr-defined]
+    assert (name, rest[:2], msgpack.unpackb(rest[2])) == ("A", [number, 4], [4, 3, "", 0])
+    assert parts(body) == (["hold", 1], b"fourth")
+
+    net["server"].give_up(call, net.now)
+    net.run()
+    ((settled, ranges),) = take(Kind.SETTLED)
+    assert (settled, msgpack.unpackb(ranges)) == ([number, 5], [[[1, 3], [4, 5]]])
+
+    net.tick(2)
+    (repeated,) = [header for header, body in take(Kind.REQUEST, Kind.REPLY)[:1]]
+    assert repeated == [number, 6]
+    assert [message.payload for message in net.received("A", Message)] == [
+        b"first",
+        b"second",
+        b"!",
+        b"third",
+        b"fourth",
+    ]
