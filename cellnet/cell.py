@@ -267,7 +267,8 @@ class Cell(anyio.AsyncContextManagerMixin):
 
     def _take(self, event: Event) -> None:
         if isinstance(event, Message):
-            self._endpoint.switch.refused += not self._inbox.receive(event)
+            if not self._inbox.receive(event):  # which may have taken further events, and counted theirs
+                self._endpoint.switch.refused += 1
         elif isinstance(event, Replied):
             self._answer(event.sequence, _reply(event))
         elif isinstance(event, Failed):
