@@ -285,7 +285,7 @@ class Cell(anyio.AsyncContextManagerMixin):
 
     def _take(self, event: Event) -> None:
         if isinstance(event, Message):
-            if not self._inbox.receive(event):
+            if not self._inbox.receive(event):  # which may have taken further events, and counted theirs
                 self._endpoint.switch.refused += 1
         elif isinstance(event, Replied):
             self._answer(event.call, _reply(event))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Process"]
 
 
-class Process:
+class Process(ABC):
     """One process after another on one machine."""
 
     def __init__(self, timeline: Timeline, rng: random.Random) -> None:
@@ -83,18 +84,18 @@ class Process:
         while self._missed:
             self.do(self._missed.popleft())
 
+    @abstractmethod
     def _begin(self) -> None:
         """Make what a life begins with."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _end(self) -> None:
         """Leave behind what a process leaves that ends."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _settle(self) -> None:
         """Take what an action brought; to follow each of them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _read(self) -> None:
         """Read all that arrived."""
-        raise NotImplementedError
