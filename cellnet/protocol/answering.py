@@ -7,15 +7,16 @@ frees by saying what it no longer waits for.
 from __future__ import annotations
 
 import math
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from cellnet.errors import NotExecuted, RemoteProtocolError
+from cellnet.errors import Busy, HandshakeError, NotExecuted, RemoteProtocolError
+from cellnet.protocol.channel import Channel
 from cellnet.protocol.envelope import MAX_RANGES, Answer, Content, Order, Status, part
 from cellnet.protocol.events import Cancelled, Message
 from cellnet.protocol.frames import Kind, pack, unpack
 from cellnet.protocol.lanes import MAX_HELD, Lanes
 from cellnet.protocol.ranges import Ranges
-from cellnet.protocol.sealing import Window
 
 if TYPE_CHECKING:
     from collections import deque
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from cellnet.fqcn import FQCN
     from cellnet.protocol.events import Event
+    from cellnet.protocol.introduction import Introducer
     from cellnet.protocol.timers import Timers
 
 __all__ = ["Answering"]
@@ -47,16 +49,13 @@ class Answering:
 
     def __init__(
         self,
-        me: Callable[[], FQCN | None],
-        epoch: int,
+        introducer: Introducer,
         events: deque[Event],
         send: Callable[[FQCN, Kind, bytes, bytes, float], None],
         timers: Timers,
-        entropy: Callable[[int], bytes],
     ) -> None:
         """Begin with no sessions.
 
-        :param me: returns what this cell is called now
         :param send: sends a frame, or raises ``NotExecuted``
         """
         self.refused = 0
@@ -64,12 +63,10 @@ class Answering:
         self.cached_bytes = 0
         self.running = 0
         """Requests whose handlers wait for their turn, or have not ended."""
-        self._me = me
-        self._epoch = epoch
+        self._introducer = introducer
         self._events = events
         self._send = send
         self._timers = timers
-        self._entropy = entropy
         self.started = math.inf
         """When this cell had its first link; whatever it was asked came later."""
         self._askers: dict[FQCN, _Asker] = {}
@@ -90,47 +87,47 @@ class Answering:
         :raises RemoteProtocolError: if it is malformed
         """
         _none, attempt = unpack(header, int, int)
-        first, request = part(body)
-        epoch, destination = unpack(first, int, str)
-        if destination != str(self._me()):
-            self.refused += 1  # a relay lost its way
+        hello, request = part(body)
+        try:
+            session = self._offer(origin, hello)
+        except NotExecuted as error:
+            self._close(origin, 0, attempt, str(error), now)
             return
-        asker = self._askers.get(origin)
-        if asker is not None and epoch < asker.epoch:
-            self._close(origin, 0, attempt, f"a later start of {origin} is known", now)
+        except HandshakeError as error:
+            self.refused += 1
+            self._close(origin, 0, attempt, str(error), now)
             return
-        if asker is not None and epoch > asker.epoch:
-            self._forget(asker)
-            asker = None
-        if asker is None:
-            if len(self._askers) >= MAX_ASKERS and not self._make_room():
-                self._close(origin, 0, attempt, "too many cells have open requests here", now)
-                return
-            asker = self._askers[origin] = _Asker(origin, epoch)
-        session = asker.offered
-        if session is None:
-            session = asker.offered = _Session(int.from_bytes(self._entropy(8), "big") >> 1, asker)
-            self._sessions[session.number] = session
         age_ms = int((now - min(self.started, now)) * 1000)
-        session.opened = pack(session.number, attempt), pack(self._epoch, age_ms, epoch), now + NOTICE_SECONDS
-        if request:
-            self._take(session, 0, request, expires)
+        session.opened = pack(attempt, age_ms), now + NOTICE_SECONDS
+        if request and not session.channel.is_sealed:
+            self._take(session, 0, *part(request), expires)
             self._timers.at(now + HOLD_SECONDS, lambda _now: self._say_opened(session))
         else:
             self._say_opened(session)
 
-    def message_received(self, origin: FQCN, header: bytes, body: bytes, expires: float, now: float) -> None:
-        """Take a REQUEST or an EVENT.
+    def message_received(
+        self, origin: FQCN, kind: Kind, header: bytes, body: bytes, expires: float, now: float
+    ) -> None:
+        """Take a REQUEST, an EVENT, or this cell's part of a BROADCAST.
 
-        :raises RemoteProtocolError: if it is malformed
+        :raises RemoteProtocolError: if it is malformed, or sealed by another
         """
         number, counter = unpack(header, int, int)
         session = self._session(origin, number, counter, now)
-        if session is not None:
-            self._take(session, counter, body, expires)
+        if session is None:
+            return
+        if kind is Kind.BROADCAST:
+            parts = session.channel.unwrap_entry(counter, *part(body))
+        else:
+            said = session.channel.unwrap(kind, counter, body)
+            parts = None if said is None else part(said)
+        if parts is None:
+            self.refused += 1
+        else:
+            self._use(session)
+            self._take(session, counter, *parts, expires)
 
-    def _take(self, session: _Session, counter: int, body: bytes, expires: float) -> None:
-        first, second = part(body)
+    def _take(self, session: _Session, counter: int, first: bytes, second: bytes, expires: float) -> None:
         order, content = Order.unpack(first), Content.unpack(second)
         asker = session.asker
         if order.floor > asker.floor:
@@ -162,10 +159,15 @@ class Answering:
         :raises RemoteProtocolError: if it is malformed
         """
         number, counter = unpack(header, int, int)
-        ranges = _ranges(body)
         session = self._session(origin, number, counter, now)
-        if session is not None:
-            self._settle_ranges(session.asker, ranges)
+        if session is None:
+            return
+        said = session.channel.unwrap(Kind.SETTLED, counter, body)
+        if said is None:
+            self.refused += 1
+        else:
+            self._use(session)
+            self._settle_ranges(session.asker, _ranges(said))
 
     # The owner's side.
 
@@ -198,33 +200,59 @@ class Answering:
 
     # Sessions.
 
+    def _offer(self, origin: FQCN, hello: bytes) -> _Session:
+        """Return the session that an OPEN asks for, which is the same for the same OPEN.
+
+        :raises HandshakeError: if the asker is not who it should be, or was started again since
+        :raises Busy: if there is no room for another asker
+        """
+        digest = sha256(hello).digest()
+        asker = self._askers.get(origin)
+        for session in (asker.current, asker.offered) if asker is not None else ():
+            if session is not None and session.digest == digest:
+                return session
+        said, number, asked = self._introducer.answer(origin, hello)
+        if asker is not None and asked.epoch < asker.epoch:
+            raise HandshakeError(f"a later start of {origin} is known", "stale-epoch")
+        if asker is not None and asked.epoch > asker.epoch:
+            self._forget(asker)
+            asker = None
+        if asker is None:
+            if len(self._askers) >= MAX_ASKERS and not self._make_room():
+                raise Busy("too many cells have open requests here")
+            asker = self._askers[origin] = _Asker(origin, asked.epoch)
+        self._drop(asker.offered)
+        session = asker.offered = _Session(asker, Channel(number, asked.seal), digest, said)
+        self._sessions[number] = session
+        return session
+
     def _session(self, origin: FQCN, number: int, counter: int, now: float) -> _Session | None:
         session = self._sessions.get(number)
         if session is None or session.asker.origin != origin:
             self.refused += 1
             self._close(origin, number, counter, "no such session", now)
             return None
-        if not session.window.accept(counter):
-            self.refused += 1
-            return None
+        return session
+
+    def _use(self, session: _Session) -> None:
+        """Note that the asker uses a session: only now is it known that its OPEN was no repetition of an old one."""
         asker = session.asker
-        if session is asker.offered:  # only now is it known that the OPEN was no repetition of an old one
+        if session is asker.offered:
             self._drop(asker.current)
             asker.current, asker.offered = session, None
-        return session
 
     def _say_opened(self, session: _Session) -> None:
         if session.opened is not None:
-            header, body, expires = session.opened
+            header, expires = session.opened
             session.opened = None
-            self._try_send(session.asker.origin, Kind.OPENED, header, body, expires)
+            self._try_send(session.asker.origin, Kind.OPENED, header, session.introduction, expires)
 
     def _close(self, origin: FQCN, number: int, counter: int, reason: str, now: float) -> None:
         self._try_send(origin, Kind.CLOSED, pack(number, counter), pack(reason), now + NOTICE_SECONDS)
 
     def _drop(self, session: _Session | None) -> None:
         if session is not None:
-            del self._sessions[session.number]
+            del self._sessions[session.channel.number]
 
     def _make_room(self) -> bool:
         """Forget an asker that has nothing open; look only at a few, the longest known first."""
@@ -317,8 +345,8 @@ class Answering:
 
     def _answer(self, session: _Session, answer: Answer, expires: float) -> None:
         self._say_opened(session)
-        session.sent += 1
-        self._try_send(session.asker.origin, Kind.REPLY, pack(session.number, session.sent), answer.pack(), expires)
+        header, body = session.channel.wrap(Kind.REPLY, answer.pack())
+        self._try_send(session.asker.origin, Kind.REPLY, header, body, expires)
 
     def _try_send(self, destination: FQCN, kind: Kind, header: bytes, body: bytes, expires: float) -> None:
         try:
@@ -356,17 +384,19 @@ class _Asker:
 
 
 class _Session:
-    __slots__ = ("asker", "last_keyed", "number", "opened", "sent", "window")
+    __slots__ = ("asker", "channel", "digest", "introduction", "last_keyed", "opened")
 
-    def __init__(self, number: int, asker: _Asker) -> None:
-        self.number = number
+    def __init__(self, asker: _Asker, channel: Channel, digest: bytes, introduction: bytes) -> None:
         self.asker = asker
-        self.window = Window()
-        self.sent = 0
+        self.channel = channel
+        self.digest = digest
+        """Of the OPEN that asked for it."""
+        self.introduction = introduction
+        """The body of OPENED."""
         self.last_keyed = 0
         """The highest counter of an event with an ordering key."""
-        self.opened: tuple[bytes, bytes, float] | None = None
-        """OPENED, until it is sent: best together with the first reply."""
+        self.opened: tuple[bytes, float] | None = None
+        """OPENED's header and end, until it is sent: best together with the first reply."""
 
 
 class _Record:
