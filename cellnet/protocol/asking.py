@@ -11,12 +11,7 @@ from typing import TYPE_CHECKING
 
 from cellnet.errors import (
     Busy,
-    DeadlineBeforeExecution,
-    DeadlineExceeded,
-    Indeterminate,
     NotExecuted,
-    StillBusy,
-    StillUnreachable,
 )
 from cellnet.protocol.envelope import MAX_RANGES, Answer, Entry, Status
 from cellnet.protocol.events import Failed, Replied
@@ -146,7 +141,7 @@ class Asking:
                 pending.gathering.cancel()
         for destination, pending in wanted:
             session = self.sessions.to(destination)
-            owed.append((destination, _judge(destination, pending)))
+            owed.append((destination, pending.verdict(destination)))
             self._finish(session, pending, now)
             if pending.in_doubt:
                 self._tell_settled(session, now)
@@ -174,7 +169,7 @@ class Asking:
                 continue
             pending.is_doubtful |= restarted and pending.in_doubt > 0
             if pending.is_doubtful and not pending.repeats:
-                self._fail(session, pending, _doubt(session, pending, "it was restarted"), now)
+                self._fail(session, pending, pending.doubt(session.destination, "it was restarted"), now)
             elif pending.gathering is not None:
                 pending.gathering.ready(session, pending, now)
             else:
@@ -194,7 +189,9 @@ class Asking:
         for session in self.sessions.those(lambda _name: True):
             for pending in list(session.pending.values()):
                 if pending.in_doubt:
-                    self._fail(session, pending, _doubt(session, pending, "this cell was given another name"), now)
+                    self._fail(
+                        session, pending, pending.doubt(session.destination, "this cell was given another name"), now
+                    )
             self.sessions.lose(session, now)
 
     # Frames.
@@ -220,7 +217,7 @@ class Asking:
             error = Busy(f"{source} works on as many requests as it may")
             self._bad_news(session, pending, error, now)
         elif answer.status == Status.UNKNOWN:
-            self._fail(session, pending, _doubt(session, pending, f"{source} was restarted"), now)
+            self._fail(session, pending, pending.doubt(source, "it was restarted"), now)
         else:
             self._finish(session, pending, now)
             session.kept_bytes += len(answer.payload)
@@ -350,13 +347,13 @@ class Asking:
 
     def _deadline_passed(self, session: Session, pending: Pending, now: float) -> None:
         pending.over = None
-        self._fail(session, pending, _judge(session.destination, pending), now)
+        self._fail(session, pending, pending.verdict(session.destination), now)
         if pending.in_doubt:
             self._tell_settled(session, now)
 
     def _give_up_on(self, session: Session, pending: Pending, error: NotExecuted, now: float) -> None:
         """End what is not repeated after bad news."""
-        self._fail(session, pending, _doubt(session, pending, str(error)) if pending.in_doubt else error, now)
+        self._fail(session, pending, pending.doubt(session.destination, str(error)) if pending.in_doubt else error, now)
 
     def _fail(self, session: Session, pending: Pending, error: DeliveryError, now: float) -> None:
         self._finish(session, pending, now)
@@ -392,18 +389,3 @@ class Asking:
                 self._send(session.destination, Kind.SETTLED, header, body, now + MAX_SILENCE_SECONDS)
             except NotExecuted:
                 self.sessions.refused += 1
-
-
-def _doubt(session: Session, pending: Pending, reason: str) -> Indeterminate:
-    return Indeterminate(f"{reason}: {pending.content.topic} may have run at {session.destination}")
-
-
-def _judge(destination: FQCN, pending: Pending) -> DeliveryError:
-    """Return what is known of a request when its time is over."""
-    if pending.in_doubt:
-        return DeadlineExceeded(f"{destination} did not answer {pending.content.topic} in time: it may have run")
-    if isinstance(pending.error, Busy):
-        return StillBusy(str(pending.error))
-    if pending.error is not None:
-        return StillUnreachable(str(pending.error))
-    return DeadlineBeforeExecution(f"{pending.content.topic} could not be sent to {destination} in time")

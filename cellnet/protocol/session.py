@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from cellnet.errors import (
+    Busy,
+    DeadlineBeforeExecution,
+    DeadlineExceeded,
+    Indeterminate,
+    StillBusy,
+    StillUnreachable,
+)
 from cellnet.protocol.envelope import Order, join
 from cellnet.protocol.ranges import Ranges
 
 if TYPE_CHECKING:
-    from cellnet.errors import NotExecuted
+    from cellnet.errors import DeliveryError, NotExecuted
     from cellnet.fqcn import FQCN
     from cellnet.protocol.channel import Channel
     from cellnet.protocol.envelope import Content
@@ -246,3 +254,18 @@ class Pending:
         """Those that it waits for, to leave with them."""
         self.again: Timer | None = None
         self.over: Timer | None = None
+
+    def doubt(self, destination: FQCN, reason: str) -> Indeterminate:
+        """Return the error of a request that may have run."""
+        return Indeterminate(f"{reason}: {self.content.topic} may have run at {destination}")
+
+    def verdict(self, destination: FQCN) -> DeliveryError:
+        """Return what is known of a request when its time is over."""
+        topic = self.content.topic
+        if self.in_doubt:
+            return DeadlineExceeded(f"{destination} did not answer {topic} in time: it may have run")
+        if isinstance(self.error, Busy):
+            return StillBusy(str(self.error))
+        if self.error is not None:
+            return StillUnreachable(str(self.error))
+        return DeadlineBeforeExecution(f"{topic} could not be sent to {destination} in time")
