@@ -187,9 +187,7 @@ class Cell(anyio.AsyncContextManagerMixin):
         name = FQCN(destination)
         encoding, data = pack_payload(payload)
         deadline = Deadline(self._request_seconds)
-        if deadline.seconds <= 0:
-            await anyio.lowlevel.checkpoint()  # a scope that has ended cancels here, as it does anywhere
-            raise DeadlineBeforeExecution(f"the deadline passed before {topic} was sent to {name}")
+        await deadline.check(topic, name)
         number, call = 0, Call()
         try:
             with deadline.limit():
@@ -219,6 +217,7 @@ class Cell(anyio.AsyncContextManagerMixin):
         name = FQCN(destination)
         encoding, data = pack_payload(payload)
         deadline = Deadline(self._request_seconds)
+        await deadline.check(topic, name)
         with deadline.limit():
             await anyio.lowlevel.checkpoint()
             await self._wait_room(name)
