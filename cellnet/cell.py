@@ -211,6 +211,7 @@ class Cell(anyio.AsyncContextManagerMixin):
 
         :param key: as for :meth:`request`
         :raises Unreachable: if it is known that no link leads to *destination*
+        :raises Busy: if too much waits to be sent there
         :raises DeadlineBeforeExecution: if it could not leave in time
         :raises PayloadTooLarge: if the payload is
         """
@@ -230,7 +231,7 @@ class Cell(anyio.AsyncContextManagerMixin):
     def broadcast(
         self, destinations: str | Pattern | Iterable[str | FQCN], topic: str, payload: object = None
     ) -> Replies:
-        """Send a request to many cells; over each link it goes once.
+        """Send a request to many cells; over each link it goes once, and again only to those that do not answer.
 
         :param destinations: a pattern such as ``R1.*``, meaning the cells that are present now, or names
         :returns: a context manager, inside which the replies can be iterated over in order of arrival
