@@ -203,9 +203,7 @@ class Cell(anyio.AsyncContextManagerMixin):
         name = FQCN(destination)
         encoding, data = pack_payload(payload)
         deadline = Deadline(self._request_seconds)
-        if deadline.seconds <= 0:
-            await anyio.lowlevel.checkpoint()  # a scope that has ended cancels here, as it does anywhere
-            raise DeadlineBeforeExecution(f"the deadline passed before {topic} was sent to {name}")
+        await deadline.check(topic, name)
         number, call = 0, Call()
         try:
             with deadline.limit():
@@ -229,12 +227,14 @@ class Cell(anyio.AsyncContextManagerMixin):
 
         :param key: as for :meth:`request`
         :raises Unreachable: if it is known that no link leads to *destination*
+        :raises Busy: if too much waits to be sent there
         :raises DeadlineBeforeExecution: if it could not leave in time
         :raises PayloadTooLarge: if the payload is
         """
         name = FQCN(destination)
         encoding, data = pack_payload(payload)
         deadline = Deadline(self._request_seconds)
+        await deadline.check(topic, name)
         with deadline.limit():
             await anyio.lowlevel.checkpoint()
             await self._wait_room(name)
@@ -247,7 +247,7 @@ class Cell(anyio.AsyncContextManagerMixin):
     def broadcast(
         self, destinations: str | Pattern | Iterable[str | FQCN], topic: str, payload: object = None
     ) -> Replies:
-        """Send a request to many cells; over each link it goes once.
+        """Send a request to many cells; over each link it goes once, and again only to those that do not answer.
 
         :param destinations: a pattern such as ``R1.*``, meaning the cells that are present now, or names
         :returns: a context manager, inside which the replies can be iterated over in order of arrival
