@@ -25,7 +25,7 @@ import trio
 from cellnet import Cell, Request
 from cellnet.errors import CellError
 from cellnet.kit import Kit
-from cellnet.node import run_until_signalled, serve
+from cellnet.node import drain, run_until_signalled
 
 if TYPE_CHECKING:
     from anyio.abc import TaskStatus
@@ -133,7 +133,8 @@ async def _run_one(config: dict[str, Any], *, stop: anyio.Event, task_status: Ta
         task_status.started(json.dumps({"fqcn": str(cell.fqcn), "url": url, "at": time.monotonic()}))
         if config["expect"]:
             await _say_when_present(cell, config["expect"])
-        await serve(cell, stop)
+        await stop.wait()
+        await drain(cell)
 
 
 async def _say_when_present(cell: Cell, count: int) -> None:
@@ -151,7 +152,8 @@ async def _run_many(config: dict[str, Any], *, stop: anyio.Event, task_status: T
             async with dialling:
                 await cell.connect(config["connect"])
             joined.release()
-            await serve(cell, stop)
+            await stop.wait()
+            await drain(cell)
 
     async with anyio.create_task_group() as cells:
         for name in config["names"]:
