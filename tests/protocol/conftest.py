@@ -43,8 +43,23 @@ def decode_frames(buffers: list[bytes]) -> list[Frame]:
     return list(FrameDecoder().feed(b"".join(buffers)))
 
 
-def request_body(sequence: int, topic: str = "t", payload: bytes = b"", *, floor: int = 1) -> bytes:
-    return join(Order(sequence, floor, "", 0).pack(), Content(topic, 0, payload).pack())
+def order(sequence: int, *, floor: int = 1, key: str = "", after: int = 0) -> bytes:
+    return Order(sequence, floor, key, after).pack()
+
+
+def request_body(sequence: int, topic: str = "t", payload: bytes = b"", **ordered: Any) -> bytes:
+    """Return the body of a REQUEST, or of an EVENT with the sequence 0."""
+    return join(order(sequence, **ordered), Content(topic, 0, payload).pack())
+
+
+def open_body(destination: str, epoch: int = 1, request: bytes = b"") -> bytes:
+    """Return what OPEN says: for whom it is, which start of the asker asks, and the request that it may carry."""
+    return join(pack(epoch, destination), request)
+
+
+def opened_body(asker_epoch: int, epoch: int = 1, age_ms: int = 0) -> bytes:
+    """Return what OPENED says: which start of the answerer answers which start of the asker."""
+    return pack(epoch, age_ms, asker_epoch)
 
 
 def introduction(name: str, role: str = "cell", **changes: Any) -> list[Any]:
@@ -82,6 +97,8 @@ class Peer:
         self.endpoint = endpoint
         self.connection = connection
         self.now = 0.0
+        self.routes: dict[int, str] = {}
+        """What this neighbour bound, by label: where each leads."""
 
     @classmethod
     def child(cls, endpoint: Endpoint, name: str, *, epoch: int = 1, role: str = "cell", joined: bool = True) -> Peer:
@@ -127,11 +144,20 @@ class Peer:
         self.endpoint.receive(self.connection, data, self.now)
 
     def bind(self, label: int, origin: str, destination: str | None) -> None:
+        self.routes[label] = destination or ""
         self.send(Kind.BIND, origin, destination, label=label)
 
-    def open(self, label: int, *, epoch: int = 1, attempt: int = 1, request: bytes = b"") -> None:
+    def open(
+        self, label: int = 0, *, epoch: int = 1, attempt: int = 1, request: bytes = b"", remaining_ms: int = 60_000
+    ) -> None:
         """Ask for a session along a route."""
-        self.send(Kind.OPEN, 0, attempt, body=join(pack(epoch), request), label=label)
+        body = open_body(self.routes[label], epoch, request)
+        self.send(Kind.OPEN, 0, attempt, body=body, label=label, remaining_ms=remaining_ms)
+
+    def opened(self, session: int, attempt: int = 1, *, epoch: int = 1, age_ms: int = 0, label: int = 0) -> None:
+        """Grant a session to the endpoint."""
+        body = opened_body(self.endpoint.exchange.epoch, epoch, age_ms)
+        self.send(Kind.OPENED, session, attempt, body=body, label=label)
 
     def request(
         self, label: int, sequence: int = 1, *, session: int = 7, topic: str = "t", payload: bytes = b""

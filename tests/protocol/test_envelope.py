@@ -33,14 +33,14 @@ def test_an_order_is_read_as_it_was_written_unless_it_contradicts_itself(
     sequence: int, floor: int, key: str, after: int
 ) -> None:
     order = Order(sequence, floor, key, after)
-    if (sequence and floor > sequence) or (after and after >= sequence):
+    if sequence and (floor > sequence or after >= sequence):
         with pytest.raises(RemoteProtocolError):
             Order.unpack(order.pack())
     else:
         assert Order.unpack(order.pack()) == order
 
 
-@pytest.mark.parametrize("order", [(5, 5, "", 4), (5, 1, "k", 0), (0, 9, "k", 0), (1, 0, "é" * 127, 0)])
+@pytest.mark.parametrize("order", [(5, 5, "", 4), (5, 1, "k", 0), (0, 9, "k", 0), (0, 1, "k", 7), (1, 0, "é" * 127, 0)])
 def test_a_request_may_want_only_its_own_answer_and_an_event_none(order: tuple[Any, ...]) -> None:
     assert Order.unpack(pack(*order)) == order
 
@@ -51,7 +51,6 @@ def test_a_request_may_want_only_its_own_answer_and_an_event_none(order: tuple[A
         (5, 6, "", 0),
         (5, 1, "k", 5),
         (5, 1, "k", 6),
-        (0, 1, "k", 1),
         (5, 1, "é" * 128, 0),
         (5, 1, "k" * 256, 0),
         (True, 1, "", 0),

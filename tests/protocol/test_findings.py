@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cellnet.errors import Busy
 from cellnet.fqcn import FQCN
-from cellnet.protocol import asking as asking_module
 from cellnet.protocol.envelope import Answer, Status
-from cellnet.protocol.events import Cancelled, Failed, Message, Replied
+from cellnet.protocol.events import Cancelled, Failed, Message
 from cellnet.protocol.frames import Kind, pack, unpack
 from tests.protocol.conftest import MINUTE, Net, Peer, events, new_endpoint
 
@@ -23,31 +21,6 @@ A = [FQCN("A")]
 
 def fails(reason: str) -> pytest.MarkDecorator:
     return pytest.mark.xfail(reason=reason, strict=True, raises=(AssertionError, KeyError))
-
-
-@fails("a session that was forgotten begins at sequence 1 again, where the answerer has records")
-@pytest.mark.parametrize("pause", [1, 15])
-def test_a_session_that_was_forgotten_is_not_mistaken_for_the_old_one(
-    pause: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(asking_module, "MAX_SESSIONS", 1)
-    net = Net.tree("A", "B")
-    for number, name in enumerate(("A", "B", "A")):
-        net.request("server", name, payload=str(number).encode())
-        net.tick(pause)
-    assert [o.payload for o in net.outcomes("server") if isinstance(o, Replied)] == [b"0", b"1", b"2"]
-
-
-@fails("a request that finds no room for a session leaves the others of its broadcast behind")
-def test_a_broadcast_that_finds_no_room_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking_module, "MAX_SESSIONS", 1)
-    net = Net.tree("A", "B")
-    with pytest.raises(Busy):
-        net.request("server", "A", "B")
-    net.request("server", "A")
-    net.tick(MINUTE + 5)
-    assert [type(outcome) for outcome in net.outcomes("server")] == [Replied]
-    assert [message.sequence for message in net.received("A", Message)] == [1]
 
 
 @fails("a request that failed is still waited for by its broadcast")
@@ -66,7 +39,7 @@ def test_what_ended_does_not_take_along_what_is_under_way_in_a_later_session() -
     ask(server)
     assert requests(peer) == [[7, 1], [7, 2]]
     peer.send(Kind.CLOSED, 7, 99, body=pack("no such session"))
-    peer.send(Kind.OPENED, 8, 2, body=pack(1, 0))
+    peer.opened(8, 2)
     ask(server, once=False)
     assert requests(peer) == [[8, 1], [8, 2]]
     reply(peer, 8, 1, sequence=3)
@@ -121,7 +94,7 @@ def asked() -> tuple[Endpoint, Peer]:
     peer.bind(0, "A", "server")
     ask(server)
     peer.frames()
-    peer.send(Kind.OPENED, 7, 1, body=pack(1, 0))
+    peer.opened(7)
     reply(peer, 7, 1, sequence=1)
     return server, peer
 

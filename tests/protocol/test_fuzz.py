@@ -21,7 +21,17 @@ from cellnet.fqcn import FQCN
 from cellnet.protocol.envelope import Answer, Content, Order, Status, join, part
 from cellnet.protocol.events import LinkFailed, Message
 from cellnet.protocol.frames import PREFIX, FrameDecoder, Kind, pack, unpack
-from tests.protocol.conftest import MEMORY, Peer, Project, encode_frame, introduction, new_endpoint
+from tests.protocol.conftest import (
+    MEMORY,
+    Peer,
+    Project,
+    encode_frame,
+    introduction,
+    new_endpoint,
+    open_body,
+    opened_body,
+    order,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,10 +66,8 @@ class Talk:
     """The last sequence number that the endpoint used."""
     epoch: int = 10
     """Of the neighbour, as it asks."""
-
-
-def order(sequence: int, *, floor: int = 1, key: str = "", after: int = 0) -> bytes:
-    return Order(sequence, floor, key, after).pack()
+    name: str = "server"
+    """Of the endpoint."""
 
 
 ROUTED = {"hop": 5, "remaining_ms": 60_000}
@@ -88,12 +96,12 @@ FRAMES: tuple[Callable[[Talk], bytes], ...] = (
         Kind.NACK, pack("unreachable", "gone", [["server", 0, 1], [LONGEST, ASKING, 2]]), label=1
     ),
     lambda talk: encode_frame(Kind.GOAWAY, pack("bye")),
-    lambda talk: encode_frame(Kind.OPEN, pack(0, 1), join(pack(talk.epoch), b""), label=0, **ROUTED),
+    lambda talk: encode_frame(Kind.OPEN, pack(0, 1), open_body(talk.name, talk.epoch), label=0, **ROUTED),
     lambda talk: encode_frame(
-        Kind.OPEN, pack(0, 2), join(pack(talk.epoch + 1), join(order(1), CONTENT)), label=0, **ROUTED
+        Kind.OPEN, pack(0, 2), open_body(talk.name, talk.epoch + 1, join(order(1), CONTENT)), label=0, **ROUTED
     ),
-    lambda talk: encode_frame(Kind.OPEN, pack(0, 3), join(pack(talk.epoch - 1), b""), label=1, **ROUTED),
-    lambda talk: encode_frame(Kind.OPENED, pack(ASKING + 1, 1), pack(1, 5), label=0, **ROUTED),
+    lambda talk: encode_frame(Kind.OPEN, pack(0, 3), open_body(talk.name, talk.epoch - 1), label=1, **ROUTED),
+    lambda talk: encode_frame(Kind.OPENED, pack(ASKING + 1, 1), opened_body(1, age_ms=5), label=0, **ROUTED),
     lambda talk: encode_frame(Kind.CLOSED, pack(ASKING, 1), pack("no such session"), label=0, **ROUTED),
     lambda talk: encode_frame(Kind.CLOSED, pack(0, 1), pack("too many"), label=0, **ROUTED),
     lambda talk: encode_frame(Kind.REQUEST, pack(talk.session, 2), join(order(2, floor=2), CONTENT), label=0, **ROUTED),
@@ -170,9 +178,10 @@ class State:
             endpoint.request([to, FQCN("C.c"), FQCN("X")], "t", 1, b"", **how),
             endpoint.request([to], "t", 1, b"", key="k", **how),
         )
-        peer.send(Kind.OPENED, ASKING, 1, body=pack(1, 0))
+        peer.opened(ASKING)
         epoch = 10 + 2 * round(now / SECONDS_PER_INPUT)
-        peer.open(0, epoch=epoch)
+        peer.routes[0] = self.name
+        peer.open(epoch=epoch)
         session = asked = 0
         for frame in peer.frames():
             if frame.kind is Kind.OPENED:
@@ -180,7 +189,7 @@ class State:
             elif frame.kind is Kind.REQUEST:
                 asked = Order.unpack(part(frame.body)[0]).sequence
         assert asked
-        return Neighbour(peer, Talk(session, asked, epoch), calls)
+        return Neighbour(peer, Talk(session, asked, epoch, self.name), calls)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from cellnet.protocol import (
     routing,
     sealing,
     session,
+    sessions,
     switch,
 )
 from cellnet.protocol.events import Message
@@ -64,7 +65,7 @@ def test_every_kind_of_frame_has_its_number_there() -> None:
         ("waiting for the parent", f"{connection.BUDGET_BYTES // MIB} MiB"),
         ("waiting for any neighbour", f"{(connection.BUDGET_BYTES + connection.RESERVE_BYTES) // MIB} MiB"),
         ("answers that a cell waits for, events that wait for a session", f"{asking.MAX_PENDING:,}"),
-        ("cells that a cell has sessions with, as asker", f"{asking.MAX_SESSIONS:,}"),
+        ("cells that a cell has sessions with, as asker", f"{sessions.MAX_SESSIONS:,}"),
         ("cells that a cell has sessions with, as answerer", f"{answering.MAX_ASKERS:,}"),
         ("requests that a cell works on", f"{answering.MAX_INCOMING:,}"),
         ("records of one asker, and ranges of settled sequences", f"{answering.MAX_RECORDS:,}"),
@@ -100,7 +101,7 @@ def test_other_numbers_are_those_there() -> None:
         f"waits for them, for {asking.GATHER_SECONDS} seconds at most",
         f"SETTLED: {asking.SETTLE_SECONDS:.0f} seconds after an answer",
         f"after answers of {asking.MANY_BYTES // MIB} MiB",
-        f"less than {asking.CLOCK_MARGIN} times",
+        f"less than {sessions.CLOCK_MARGIN} times",
         f"at most {asking.MAX_RANGES} ranges",
         f"for {answering.HOLD_SECONDS * 1000:.0f} ms at most",
         f"OPENED and CLOSED have {answering.NOTICE_SECONDS:.0f} seconds, SETTLED {session.MAX_SILENCE_SECONDS:.0f}.",
@@ -193,14 +194,14 @@ def test_messages_are_the_bytes_that_are_specified() -> None:
     net.run()
     (open_, open_body), (opened, opened_body), (reply, reply_body) = take(Kind.OPEN, Kind.OPENED, Kind.REPLY)
     assert open_ == [0, 1]
-    epoch, request = parts(open_body)
+    said, request = parts(open_body)
     order, content = parts(request)
-    assert (epoch, order) == ([1], [1, 1, "", 0])
+    assert (said, order) == ([1, "A"], [1, 1, "", 0])
     assert parts(content) == (["echo", 1], b"first")
     number, attempt = opened
     assert isinstance(number, int)
     assert 0 < number < 2**63
-    assert (attempt, msgpack.unpackb(opened_body)) == (1, [1, 0])
+    assert (attempt, msgpack.unpackb(opened_body)) == (1, [1, 0, 1])
     assert reply == [number, 1]
     assert parts(reply_body) == ([1, 0, 0, 1], b"first")
 
