@@ -43,8 +43,8 @@ def decode_frames(buffers: list[bytes]) -> list[Frame]:
     return list(FrameDecoder().feed(b"".join(buffers)))
 
 
-def order(sequence: int, *, floor: int = 1, key: str = "", after: int = 0) -> bytes:
-    return Order(sequence, floor, key, after).pack()
+def order(sequence: int, *, floor: int = 1, key: str = "", after: int = 0, doubt: bool = False) -> bytes:
+    return Order(sequence, floor, key, after, doubt).pack()
 
 
 def request_body(sequence: int, topic: str = "t", payload: bytes = b"", **ordered: Any) -> bytes:

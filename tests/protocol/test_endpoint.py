@@ -504,7 +504,6 @@ def test_events_that_could_not_leave_in_time_make_room(monkeypatch: pytest.Monke
     assert [m.topic for m in net.received("B", Message)] == ["long", "later"]
 
 
-@pytest.mark.xfail(reason="what was in doubt is asked again in the new name, and runs twice", strict=True)
 def test_a_relay_that_gets_another_name_does_not_ask_twice() -> None:
     net = Net.tree("A.R", "B", "C")
     net.request("A.R", "C")

@@ -19,7 +19,7 @@ from coverage import Coverage
 from cellnet.errors import ProtocolError
 from cellnet.fqcn import FQCN
 from cellnet.protocol.envelope import Answer, Content, Order, Status, join, part
-from cellnet.protocol.events import LinkFailed, Message
+from cellnet.protocol.events import Cancelled, LinkFailed, Message
 from cellnet.protocol.frames import PREFIX, FrameDecoder, Kind, pack, unpack
 from tests.protocol.conftest import (
     MEMORY,
@@ -314,6 +314,8 @@ def drain(endpoint: Endpoint, now: float) -> None:
         event = endpoint.events.popleft()
         if isinstance(event, Message) and event.number % 4:
             endpoint.ended(event.number, Status.OK, 0, b"", now)
+        elif isinstance(event, Cancelled):
+            endpoint.stopped(event.number, now)
         elif isinstance(event, LinkFailed):
             links.append(event.connection)
     for connection in links:
@@ -376,7 +378,7 @@ def check_nothing_is_left(endpoint: Endpoint, now: float) -> None:
     assert not any(route.source for route in other.routes_out())
     for seconds in range(5 * 10**6, 6 * 10**6, 10**5):
         endpoint.tick(now + seconds)
-        endpoint.events.clear()
+        drain(endpoint, now + seconds)
     assert endpoint.exchange.pending == 0
     assert endpoint.exchange.answering.records == 0
     assert endpoint.exchange.answering.running == 0

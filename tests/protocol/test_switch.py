@@ -98,14 +98,13 @@ def test_a_broadcast_tells_at_once_who_cannot_be_reached() -> None:
     net = Net.tree("A.a", "B")
     net.request("A.a", "B", "B.x", "A.x", "A.a.x", "A", once=False)
     net.run()
-    failed = {str(o.destination): str(o.error) for o in net.outcomes("A.a") if isinstance(o, Failed)}
-    assert failed == {
+    outcomes = net.outcomes("A.a")
+    assert {str(o.destination): str(o.error) for o in outcomes if isinstance(o, Failed)} == {
         "B.x": "no cell B.x is present below server",
         "A.x": "no cell A.x is present below A",
         "A.a.x": "no cell A.a.x is present below A.a",
     }
-    net.tick(1)
-    assert {str(o.source) for o in net.outcomes("A.a")} == {"A", "B"}
+    assert {str(o.source) for o in outcomes if isinstance(o, Replied)} == {"A", "B"}
 
 
 @pytest.mark.parametrize("once", [True, False])
@@ -1047,7 +1046,8 @@ def test_whatever_is_restarted_and_forgotten_nothing_runs_twice_or_is_said_not_t
             net.run()
         net.tick(MINUTE + 5)
     note_outcomes()
-    ran = Counter((str(m.origin), name, m.payload) for name in cells for m in net.received(name, Message))
+    taken = [(name, m) for name in cells for m in net.received(name, Message)]
+    ran = Counter((str(m.origin), name, m.payload) for name, m in taken if not m.doubt)
     assert set(ran.values()) <= {1}
     for key, payload in asked.items():
         name, start, _call, target = key
