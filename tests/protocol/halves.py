@@ -137,9 +137,7 @@ class Asker(Half):
         content = Content.of(topic, 0, b"", key)
         self.asking.tell(to, content, deadline=self.now + within, now=self.now, key=key)
 
-    def opened(
-        self, session: int = 7, attempt: int = 1, *, source: FQCN = B, epoch: int = 1, age: float = 0.0
-    ) -> None:
+    def opened(self, session: int = 7, attempt: int = 1, *, source: FQCN = B, epoch: int = 1, age: float = 0.0) -> None:
         body = opened_body(self.epoch, epoch, int(age * 1000))
         self.asking.sessions.opened_received(source, pack(session, attempt), body, self.now)
 

@@ -233,7 +233,9 @@ def test_a_link_that_broke_the_protocol_hears_no_more_of_what_came_with_it() -> 
     server = new_endpoint("server")
     peer, other = Peer.child(server, "A"), Peer.child(server, "B")
     good = encode_frame(Kind.BIND, pack("A", "server"), label=0)
-    good += encode_frame(Kind.OPEN, pack(0, 1), open_body("server", request=request_body(1)), hop=3, remaining_ms=1000)
+    good += encode_frame(
+        Kind.OPEN, pack(0, 1), open_body("A", "server", request=request_body(1)), hop=3, remaining_ms=1000
+    )
     peer.send_bytes(good + PREFIX.pack(0, 0, 99, 0, 0, 0) + good)
     assert other.is_open
     assert len(events(server, Message)) == 1
@@ -248,7 +250,7 @@ def test_what_follows_a_goodbye_is_not_heard() -> None:
     peer = Peer.child(server, "A")
     bind = encode_frame(Kind.BIND, pack("A", "server"), label=0)
     request = encode_frame(
-        Kind.OPEN, pack(0, 1), open_body("server", request=request_body(1)), hop=3, remaining_ms=1000
+        Kind.OPEN, pack(0, 1), open_body("A", "server", request=request_body(1)), hop=3, remaining_ms=1000
     )
     peer.send_bytes(bind + encode_frame(Kind.GOAWAY, pack("enough")) + request)
     found = list(server.events)
@@ -361,7 +363,7 @@ def test_what_is_asked_before_there_is_a_parent_waits_for_one() -> None:
     (outcome,) = net.outcomes("A")
     assert isinstance(outcome, Replied)
     assert outcome.call == call
-    assert [m.topic for m in net.received("B", Message)] == ["news", "echo"]
+    assert [m.topic for m in net.received("B", Message)] == ["echo", "news"]
     assert net["A"].exchange.pending == 0
 
 
@@ -374,7 +376,7 @@ def test_what_is_sent_once_before_there_is_a_parent_fails_at_once() -> None:
         assert [f.destination for f in failed] == names
         assert {type(f.error) for f in failed} == {Unreachable}
         for name, one in zip(names, failed, strict=True):
-            assert str(one.error) == f"{name} cannot be reached: this cell has no link to a parent"
+            assert str(one.error) == f"{name} cannot be reached: this cell has no parent"
     assert endpoint.exchange.pending == 0
     assert endpoint.next_connection(FQCN("B")) is None
 

@@ -40,7 +40,16 @@ def test_an_order_is_read_as_it_was_written_unless_it_contradicts_itself(
         assert Order.unpack(order.pack()) == order
 
 
-@pytest.mark.parametrize("order", [(5, 5, "", 4, False), (5, 1, "k", 0, True), (0, 9, "k", 0, False), (0, 1, "k", 7, False), (1, 0, "é" * 127, 0, True)])
+@pytest.mark.parametrize(
+    "order",
+    [
+        (5, 5, "", 4, False),
+        (5, 1, "k", 0, True),
+        (0, 9, "k", 0, False),
+        (0, 1, "k", 7, False),
+        (1, 0, "é" * 127, 0, True),
+    ],
+)
 def test_a_request_may_want_only_its_own_answer_and_an_event_none(order: tuple[Any, ...]) -> None:
     assert Order.unpack(pack(*order)) == order
 

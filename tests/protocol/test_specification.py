@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import pytest
@@ -13,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cellnet.fqcn import FQCN, MAX_HOPS
 from cellnet.protocol import (
     answering,
+    askers,
     asking,
     connection,
     endpoint,
@@ -67,7 +70,7 @@ def test_every_kind_of_frame_has_its_number_there() -> None:
         ("waiting for any neighbour", f"{(connection.BUDGET_BYTES + connection.RESERVE_BYTES) // MIB} MiB"),
         ("answers that a cell waits for, events that wait for a session", f"{asking.MAX_PENDING:,}"),
         ("cells that a cell has sessions with, as asker", f"{sessions.MAX_SESSIONS:,}"),
-        ("cells that a cell has sessions with, as answerer", f"{answering.MAX_ASKERS:,}"),
+        ("cells that a cell has sessions with, as answerer", f"{askers.MAX_ASKERS:,}"),
         ("requests that a cell works on", f"{answering.MAX_INCOMING:,}"),
         ("records of one asker, and ranges of settled sequences", f"{answering.MAX_RECORDS:,}"),
         (f"replies in all records, {answering.RECORD_BYTES} bytes each more", f"{answering.CACHE_BYTES // MIB} MiB"),
@@ -171,7 +174,7 @@ def test_signatures_are_over_the_bytes_that_are_specified() -> None:
     assert len(msgpack.unpackb(body)[3]) == 65
 
 
-def parts(body: bytes) -> tuple[list[object], bytes]:
+def parts(body: bytes) -> tuple[list[Any], bytes]:
     """Return an array that its length goes before, and the rest."""
     length = int.from_bytes(body[:2], "big")
     return msgpack.unpackb(body[2 : 2 + length]), body[2 + length :]
@@ -196,14 +199,19 @@ def test_messages_are_the_bytes_that_are_specified() -> None:
     net.run()
     (open_, open_body), (opened, opened_body), (reply, reply_body) = take(Kind.OPEN, Kind.OPENED, Kind.REPLY)
     assert open_ == [0, 1]
-    said, request = parts(open_body)
+    (statement, signature), request = parts(open_body)
     order, content = parts(request)
-    assert (said, order) == ([1, "A"], [1, 1, "", 0, False])
+    assert msgpack.unpackb(statement)[:5] == [1, "", "server", "A", 1]
+    assert order == [1, 1, "", 0, False]
     assert parts(content) == (["echo", 1], b"first")
-    number, attempt = opened
-    assert isinstance(number, int)
+    assert opened == [1, 0]
+    granted, countersignature = msgpack.unpackb(opened_body)
+    version, project, source, destination, epoch, nonce, *proof, number, digest = msgpack.unpackb(granted)
+    assert [version, project, source, destination, epoch] == [1, "", "A", "server", 1]
+    assert len(nonce) == 32
+    assert [*proof, signature, countersignature] == [b"", [], b"", b"", b""]
     assert 0 < number < 2**63
-    assert (attempt, msgpack.unpackb(opened_body)) == (1, [1, 0, 1])
+    assert digest == sha256(msgpack.packb([statement, signature])).digest()
     assert reply == [number, 1]
     assert parts(reply_body) == ([1, 0, 0, 1], b"first")
 

@@ -615,8 +615,8 @@ def opened(peer: Peer, label: int, origin: str, destination: str) -> int:
     """Open a session with the endpoint that a peer is next to; return its number."""
     peer.bind(label, origin, destination)
     peer.open(label)
-    (number,) = (unpack(f.header, int, int)[0] for f in peer.frames() if f.kind is Kind.OPENED)
-    return int(number)
+    (number,) = peer.sessions()
+    return number
 
 
 # A far cell that misbehaves hurts no link between others
@@ -637,7 +637,10 @@ MALFORMED: dict[str, Callable[[Peer, int], None]] = {
     "range": lambda peer, number: peer.send(Kind.SETTLED, number, 1, body=pack([[2, 1]])),
     "open": lambda peer, _number: peer.send(Kind.OPEN, 0, 9, body=GARBAGE),
     "request in open": lambda peer, _number: peer.open(attempt=9, request=GARBAGE),
-    "opened": lambda peer, _number: peer.send(Kind.OPENED, 8, 1, body=GARBAGE),
+    "opened": lambda peer, _number: (
+        peer.send(Kind.CLOSED, 77, 0, body=pack("no such session")),
+        peer.send(Kind.OPENED, 2, 0, body=GARBAGE),
+    ),
     "closed": lambda peer, _number: peer.send(Kind.CLOSED, 77, 1, body=GARBAGE),
     "reply": lambda peer, _number: peer.send(Kind.REPLY, 77, 1, body=GARBAGE),
     "status": lambda peer, _number: peer.send(Kind.REPLY, 77, 1, body=join(pack(1, 1, 99, 0), b"")),
@@ -667,7 +670,7 @@ def test_what_a_far_cell_malformed_is_refused_and_the_link_to_our_neighbour_stay
     peer.opened(77)
     peer.open(0)
     link.run()
-    (number,) = (unpack(f.header, int, int)[0] for f in peer.frames() if f.kind is Kind.OPENED)
+    (number,) = peer.sessions()
     peer.send(Kind.REQUEST, number, 2, body=request_body(1))
     link.run()
     assert server.switch.refused == 0
