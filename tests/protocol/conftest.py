@@ -45,8 +45,8 @@ def decode_frames(buffers: list[bytes]) -> list[Frame]:
     return list(FrameDecoder().feed(b"".join(buffers)))
 
 
-def order(sequence: int, *, floor: int = 1, key: str = "", after: int = 0, doubt: bool = False) -> bytes:
-    return Order(sequence, floor, key, after, doubt).pack()
+def order(sequence: int, *, floor: int = 1, key: str = "", after: int = 0, **more: Any) -> bytes:
+    return Order(sequence, floor, key, after, **more).pack()
 
 
 def request_body(sequence: int, topic: str = "t", payload: bytes = b"", **ordered: Any) -> bytes:
@@ -99,12 +99,14 @@ def new_endpoint(
     name: str, epoch: int = 1, *, seed: str = "", wall: datetime.datetime = WALL, max_children: int = 4096
 ) -> Endpoint:
     """Return an endpoint that draws the same numbers in every run, but others than one with another seed."""
-    drawn = count(1)
-
-    def entropy(size: int) -> bytes:
-        return hashlib.shake_128(f"{seed or name} {epoch} {next(drawn)}".encode()).digest(size)
-
+    entropy = drawer(f"{seed or name} {epoch}")
     return Endpoint(name, epoch, entropy=entropy, random=lambda: 0.5, wall=lambda: wall, max_children=max_children)
+
+
+def drawer(seed: str) -> Callable[[int], bytes]:
+    """Return what draws random bytes, which are the same in every run."""
+    drawn = count(1)
+    return lambda size: hashlib.shake_128(f"{seed} {next(drawn)}".encode()).digest(size)
 
 
 class Peer:

@@ -12,8 +12,9 @@ from cellnet.protocol.answering import Answering
 from cellnet.protocol.asking import Asking
 from cellnet.protocol.envelope import Answer, Content, Entry, Order, Status, part
 from cellnet.protocol.frames import Kind, pack, unpack
+from cellnet.protocol.introduction import Introducer, Party
 from cellnet.protocol.timers import Timers
-from tests.protocol.conftest import MINUTE, open_body, opened_body, request_body
+from tests.protocol.conftest import MINUTE, WALL, drawer, granted, open_body, opened_body, request_body
 
 if TYPE_CHECKING:
     from cellnet.protocol.events import Event
@@ -37,6 +38,11 @@ class Sent(NamedTuple):
         return session, counter
 
     @property
+    def granted(self) -> int:
+        """The session that OPENED grants."""
+        return granted(self.body)
+
+    @property
     def order(self) -> Order:
         """Of a REQUEST or an EVENT; or of the request that OPEN carries."""
         return Order.unpack(part(part(self.body)[1] if self.kind is Kind.OPEN else self.body)[0])
@@ -53,16 +59,24 @@ class Sent(NamedTuple):
 class Half:
     """What both halves have: a clock, events, and a record of what was sent."""
 
-    def __init__(self, name: FQCN) -> None:
-        self.name = name
+    def __init__(self, name: FQCN, epoch: int) -> None:
+        self.name: FQCN | None = name
+        self.epoch = epoch
+        self.entropy = drawer(f"{name} {epoch}")
+        self.introducer = Introducer(self.party, self.entropy, lambda: WALL)
         self.now = 100.0
         self.timers = Timers()
         self.events: deque[Event] = deque()
         self.error: NotExecuted | None = None
         """What sending raises from now on, if anything."""
         self.sent: list[Sent] = []
+        self.tried: list[tuple[float, Kind]] = []
+        """When something was sent, or failed to be."""
         self.random = 1.0
         """What is drawn from now on; with 1, pauses have their full length."""
+
+    def party(self) -> Party | None:
+        return None if self.name is None else Party(self.name, self.epoch)
 
     def take(self, *kinds: Kind) -> list[Sent]:
         """Return the frames of these kinds that were sent since the last call."""
@@ -80,17 +94,16 @@ class Half:
         return found
 
     def wait(self, seconds: float) -> list[tuple[float, Kind]]:
-        """Let time pass; return what was sent meanwhile, and after how many seconds."""
-        start, end, before = self.now, self.now + seconds, len(self.sent)
-        times: list[float] = []
+        """Let time pass; return what was sent meanwhile or failed to be, and after how many seconds."""
+        start, end, before = self.now, self.now + seconds, len(self.tried)
         while self.timers.due <= end:
             self.now = max(self.now, self.timers.due)
             self.timers.run(self.now)
-            times += [self.now - start] * (len(self.sent) - before - len(times))
         self.now = end
-        return [(round(when, 6), frame.kind) for when, frame in zip(times, self.sent[before:], strict=True)]
+        return [(round(when - start, 6), kind) for when, kind in self.tried[before:]]
 
     def send(self, destination: FQCN, kind: Kind, header: bytes, body: bytes, expires: float) -> None:
+        self.tried.append((self.now, kind))
         if self.error is not None:
             raise self.error
         self.sent.append(Sent(destination, kind, header, body, expires))
@@ -100,11 +113,25 @@ class Asker(Half):
     """A cell that asks, and is told what a test wants it to hear."""
 
     def __init__(self, epoch: int = 1) -> None:
-        super().__init__(A)
-        self.epoch = epoch
-        self.asking = Asking(epoch, self.events, self.send, self.broadcast, self.timers, lambda: self.random)
+        super().__init__(A, epoch)
+        self.asking = Asking(
+            self.introducer,
+            self.events,
+            self.send,
+            self.broadcast,
+            self.timers,
+            lambda: self.random,
+            self.entropy,
+        )
         self.broadcasts: list[tuple[list[Entry], Content]] = []
+        self.asked: dict[FQCN, bytes] = {}
+        """The body of the last OPEN to each cell."""
         self._counters = count(1)
+
+    def send(self, destination: FQCN, kind: Kind, header: bytes, body: bytes, expires: float) -> None:
+        super().send(destination, kind, header, body, expires)
+        if kind is Kind.OPEN:
+            self.asked[destination] = body
 
     def broadcast(self, entries: list[Entry], content: bytes, expires: float) -> None:
         assert expires > self.now
@@ -137,9 +164,13 @@ class Asker(Half):
         content = Content.of(topic, 0, b"", key)
         self.asking.tell(to, content, deadline=self.now + within, now=self.now, key=key)
 
+    def give_up(self, call: int) -> list[tuple[FQCN, str]]:
+        """Want no more answers to a call; return who owed one, and the kind of error."""
+        return [(name, type(error).__name__) for name, error in self.asking.give_up(call, self.now)]
+
     def opened(self, session: int = 7, attempt: int = 1, *, source: FQCN = B, epoch: int = 1, age: float = 0.0) -> None:
-        body = opened_body(self.epoch, epoch, int(age * 1000))
-        self.asking.sessions.opened_received(source, pack(session, attempt), body, self.now)
+        body = opened_body(self.asked[source], session, epoch=epoch)
+        self.asking.sessions.opened_received(source, pack(attempt, int(age * 1000)), body, self.now)
 
     def closed(self, session: int, counter: int, *, source: FQCN = B) -> None:
         body = pack("no such session")
@@ -181,16 +212,8 @@ class Answerer(Half):
     """A cell that is asked, by frames that a test makes."""
 
     def __init__(self, epoch: int = 1) -> None:
-        super().__init__(B)
-        drawn = count(1)
-        self.answering = Answering(
-            lambda: self.name,
-            epoch,
-            self.events,
-            self.send,
-            self.timers,
-            lambda size: (2 * next(drawn)).to_bytes(size, "big"),
-        )
+        super().__init__(B, epoch)
+        self.answering = Answering(self.introducer, self.events, self.send, self.timers)
         self.answering.started = self.now
         self.counters = count(1)
 
@@ -199,16 +222,20 @@ class Answerer(Half):
         origin: FQCN = A,
         *,
         epoch: int = 1,
+        nonce: int = 0,
         attempt: int = 1,
         request: bytes = b"",
         within: float = MINUTE,
         to: FQCN = B,
     ) -> int:
-        """Ask for a session; return its number, or 0 if none was granted yet."""
-        body = open_body(str(to), epoch, request)
+        """Ask for a session; return its number, or 0 if none was granted yet.
+
+        :param nonce: makes it another OPEN than the last, and no repetition
+        """
+        body = open_body(str(origin), str(to), epoch=epoch, nonce=nonce, request=request)
         self.answering.open_received(origin, pack(0, attempt), body, self.now + within, self.now)
-        opened = [frame for frame in self.sent if frame.kind is Kind.OPENED]
-        return opened[-1].numbers[0] if opened else 0
+        opened = [frame for frame in self.sent if frame.kind is Kind.OPENED and frame.destination == origin]
+        return opened[-1].granted if opened else 0
 
     def request(
         self,
@@ -222,12 +249,12 @@ class Answerer(Half):
         **ordered: Any,
     ) -> None:
         """Send a REQUEST; *ordered* is what its order says besides."""
-        self._message(session, sequence, origin, counter, payload, within, ordered)
+        self._message(Kind.REQUEST, session, sequence, origin, counter, payload, within, ordered)
 
     def event(
         self, session: int, payload: bytes = b"", *, origin: FQCN = A, counter: int | None = None, **ordered: Any
     ) -> None:
-        self._message(session, 0, origin, counter, payload, MINUTE, ordered)
+        self._message(Kind.EVENT, session, 0, origin, counter, payload, MINUTE, ordered)
 
     def settled(self, session: int, *ranges: tuple[int, int], origin: FQCN = A, counter: int | None = None) -> None:
         counter = next(self.counters) if counter is None else counter
@@ -247,6 +274,7 @@ class Answerer(Half):
 
     def _message(
         self,
+        kind: Kind,
         session: int,
         sequence: int,
         origin: FQCN,
@@ -257,4 +285,4 @@ class Answerer(Half):
     ) -> None:
         counter = next(self.counters) if counter is None else counter
         body = request_body(sequence, payload=payload, **ordered)
-        self.answering.message_received(origin, pack(session, counter), body, self.now + within, self.now)
+        self.answering.message_received(origin, kind, pack(session, counter), body, self.now + within, self.now)

@@ -28,11 +28,11 @@ from cellnet.protocol.frames import INLINE_LIMIT, pack
 numbers = st.integers(0, 2**64 - 1)
 
 
-@given(numbers, numbers, st.text(max_size=MAX_KEY // 4), numbers, st.booleans())
+@given(numbers, numbers, st.text(max_size=MAX_KEY // 4), numbers, numbers, st.booleans())
 def test_an_order_is_read_as_it_was_written_unless_it_contradicts_itself(
-    sequence: int, floor: int, key: str, after: int, doubt: bool
+    sequence: int, floor: int, key: str, after: int, within_ms: int, doubt: bool
 ) -> None:
-    order = Order(sequence, floor, key, after, doubt)
+    order = Order(sequence, floor, key, after, within_ms, doubt)
     if sequence and (floor > sequence or after >= sequence):
         with pytest.raises(RemoteProtocolError):
             Order.unpack(order.pack())
@@ -43,11 +43,11 @@ def test_an_order_is_read_as_it_was_written_unless_it_contradicts_itself(
 @pytest.mark.parametrize(
     "order",
     [
-        (5, 5, "", 4, False),
-        (5, 1, "k", 0, True),
-        (0, 9, "k", 0, False),
-        (0, 1, "k", 7, False),
-        (1, 0, "é" * 127, 0, True),
+        (5, 5, "", 4, 9, False),
+        (5, 1, "k", 0, 9, True),
+        (0, 9, "k", 0, 9, False),
+        (0, 1, "k", 7, 9, False),
+        (1, 0, "é" * 127, 0, 9, True),
     ],
 )
 def test_a_request_may_want_only_its_own_answer_and_an_event_none(order: tuple[Any, ...]) -> None:
@@ -57,19 +57,20 @@ def test_a_request_may_want_only_its_own_answer_and_an_event_none(order: tuple[A
 @pytest.mark.parametrize(
     "order",
     [
-        (5, 6, "", 0, False),
-        (5, 1, "k", 5, False),
-        (5, 1, "k", 6, False),
-        (5, 1, "é" * 128, 0, False),
-        (5, 1, "k" * 256, 0, False),
-        (True, 1, "", 0, False),
-        (-1, 1, "", 0, False),
-        (5, -1, "", 0, False),
-        (5, 1, b"k", 0, False),
-        (5, 1, "", -1, False),
-        (5, 1, "", 0, 0),
-        (5, 1, "", 0),
-        (5, 1, "", 0, False, False),
+        (5, 6, "", 0, 9, False),
+        (5, 1, "k", 5, 9, False),
+        (5, 1, "k", 6, 9, False),
+        (5, 1, "é" * 128, 0, 9, False),
+        (5, 1, "k" * 256, 0, 9, False),
+        (True, 1, "", 0, 9, False),
+        (-1, 1, "", 0, 9, False),
+        (5, -1, "", 0, 9, False),
+        (5, 1, b"k", 0, 9, False),
+        (5, 1, "", -1, 9, False),
+        (5, 1, "", 0, -9, False),
+        (5, 1, "", 0, 9, 0),
+        (5, 1, "", 0, 9),
+        (5, 1, "", 0, 9, False, False),
     ],
 )
 def test_an_order_that_cannot_be_is_malformed(order: tuple[Any, ...]) -> None:

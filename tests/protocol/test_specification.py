@@ -202,7 +202,7 @@ def test_messages_are_the_bytes_that_are_specified() -> None:
     (statement, signature), request = parts(open_body)
     order, content = parts(request)
     assert msgpack.unpackb(statement)[:5] == [1, "", "server", "A", 1]
-    assert order == [1, 1, "", 0, False]
+    assert order == [1, 1, "", 0, 60_000, False]
     assert parts(content) == (["echo", 1], b"first")
     assert opened == [1, 0]
     granted, countersignature = msgpack.unpackb(opened_body)
@@ -222,9 +222,9 @@ def test_messages_are_the_bytes_that_are_specified() -> None:
     one, two, event, answer = take(Kind.REQUEST, Kind.REQUEST, Kind.EVENT, Kind.REPLY)
     assert [one[0], two[0], event[0], answer[0]] == [[number, 1], [number, 2], [number, 3], [number, 2]]
     assert [parts(body)[0] for _header, body in (one, two, event)] == [
-        [2, 2, "k", 0, False],
-        [3, 2, "k", 2, False],
-        [0, 2, "n", 0, False],
+        [2, 2, "k", 0, 60_000, False],
+        [3, 2, "k", 2, 60_000, False],
+        [0, 2, "n", 0, 1_000, False],
     ]
     assert parts(parts(event[1])[1]) == (["news", 1], b"!")
     assert parts(answer[1]) == ([2, 1, 0, 1], b"second")
@@ -233,7 +233,7 @@ def test_messages_are_the_bytes_that_are_specified() -> None:
     net.run()
     ((entries,), body) = take(Kind.BROADCAST)[0]
     ((name, *rest),) = entries  # type: ignore[attr-defined]
-    assert (name, rest[:2], msgpack.unpackb(rest[2])) == ("A", [number, 4], [4, 3, "", 0, False])
+    assert (name, rest[:2], msgpack.unpackb(rest[2])) == ("A", [number, 4], [4, 3, "", 0, 60_000, False])
     assert parts(body) == (["hold", 1], b"fourth")
 
     net["server"].give_up(call, net.now)
