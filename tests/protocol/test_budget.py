@@ -1,31 +1,27 @@
-"""What costs a cell much more than those who cause it: each may do it so often, and a little more with time."""
+"""Who spends too much is refused, alone, and has a full stock again in time."""
 
 from __future__ import annotations
 
 from cellnet.protocol.budget import Budget
 
 
-def test_a_stock_is_spent_and_fills_up_with_time_but_never_over() -> None:
-    budget = Budget(2, 0.5, 9)
-    assert [budget.spend("a", 100.0) for _ in range(3)] == [True, True, False]
-    assert not budget.spend("a", 101.9)
-    assert [budget.spend("a", 102.0) for _ in range(2)] == [True, False]
-    assert [budget.spend("a", 1000.0) for _ in range(3)] == [True, True, False]
+def test_a_full_stock_is_spent_at_once_and_fills_up_again_at_its_pace() -> None:
+    budget = Budget(3, 2, 10)
+    assert [budget.spend("A", 0.0) for _ in range(4)] == [True, True, True, False]
+    assert [budget.spend("A", 0.4), budget.spend("A", 0.5), budget.spend("A", 0.6)] == [False, True, False]
+    assert [budget.spend("A", 1000.0) for _ in range(4)] == [True, True, True, False]
 
 
-def test_each_has_a_stock_of_its_own() -> None:
-    budget = Budget(1, 1, 9)
-    assert [budget.spend(one, 0.0) for one in ("a", None, "a", None)] == [True, True, False, False]
+def test_one_spender_takes_nothing_from_another() -> None:
+    budget = Budget(1, 1, 10)
+    assert [budget.spend(name, 0.0) for name in ("A", "A", "B", None, None)] == [True, False, True, True, False]
 
 
-def test_of_a_limited_number_a_stock_is_remembered_and_a_full_one_makes_room() -> None:
-    budget = Budget(2, 1, 2)
-    assert budget.spend("a", 0.0)
-    assert budget.spend("a", 0.5)
-    assert budget.spend("b", 0.5)
-    assert not budget.spend("c", 0.9)
+def test_of_many_spenders_those_that_are_full_again_are_forgotten() -> None:
+    budget = Budget(2, 1, 3)
+    assert [budget.spend(number, 0.0) for number in range(5)] == [True, True, True, False, False]
+    assert len(budget) == 3
+    assert budget.spend(0, 0.9)
+    assert budget.spend(4, 1.25)
     assert len(budget) == 2
-    assert budget.spend("a", 1.0)
-    assert budget.spend("c", 1.5)
-    assert len(budget) == 2
-    assert not budget.spend("b", 1.5)
+    assert [budget.spend(0, 1.25), budget.spend(0, 1.25)] == [True, False]
