@@ -12,6 +12,7 @@ from cellnet.protocol import asking as asking_module
 from cellnet.protocol import routing as routing_module
 from cellnet.protocol.envelope import Status
 from cellnet.protocol.events import Attached, Cancelled, Failed, LinkFailed, MemberJoined, MemberLeft, Message, Replied
+from cellnet.protocol.fencing import PROBE_SECONDS
 from cellnet.protocol.frames import PREFIX, Kind, pack, unpack
 from tests.protocol.conftest import (
     MINUTE,
@@ -30,7 +31,7 @@ def refused(peer: Peer) -> tuple[str, str, bool]:
     """Return code, text and whether it is temporary, as the endpoint told this neighbour."""
     (frame,) = peer.frames()
     assert frame.kind is Kind.REFUSED
-    code, text, temporary = unpack(frame.header, str, str, bool)
+    code, text, temporary, _last_epoch = unpack(frame.header, str, str, bool, int)
     assert text in peer.error()
     return code, text, temporary
 
@@ -74,7 +75,7 @@ def test_an_earlier_start_of_a_cell_does_not_replace_a_later_one() -> None:
     later = Peer.child(server, "A", epoch=5)
     earlier = Peer.child(server, "A", joined=False)
     join(earlier, "A", epoch=4)
-    assert refused(earlier) == ("stale-epoch", "a later start of A is connected", True)
+    assert refused(earlier) == ("stale-epoch", "a later start of A has been here: this one is to be restarted", False)
     assert later.is_open
 
 
@@ -89,6 +90,9 @@ def test_a_new_link_of_the_same_or_a_later_start_replaces_the_old_one(epoch: int
     events(server)
     new = Peer.child(server, "A", joined=False)
     join(new, "A", epoch)
+    if epoch == 6:
+        assert old.kinds() == [Kind.PROBE]
+        server.tick(PROBE_SECONDS)
     assert new.kinds() == [Kind.WELCOME]
     found = list(server.events)
     assert old.error() == "ConnectError: A connected anew"
@@ -215,7 +219,7 @@ def test_a_refusal_is_believed_at_any_time_and_not_answered(side: Any, joined: b
     peer = side(new_endpoint("server" if side == Peer.child else "A"), "A", joined=joined)
     peer.frames()
     events(peer.endpoint)
-    peer.send(Kind.REFUSED, "full", "go away", True)
+    peer.send(Kind.REFUSED, "full", "go away", True, 0)
     failed = peer.endpoint.events[-1]
     assert isinstance(failed, LinkFailed)
     assert isinstance(failed.error, RefusedByPeer)

@@ -86,7 +86,7 @@ FRAMES: tuple[Callable[[Talk], bytes], ...] = (
     lambda talk: encode_frame(Kind.HELLO, pack(*introduction("server", "server"))),
     lambda talk: encode_frame(Kind.JOIN, pack(*introduction("D"), b"", b"")),
     lambda talk: encode_frame(Kind.WELCOME, pack("R"), b""),
-    lambda talk: encode_frame(Kind.REFUSED, pack("full", "no room", True)),
+    lambda talk: encode_frame(Kind.REFUSED, pack("full", "no room", True, 0)),
     lambda talk: encode_frame(Kind.PING, b"\x90"),
     lambda talk: encode_frame(Kind.PRESENCE, b"\x90", msgpack.packb([MEMBER, [0, "C.c"], MEMBER])),
     lambda talk: encode_frame(Kind.BIND, pack("C.c", "server"), label=3),

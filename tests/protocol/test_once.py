@@ -317,7 +317,7 @@ class OnceMachine(RuleBasedStateMachine):
         session = asking.sessions.known(B)
         if session is not None:
             session.flying.pop(0, None)  # test_findings.py: what the first OPEN carried is kept there
-            assert not (session.pending or session.flying or session.events or session.keys)
+            assert not any((session.pending, session.flying, session.events, session.keys))
         assert (answering.records, answering.running, answering.cached_bytes) == (0, 0, 0)
         # test_findings.py: events that wait for their turn are kept beyond their deadlines.
         assert not [message for _asker, message in answering._messages.values() if message.wants_reply]
