@@ -1,4 +1,4 @@
-"""One half of a session alone, in virtual time: an asker or an answerer, and the frames that it sends."""
+"""One cell alone, in virtual time: an asker, an answerer or both, and the frames that it sends."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from cellnet.fqcn import FQCN
 from cellnet.protocol.answering import Answering
 from cellnet.protocol.asking import Asking
 from cellnet.protocol.envelope import Answer, Content, Entry, Order, Status, part
+from cellnet.protocol.exchange import Exchange
 from cellnet.protocol.frames import Kind, pack, unpack
 from cellnet.protocol.introduction import Introducer, Party
 from cellnet.protocol.timers import Timers
@@ -286,3 +287,31 @@ class Answerer(Half):
         counter = next(self.counters) if counter is None else counter
         body = request_body(sequence, payload=payload, **ordered)
         self.answering.message_received(origin, kind, pack(session, counter), body, self.now + within, self.now)
+
+
+class Cell(Half):
+    """Both halves of a cell, without links."""
+
+    def __init__(self, name: FQCN, epoch: int = 1, *, now: float = 100.0) -> None:
+        super().__init__(name, epoch)
+        self.now = now
+        self.random = 0.5
+        self.exchange = Exchange(
+            self.party,
+            self.events,
+            self,  # type: ignore[arg-type]
+            self.timers,
+            entropy=self.entropy,
+            random=lambda: self.random,
+            wall=lambda: WALL,
+        )
+        self.exchange.answering.started = now
+
+    def broadcast(self, entries: list[Entry], content: bytes, expires: float) -> None:
+        raise AssertionError("cells that have one session each send no broadcasts")
+
+    def hear(self, source: FQCN, frame: Sent) -> None:
+        """Take a frame that another cell sent just now."""
+        milliseconds = int((frame.expires - self.now) * 1000)
+        expires = self.now + milliseconds / 1000
+        self.exchange.received(source, frame.kind, frame.header, frame.body, expires, self.now)

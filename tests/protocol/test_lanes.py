@@ -6,7 +6,7 @@ from itertools import count
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -307,7 +307,10 @@ class LaneMachine(RuleBasedStateMachine):
             assert not getattr(self.lanes, table), table
 
 
-TestLaneMachine = pytest.mark.xfail(
-    reason="a message frees those that wait for somebody before its own predecessor", strict=True
-)(LaneMachine.TestCase)
-LaneMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestLaneMachine = pytest.mark.xfail(reason="test_findings.py: what waits is freed too early", strict=True)(
+    LaneMachine.TestCase
+)
+# Without shrinking, and the same in every run, as long as it must fail.
+LaneMachine.TestCase.settings = settings(
+    max_examples=150, stateful_step_count=30, deadline=None, derandomize=True, phases=[Phase.generate], database=None
+)

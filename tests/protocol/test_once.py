@@ -20,36 +20,12 @@ from cellnet.errors import Indeterminate, NotExecuted, RemoteProtocolError, Unre
 from cellnet.protocol import answering as answering_module
 from cellnet.protocol.envelope import Content, Status, part
 from cellnet.protocol.events import Cancelled, Failed, Message, Replied
-from cellnet.protocol.exchange import Exchange
 from cellnet.protocol.frames import Kind, unpack
 from tests.protocol.conftest import MINUTE
-from tests.protocol.halves import A, B, Half
+from tests.protocol.halves import A, B, Cell
 
 if TYPE_CHECKING:
     from cellnet.fqcn import FQCN
-    from cellnet.protocol.envelope import Entry
-
-
-class Cell(Half):
-    """Both halves of one cell; it is its own switch."""
-
-    def __init__(self, name: FQCN, epoch: int, now: float) -> None:
-        super().__init__(name, epoch)
-        self.now = now
-        self.random = 0.5
-        self.exchange = Exchange(
-            self.party,
-            self.events,
-            self,  # type: ignore[arg-type]
-            self.timers,
-            entropy=self.entropy,
-            random=lambda: self.random,
-            wall=self.introducer._wall,
-        )
-        self.exchange.answering.started = now
-
-    def broadcast(self, entries: list[Entry], content: bytes, expires: float) -> None:
-        raise AssertionError
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +69,7 @@ class OnceMachine(RuleBasedStateMachine):
         self.patch.setattr(answering_module, "MAX_INCOMING", 6)
         self.patch.setattr(answering_module, "MAX_RECORDS", 4)
         self.now = 100.0
-        self.asker, self.answerer = Cell(A, 1, self.now), Cell(B, 1, self.now)
+        self.asker, self.answerer = Cell(A, now=self.now), Cell(B, now=self.now)
         self.wire: list[Flight] = []
         self.asked: list[Asked] = []
         self.starts: Counter[tuple[int, int]] = Counter()
@@ -133,7 +109,7 @@ class OnceMachine(RuleBasedStateMachine):
         for asked in self.awaited:
             asked.epoch = 0
         self.now += 0.01
-        self.asker = Cell(A, self.asker.epoch + 1, self.now)
+        self.asker = Cell(A, self.asker.epoch + 1, now=self.now)
         # test_findings.py: CLOSED to a late OPEN is taken for one to the first OPEN of the later start.
         self.wire = [flight for flight in self.wire if flight.kind not in (Kind.OPEN, Kind.CLOSED)]
 
@@ -162,7 +138,7 @@ class OnceMachine(RuleBasedStateMachine):
 
     def restart_the_answerer(self) -> None:
         self.now += 0.01  # no start takes no time
-        self.answerer = Cell(B, self.answerer.epoch + 1, self.now)
+        self.answerer = Cell(B, self.answerer.epoch + 1, now=self.now)
         self.running.clear()
         self.cancelled.clear()
         # Nobody on the way repeats an OPEN; in a session that is not sealed, what it carries would run again.
