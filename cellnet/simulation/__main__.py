@@ -17,7 +17,6 @@ from cellnet.simulation.run import MIN_CELLS, simulate
 @click.option("--faults", type=click.IntRange(min=0), default=20, show_default=True, help="How many faults.")
 @click.option("--errands", type=click.IntRange(min=0), default=300, show_default=True, help="How many messages.")
 @click.option("--hostile", is_flag=True, help="Also do what TCP does not: repeat, reorder and drop frames.")
-@click.option("--strict", is_flag=True, help="Allow doubt only where the destination died or the deadline passed.")
 @click.option("--trace", is_flag=True, help="Print all that happened.")
 def main(
     seed: int,
@@ -27,12 +26,11 @@ def main(
     errands: int,
     *,
     hostile: bool,
-    strict: bool,
     trace: bool,
 ) -> None:
     """Simulate a network in virtual time, and print what must not have happened in it."""
     begin = time.process_time()
-    run = simulate(seed, cells=cells, seconds=seconds, faults=faults, errands=errands, hostile=hostile, strict=strict)
+    run = simulate(seed, cells=cells, seconds=seconds, faults=faults, errands=errands, hostile=hostile)
     spent = time.process_time() - begin
     if trace:
         click.echo("\n".join(run.lines))

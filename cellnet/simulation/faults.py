@@ -6,25 +6,20 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING
 
-from cellnet.protocol.frames import PREFIX
+from cellnet.fqcn import FQCN
 from cellnet.simulation.errand import Errand
+from cellnet.simulation.tamper import drop, duplicate, forge, reorder
 from cellnet.simulation.workload import way
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from cellnet.fqcn import FQCN
     from cellnet.simulation.cell import SimulatedCell
-    from cellnet.simulation.wire import End, Path, Wire
+    from cellnet.simulation.wire import Path, Tamper, Wire
     from cellnet.simulation.world import World
 
 __all__ = ["HOSTILE", "Fault", "Nemesis"]
-
-TAMPERED = 0.3
-"""How many of the frames are changed while somebody does so."""
-REPLAY_SECONDS = 10.0
-"""After how long a recorded frame may come again."""
 
 FLOOD, FLOOD_SECONDS, FLOOD_SIZE = 40, 4.0, 45_000
 """How many messages a flood has, in what time they are sent, and how large each of them is."""
@@ -46,9 +41,10 @@ class Fault(Enum):
     DUPLICATE = "somebody sends frames again, at once or later"
     REORDER = "somebody changes the order of frames"
     DROP = "somebody takes frames away"
+    FORGE = "a neighbour speaks for cells that are not on its side"
 
 
-HOSTILE = (Fault.DUPLICATE, Fault.REORDER, Fault.DROP)
+HOSTILE = (Fault.DUPLICATE, Fault.REORDER, Fault.DROP, Fault.FORGE)
 """What TCP does not do, and somebody who stands in between does."""
 
 
@@ -65,12 +61,25 @@ class Nemesis:
         self._world = world
         self._rng = rng
         self._end = end
+        self._mixed: dict[FQCN, None] = {}
+        """Cells between whom and their parents somebody may have mixed up who speaks."""
         self._kinds = [kind for kind in Fault if hostile or kind not in HOSTILE]
 
     def plan(self, count: int, begin: float) -> None:
         """Plan so many faults from *begin* on."""
         for time in sorted(self._rng.uniform(begin, self._end) for _ in range(count)):
             self._world.timeline.at(time, self._strike)
+
+    def may_be_mistaken(self, origin: str, name: str, where: str) -> bool:
+        """Whether a message of *origin* may pass at *where* for one of *name*, as somebody in between mixed them up.
+
+        Nobody behind that link can see it if both are before it: that is for what is sealed from end to end.
+        """
+        for mixed in self._mixed:
+            below = [mixed == (cell := FQCN(text)) or mixed.is_ancestor_of(cell) for text in (origin, name, where)]
+            if below[0] == below[1] != below[2]:
+                return True
+        return False
 
     def _strike(self) -> None:
         """Do one fault: the first that can be done, in random order."""
@@ -97,12 +106,23 @@ class Nemesis:
             path.delay += seconds
             self._later(self._rng.uniform(1, 15), partial(_speed_up, path, seconds))
         elif path.tamper is None:
-            path.tamper = partial(_TAMPER[kind], self._rng)
+            path.tamper = self._tamper(kind, name)
+            if kind is Fault.FORGE:
+                path.cut()  # so that all routes are bound anew
             self._later(self._rng.uniform(1, 10), partial(_leave_alone, path))
             self._world.timeline.at(self._end, path.cut)
         else:
             return None
         return name
+
+    def _tamper(self, kind: Fault, name: FQCN) -> Tamper:
+        """Return what is done to the frames between a cell and its parent."""
+        if kind is not Fault.FORGE:
+            self._mixed[name] = None
+            return partial({Fault.DUPLICATE: duplicate, Fault.REORDER: reorder, Fault.DROP: drop}[kind], self._rng)
+        below = [other for other in self._world.cells if other == name or name.is_ancestor_of(other)]
+        above = [other for other in self._world.cells if other not in below]
+        return partial(forge, self._rng, [str(one) for one in below], [str(one) for one in above])
 
     def _harm_cell(self, kind: Fault) -> object:
         cells = [cell for cell in self._world.cells.values() if cell.is_up and not cell.is_frozen]
@@ -175,50 +195,3 @@ def _speed_up(path: Path, seconds: float) -> None:
 
 def _leave_alone(path: Path) -> None:
     path.tamper = None
-
-
-def _duplicate(rng: random.Random, end: End, data: bytes) -> list[bytes]:
-    sent = []
-    for frame in _frames(data):
-        sent.append(frame)
-        if rng.random() < TAMPERED:
-            if rng.random() < 0.5:
-                sent.append(frame)
-            else:
-                end.path.timeline.after(rng.uniform(0, REPLAY_SECONDS), partial(_replay, end, frame))
-    return sent
-
-
-def _replay(end: End, frame: bytes) -> None:
-    if end.is_open:
-        end.transmit(frame)
-
-
-def _reorder(rng: random.Random, end: End, data: bytes) -> list[bytes]:
-    frames = list(_frames(data))
-    if len(frames) > 1:
-        rng.shuffle(frames)
-    elif rng.random() < TAMPERED:
-        end.path.timeline.after(rng.uniform(0, 0.5), partial(_replay, end, frames[0]))
-        return []
-    return frames
-
-
-def _drop(rng: random.Random, _end: End, data: bytes) -> list[bytes]:
-    return [frame for frame in _frames(data) if rng.random() >= TAMPERED]
-
-
-_TAMPER: dict[Fault, Callable[[random.Random, End, bytes], list[bytes]]] = {
-    Fault.DUPLICATE: _duplicate,
-    Fault.REORDER: _reorder,
-    Fault.DROP: _drop,
-}
-
-
-def _frames(data: bytes) -> Iterator[bytes]:
-    """Cut bytes that hold whole frames into these."""
-    start = 0
-    while start < len(data):
-        stop = start + PREFIX.size + int(PREFIX.unpack_from(data, start)[0])
-        yield data[start:stop]
-        start = stop

@@ -10,6 +10,10 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import pairwise
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["History", "Outcome"]
 
@@ -43,12 +47,9 @@ class _Asked:
 class History:
     """A record of one run. Times are seconds on any one clock."""
 
-    def __init__(self, *, strict: bool = True) -> None:
-        """Begin with nothing.
-
-        :param strict: whether a request may be in doubt only if its destination died or its deadline passed
-        """
-        self._strict = strict
+    def __init__(self) -> None:
+        self.mistakes: Callable[[str, str, str], bool] = _none
+        """Whether a request from the first cell may be taken for one from the second, at the third."""
         self._asked: dict[str, _Asked] = {}
         self._deaths: dict[str, list[float]] = defaultdict(list)
         self._strange: list[str] = []
@@ -65,13 +66,19 @@ class History:
         """
         self._asked[number] = _Asked(origin, destination, key, len(self._asked), deadline)
 
-    def ran(self, number: str, where: str, now: float) -> None:
-        """Note that the handler of a request began."""
+    def ran(self, number: str, where: str, now: float, *, asked_by: str) -> None:
+        """Note that the handler of a request began.
+
+        :param asked_by: who asked it, as far as the handler knows
+        """
         self._ran += 1
-        if number in self._asked:
-            self._asked[number].ran.append((where, now, self._ran))
-        else:
+        asked = self._asked.get(number)
+        if asked is None:
             self._strange.append(f"{number} ran at {where}, and nobody had asked it")
+            return
+        asked.ran.append((where, now, self._ran))
+        if asked_by != asked.origin and not self.mistakes(asked.origin, asked_by, where):
+            self._strange.append(f"{number} ran at {where} in the name of {asked_by}, and {asked.origin} asked it")
 
     def told(self, number: str, outcome: Outcome, now: float, *, value_is_right: bool = True) -> None:
         """Note how a request ended for its caller.
@@ -117,7 +124,7 @@ class History:
             found.append(f"it was told {asked.outcome.value}, and never ran")
         if asked.outcome is Outcome.NOT_EXECUTED and times:
             found.append("it was told not executed, and ran")
-        if self._strict and asked.outcome is Outcome.INDETERMINATE and not self._may_be_in_doubt(asked):
+        if asked.outcome is Outcome.INDETERMINATE and not self._may_be_in_doubt(asked):
             found.append("it was told indeterminate, but nobody died and no deadline passed")
         if not asked.value_is_right:
             found.append("it was given another's answer")
@@ -141,3 +148,7 @@ class History:
                 if later < earlier:
                     found.append(f"{second} ran before {first} ({origin} to {destination}, key {key})")
         return found
+
+
+def _none(_origin: str, _name: str, _where: str) -> bool:
+    return False

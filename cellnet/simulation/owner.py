@@ -121,8 +121,8 @@ class Owner:
         errand = self._errands[number_in(message.payload)]
         cell = self._cell
         name = errand.name_at(cell.fqcn)
-        self._history.ran(name, str(cell.fqcn), self._now)
-        cell.trace.note(cell.fqcn, "runs", name)
+        self._history.ran(name, cell.name, self._now, asked_by=str(message.origin))
+        cell.trace.note(cell.name, "runs", name)
         if not message.wants_reply:
             cell.reply(message.number, Status.OK, b"")
             return
@@ -143,7 +143,7 @@ class Owner:
     def died(self) -> None:
         """Forget all; whoever waited here no longer wants to know."""
         now = self._now
-        self._history.died(str(self._cell.fqcn), now)
+        self._history.died(self._cell.name, now)
         for call in (*self._calls.values(), *self._waiting):
             for name in call.missing.values():
                 self._history.told(name, Outcome.CANCELLED, now)
@@ -161,7 +161,7 @@ class Owner:
     def _ask(self, errand: Errand, seconds: float, then: Callable[[bool], None] | None = None) -> _Call:
         deadline = self._now + seconds - min(MARGIN_SECONDS, seconds / 10)
         call = _Call(errand, deadline, {name: errand.name_at(name) for name in errand.destinations}, then)
-        me = str(self._cell.fqcn)
+        me = self._cell.name
         for destination, name in call.missing.items():
             self._history.asked(name, me, str(destination), deadline=deadline, key=errand.key)
         self._cell.trace.note(me, "asks", errand.form, errand.number)
@@ -234,7 +234,7 @@ class Owner:
 
     def _note_told(self, name: str, outcome: Outcome, *, is_right: bool = True) -> None:
         self._history.told(name, outcome, self._now, value_is_right=is_right)
-        self._cell.trace.note(self._cell.fqcn, "told", name, outcome.value)
+        self._cell.trace.note(self._cell.name, "told", name, outcome.value)
 
     def _go_on(self, handling: _Handling) -> None:
         """Ask whom the handler is to ask, or answer."""

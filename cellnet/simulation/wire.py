@@ -8,16 +8,16 @@ and wires; faults of a host are done to cells, which close their ends or leave t
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable
 
     from cellnet.simulation.timeline import Timeline
 
-__all__ = ["WINDOW_BYTES", "End", "Host", "Path", "Wire"]
+__all__ = ["WINDOW_BYTES", "End", "Host", "Path", "Tamper", "Wire"]
 
 WINDOW_BYTES = 192 * 1024
 """What may be on its way, or wait to be read, before the sender must wait: both sockets' buffers together."""
@@ -153,6 +153,10 @@ class End:
             self.broken()
 
 
+Tamper = Callable[[End, bytes], list[bytes]]
+"""Takes what is sent at once, and returns what is sent instead."""
+
+
 class Wire:
     """One link from its dial to its end."""
 
@@ -186,7 +190,7 @@ class Path:
         """Seconds one way, but for up to a fifth more at random."""
         self.delay = 0.0
         """Seconds that are added now."""
-        self.tamper: Callable[[End, bytes], list[bytes]] | None = None
+        self.tamper: Tamper | None = None
         """Who stands in between and changes what is sent, if anybody does."""
         self._wires: list[Wire] = []
         self._blocks = 0

@@ -1,4 +1,7 @@
-"""Trees and errands, drawn from a seed. Without faults, each request of them is answered in time."""
+"""Trees and errands, drawn from a seed.
+
+Without faults each request is answered in time, unless it waits for its turn behind others with its ordering key.
+"""
 
 from __future__ import annotations
 
@@ -76,14 +79,15 @@ def _errand(
     longest = max(_there_and_back(tree, origin, name) for name in destinations)
     if asks is not None:
         longest += max(_there_and_back(tree, name, asks) for name in destinations)
-    seconds = max(MIN_SECONDS * (MAX_SECONDS / MIN_SECONDS) ** rng.random(), 2 * longest)
+    # twice there and back, as a session may have to be opened, and time for the handlers
+    seconds = max(MIN_SECONDS * (MAX_SECONDS / MIN_SECONDS) ** rng.random(), 4 * longest)
     handling = rng.uniform(0, rng.choice((0.02, 0.02, 0.02, 0.5, 10.0)))
     return Errand(
         number,
         "broadcast" if kind < 0.04 else "event" if kind < 0.14 else "request",
         tuple(destinations),
         seconds,
-        handling=min(handling, (seconds - longest) / 3),
+        handling=min(handling, (seconds - 2 * longest) / 3),
         raises=rng.random() < 0.05,
         asks=asks,
         cancel_after=rng.uniform(0, seconds / 2) if rng.random() < 0.05 else None,
