@@ -109,7 +109,7 @@ class Cell(anyio.AsyncContextManagerMixin):
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
         with unwrapped():
             async with anyio.create_task_group() as tasks:
-                self._inbox = Inbox(self.name, self._handlers, tasks, self._ended)
+                self._inbox = Inbox(self.name, self._handlers, tasks, self._ended, self._stopped)
                 self._neighbours = Neighbours(self._endpoint, self._drivers, self._rng, tasks, self._dispatch)
                 tasks.start_soon(self._neighbours.keep_time)
                 try:
@@ -171,7 +171,8 @@ class Cell(anyio.AsyncContextManagerMixin):
         """Send a request and return the handler's answer.
 
         It is repeated until it is answered, over lost links and restarted relays, and the far handler runs only once.
-        It ends a little before the caller's scope does, to tell how; the far handler is cancelled then.
+        It ends a little before the caller's scope does, to tell how; the far handler is cancelled then. In a scope
+        that has ended already it is cancelled, and nothing is sent.
 
         :param payload: None, bytes, plain values, or arrays inside them; 64 KiB at most
         :param once: if False, it is sent a single time, and the first bad news ends it
@@ -187,7 +188,7 @@ class Cell(anyio.AsyncContextManagerMixin):
         encoding, data = pack_payload(payload)
         deadline = Deadline(self._request_seconds)
         if deadline.seconds <= 0:
-            await anyio.lowlevel.cancel_shielded_checkpoint()  # the scope that ended would hide the outcome
+            await anyio.lowlevel.checkpoint()  # a scope that has ended cancels here, as it does anywhere
             raise DeadlineBeforeExecution(f"the deadline passed before {topic} was sent to {name}")
         number, call = 0, Call()
         try:
@@ -307,6 +308,11 @@ class Cell(anyio.AsyncContextManagerMixin):
     def _ended(self, message: int, status: Status, encoding: int, data: bytes) -> None:
         now = anyio.current_time()
         self._endpoint.ended(message, status, encoding, data, now)
+        self._dispatch(now)
+
+    def _stopped(self, message: int) -> None:
+        now = anyio.current_time()
+        self._endpoint.stopped(message, now)
         self._dispatch(now)
 
     def _forget(self, number: int) -> list[tuple[FQCN, DeliveryError]]:

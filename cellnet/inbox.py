@@ -39,11 +39,13 @@ class Inbox:
         handlers: Mapping[str, Handler],
         tasks: TaskGroup,
         ended: Callable[[int, Status, int, bytes], None],
+        stopped: Callable[[int], None],
     ) -> None:
         self._name = name
         self._handlers = handlers
         self._tasks = tasks
         self._ended = ended
+        self._stopped = stopped
         self._running: dict[int, anyio.CancelScope] = {}
 
     def __len__(self) -> int:
@@ -57,6 +59,9 @@ class Inbox:
         if not message.wants_reply and len(self._running) >= MAX_HANDLERS:
             self._ended(message.number, Status.BUSY, 0, b"")
             return False
+        if message.doubt:
+            self._ended(message.number, Status.UNKNOWN, 0, b"")
+            return True
         handler = self._handlers.get(message.topic)
         if handler is None:
             known = ", ".join(sorted(self._handlers)) or "none"
@@ -78,7 +83,8 @@ class Inbox:
                     payload = decode(message.encoding, message.payload)
                     request = Request(message.origin, message.topic, payload, message.deadline)
                     if anyio.current_time() >= message.deadline or scope.cancel_called:
-                        return  # it waited too long for its turn on the event loop
+                        scope.cancel()  # it waited too long for its turn on the event loop
+                        return
                     encoding, data = pack_payload(await handler(request))
                 except CellError as error:
                     self._refuse(message, type(error).__name__, str(error))
@@ -86,12 +92,18 @@ class Inbox:
                     logger.info("%s: the handler of %s raised", self._name, message.topic, exc_info=True)
                     self._refuse(message, type(error).__name__, str(error))
                 else:
-                    self._ended(message.number, Status.OK, encoding, data)
+                    self._answer(message, Status.OK, encoding, data)
         finally:
-            self._running.pop(message.number, None)
+            is_unanswered = self._running.pop(message.number, None) is not None
+            if is_unanswered and scope.cancel_called:  # else the whole cell ends
+                self._stopped(message.number)
+
+    def _answer(self, message: Message, status: Status, encoding: int, payload: bytes) -> None:
+        self._running.pop(message.number, None)
+        self._ended(message.number, status, encoding, payload)
 
     def _refuse(self, message: Message, code: str, text: str) -> None:
-        self._ended(message.number, Status.RAISED, *encode([code, text[:MAX_ERROR_CHARACTERS]]))
+        self._answer(message, Status.RAISED, *encode([code, text[:MAX_ERROR_CHARACTERS]]))
         if not message.wants_reply:
             logger.warning("%s: an event on %s was lost: %s: %s", self._name, message.topic[:80], code, text)
 

@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING
 
 from cellnet.errors import NotExecuted, RemoteProtocolError
-from cellnet.protocol.envelope import Answer, Content, Order, Status, part
+from cellnet.protocol.envelope import MAX_RANGES, Answer, Content, Order, Status, part
 from cellnet.protocol.events import Cancelled, Message
 from cellnet.protocol.frames import Kind, pack, unpack
 from cellnet.protocol.lanes import MAX_HELD, Lanes
@@ -36,8 +36,6 @@ MAX_INCOMING = 16384
 CACHE_BYTES = 64 << 20
 """Replies that are kept. When it is full nothing new begins, so it is only exceeded by what has begun."""
 RECORD_BYTES = 200
-MAX_RANGES = 64
-"""Ranges of sequence numbers in one SETTLED; the rest follows when the lowest have closed up."""
 HOLD_SECONDS = 0.02
 """How long OPENED waits for the answer to the request that came with OPEN."""
 NOTICE_SECONDS = 60.0
@@ -65,7 +63,7 @@ class Answering:
         """Frames that were repetitions, or belonged to no session."""
         self.cached_bytes = 0
         self.running = 0
-        """Requests that were taken and are not answered, whether or not their turn has come."""
+        """Requests whose handlers wait for their turn, or have not ended."""
         self._me = me
         self._epoch = epoch
         self._events = events
@@ -136,7 +134,7 @@ class Answering:
         order, content = Order.unpack(first), Content.unpack(second)
         asker = session.asker
         if order.floor > asker.floor:
-            self._settle(asker, asker.floor, order.floor)
+            self._settle_ranges(asker, [(asker.floor, order.floor)])
             asker.floor = order.floor
         if order.sequence == 0:
             late = order.key and counter < session.last_keyed  # it was overtaken: too late is not at all
@@ -167,8 +165,7 @@ class Answering:
         ranges = _ranges(body)
         session = self._session(origin, number, counter, now)
         if session is not None:
-            for start, stop in ranges:
-                self._settle(session.asker, start, stop)
+            self._settle_ranges(session.asker, ranges)
 
     # The owner's side.
 
@@ -180,19 +177,24 @@ class Answering:
         record = asker.records.get(taken.sequence)
         if record is not None and record.message == message:
             record.reply = (status, encoding, payload)
-            record.message = 0
-            self.running -= 1
             self.cached_bytes += RECORD_BYTES + len(payload)
             session = asker.current or asker.offered
             if session is not None:
                 self._answer(session, Answer(taken.sequence, record.counter, *record.reply), record.expires)
-        self._let_begin(asker.lanes.ended(taken))
+        self._ended(asker, taken)
+
+    def stopped(self, message: int) -> None:
+        """Note that a handler ended without an answer, as its time was over or nobody wanted one."""
+        asker, taken = self._messages.pop(message, (None, None))
+        if asker is not None and taken is not None:
+            self._ended(asker, taken)
 
     def expire(self, now: float) -> None:
         """Forget what nobody can want any more, as its deadline passed."""
         for asker in self._askers.values():
-            for sequence in [sequence for sequence, record in asker.records.items() if record.expires < now]:
-                self._settle(asker, sequence, sequence + 1)
+            over = [sequence for sequence, record in asker.records.items() if record.expires < now]
+            if over:
+                self._settle(asker, over, [(sequence, sequence + 1) for sequence in over])
 
     # Sessions.
 
@@ -234,8 +236,8 @@ class Answering:
 
     def _forget(self, asker: _Asker) -> None:
         """Forget an asker that ended, and stop what it wanted."""
-        for sequence in list(asker.records):
-            self._settle(asker, sequence, sequence + 1)
+        self._settle(asker, list(asker.records), [])
+        asker.lanes = Lanes()  # what still waits there is of no use to a later start
         self._drop(asker.current)
         self._drop(asker.offered)
         del self._askers[asker.origin]
@@ -252,7 +254,9 @@ class Answering:
     def _begin(self, asker: _Asker, order: Order, content: Content, expires: float) -> int:
         """Let a message run, or hold it until its turn; return the number by which the owner knows it."""
         self._made += 1
-        message = Message(self._made, asker.origin, order.sequence, order.key, *content, expires)
+        message = Message(
+            self._made, asker.origin, asker.epoch, order.sequence, order.doubt, order.key, *content, expires
+        )
         if order.key:
             unsettled = order.after if order.after and order.after not in asker.settled else 0
             if unsettled and (record := asker.records.get(unsettled)) is not None and record.reply is not None:
@@ -268,25 +272,46 @@ class Answering:
     def _let_begin(self, messages: Iterable[Message]) -> None:
         self._events.extend(messages)
 
-    def _settle(self, asker: _Asker, start: int, stop: int) -> None:
-        """Nobody wants these requests any more: neither their replies nor that they run on."""
+    def _ended(self, asker: _Asker, message: Message) -> None:
+        self.running -= message.wants_reply
+        self._let_begin(asker.lanes.ended(message))
+
+    def _settle_ranges(self, asker: _Asker, ranges: list[tuple[int, int]]) -> None:
         records = asker.records
-        if stop - start < len(records):
-            gone = [sequence for sequence in range(start, stop) if sequence in records]
-        else:
-            gone = [sequence for sequence in records if start <= sequence < stop]
-        asker.settled.add(start, stop)
+        gone = []
+        for start, stop in ranges:
+            if stop - start < len(records):
+                gone += [sequence for sequence in range(start, stop) if sequence in records]
+            else:
+                gone += [sequence for sequence in records if start <= sequence < stop]
+        self._settle(asker, gone, ranges)
+
+    def _settle(self, asker: _Asker, gone: list[int], ranges: list[tuple[int, int]]) -> None:
+        """Nobody wants these requests any more: neither their replies nor that they run, or run on.
+
+        :param gone: those of them that there are records of
+        """
+        for start, stop in ranges:
+            asker.settled.add(start, stop)
+        withdrawn = []
         for sequence in gone:
-            record = records.pop(sequence)
+            record = asker.records.pop(sequence)
             if record.reply is not None:
                 self.cached_bytes -= RECORD_BYTES + len(record.reply[2])
                 continue
-            self.running -= 1
-            _asker, message = self._messages.pop(record.message)
-            if not asker.lanes.withdraw(message):
+            _asker, message = self._messages.get(record.message, (None, None))
+            if message is None:
+                continue  # its handler was stopped before
+            if asker.lanes.withdraw(message):
+                withdrawn.append(message)
+            else:
                 self._events.append(Cancelled(message.number))
-            self._let_begin(asker.lanes.ended(message))
-        self._let_begin(asker.lanes.settled(start, stop))
+        # Only now: what is withdrawn together does not start one another.
+        for message in withdrawn:
+            del self._messages[message.number]
+            self._ended(asker, message)
+        for start, stop in ranges:
+            self._let_begin(asker.lanes.settled(start, stop))
 
     # Sending.
 

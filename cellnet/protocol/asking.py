@@ -18,14 +18,14 @@ from cellnet.errors import (
     StillBusy,
     StillUnreachable,
 )
-from cellnet.protocol.envelope import Answer, Entry, Status
+from cellnet.protocol.envelope import MAX_RANGES, Answer, Entry, Status
 from cellnet.protocol.events import Failed, Replied
 from cellnet.protocol.frames import Kind, pack
+from cellnet.protocol.gathering import Gathering
 from cellnet.protocol.session import (
     MAX_PAUSE_SECONDS,
     MAX_SILENCE_SECONDS,
     SILENCE_SECONDS,
-    Group,
     Pending,
     Untold,
 )
@@ -46,13 +46,10 @@ __all__ = ["Asking"]
 
 MAX_PENDING = 65536
 """Messages, counted by destination, that a cell may wait for at a time."""
-GATHER_SECONDS = 0.5
-"""How long a broadcast waits for sessions that are not open yet; who comes later gets a request of its own."""
 SETTLE_SECONDS = 10.0
 """How long after an answer the answerer is told that it may forget, unless another request says so before."""
 MANY_BYTES = 1 << 20
 """So many bytes of answers are told to be forgotten at once."""
-MAX_RANGES = 64
 
 
 class Asking:
@@ -76,6 +73,8 @@ class Asking:
         self.sessions = Sessions(epoch, send, timers, random, self)
         self.repeated = 0
         """Transmissions after the first."""
+        self.untold = 0
+        """Events that wait for their session."""
         self._events = events
         self._send = send
         self._broadcast = broadcast
@@ -83,7 +82,6 @@ class Asking:
         self._random = random
         self._calls: dict[int, dict[FQCN, Pending]] = {}
         self._waiting = 0
-        self._events_waiting = 0
         self._made = 0
 
     @property
@@ -111,14 +109,11 @@ class Asking:
         if pendings:
             self._calls[call] = dict(zip(wanted, pendings, strict=True))
         self._waiting += len(pendings)
-        group = Group(pendings) if len(pendings) > 1 else None
+        gathering = Gathering(self._timers, self._leave_together) if len(pendings) > 1 else None
         for session, pending in zip(sessions, pendings, strict=True):
-            self._begin(session, pending, group, now)
-        if group is not None:
-            if group.missing:
-                group.timer = self._timers.at(now + GATHER_SECONDS, partial(self._leave_together, group))
-            else:
-                self._leave_together(group, now)
+            self._begin(session, pending, gathering, now)
+        if gathering is not None:
+            gathering.begin(now)
         return call
 
     def tell(self, destination: FQCN, content: Content, *, deadline: float, now: float, key: str) -> None:
@@ -133,14 +128,18 @@ class Asking:
             self._send_event(session, event)
             return
         self._check_room(1)
-        self._events_waiting += 1
+        self.untold += 1
         session.events.append(event)
         self.sessions.want(session, now)
 
     def give_up(self, call: int, now: float) -> list[tuple[FQCN, DeliveryError]]:
         """Want no more answers to a call; return who still owed one, and what is known of that."""
         owed = []
-        for destination, pending in list(self._calls.get(call, {}).items()):
+        wanted = list(self._calls.get(call, {}).items())
+        for _destination, pending in wanted:
+            if pending.gathering is not None:
+                pending.gathering.cancel()
+        for destination, pending in wanted:
             session = self.sessions.to(destination)
             owed.append((destination, _judge(destination, pending)))
             self._finish(session, pending, now)
@@ -150,20 +149,29 @@ class Asking:
 
     # What becomes of sessions.
 
+    def wants(self, session: Session, now: float) -> bool:
+        """Return whether anybody waits for a session to be open; forget the events whose time is over."""
+        late = sum(event.deadline <= now for event in session.events)
+        if late:
+            session.events = [event for event in session.events if event.deadline > now]
+            self.untold -= late
+        return session.is_wanted
+
     def opened(self, session: Session, carried: Pending | None, now: float, *, restarted: bool) -> None:
         """Send what waited for a session, and again what is in doubt."""
         if carried is not None:
             session.flying[0] = carried
         for event in self._take_events(session):
-            if event.deadline > now:
-                self._try_event(session, event)
+            self._try_event(session, event)
         for pending in list(session.pending.values()):
-            if restarted and pending.in_doubt:
-                self.in_doubt_for_good(session, pending, now)
-            elif pending is carried:
+            if pending is carried:
                 self._again(session, pending, now + pending.silence)
-            elif pending.group is not None:
-                self._gather(session, pending, pending.group, now)
+                continue
+            pending.is_doubtful |= restarted and pending.in_doubt > 0
+            if pending.is_doubtful and not pending.repeats:
+                self._fail(session, pending, _doubt(session, pending, "it was restarted"), now)
+            elif pending.gathering is not None:
+                pending.gathering.ready(session, pending, now)
             else:
                 self._transmit(session, pending, now)
         if session.has_untold:
@@ -174,16 +182,15 @@ class Asking:
         for pending in list(session.pending.values()):
             pending.error = error
             if not pending.repeats:
-                self._fail(session, pending, error, now)
-        for event in self._take_events(session):
-            if event.deadline > now:
-                session.events.append(event)
-                self._events_waiting += 1
+                self._give_up_on(session, pending, error, now)
 
-    def in_doubt_for_good(self, session: Session, pending: Pending, now: float) -> None:
-        """End a request that somebody may have run who is no more."""
-        error = Indeterminate(f"{session.destination} was restarted: {pending.content.topic} may have run before")
-        self._fail(session, pending, error, now)
+    def renamed(self, now: float) -> None:
+        """Take the news that this cell has another name: nobody knows what it asked under the old one."""
+        for session in self.sessions.those(lambda _name: True):
+            for pending in list(session.pending.values()):
+                if pending.in_doubt:
+                    self._fail(session, pending, _doubt(session, pending, "this cell was given another name"), now)
+            self.sessions.lose(session, now)
 
     # Frames.
 
@@ -206,6 +213,8 @@ class Asking:
             session.not_delivered(answer.counter)
             error = Busy(f"{source} works on as many requests as it may")
             self._bad_news(session, pending, error, now)
+        elif answer.status == Status.UNKNOWN:
+            self._fail(session, pending, _doubt(session, pending, f"{source} was restarted"), now)
         else:
             self._finish(session, pending, now)
             session.kept_bytes += len(answer.payload)
@@ -226,60 +235,36 @@ class Asking:
     def lost(self, is_lost: Callable[[FQCN], bool], now: float) -> None:
         """Take the news that the way to some cells broke: what was under way there is sent again soon."""
         for session in self.sessions.those(is_lost):
-            for pending in list(session.pending.values()):
-                if not pending.repeats and pending.in_doubt:
-                    error = Indeterminate(
-                        f"the way to {session.destination} broke: {pending.content.topic} may have run"
-                    )
-                    self._fail(session, pending, error, now)
             self.sessions.lose(session, now)
 
     def reachable(self, is_reachable: Callable[[FQCN], bool], now: float) -> None:
         """Take the news that there is a way again: what waits for one goes now."""
         for session in self.sessions.those(is_reachable):
-            if not session.number:
+            if session.is_pausing:
                 self.sessions.open(session, now)
-                continue
-            for pending in list(session.pending.values()):
-                if pending.error is not None:
+            elif session.number:
+                for pending in [one for one in session.pending.values() if one.error is not None]:
                     self._transmit(session, pending, now)
 
     # Requests.
 
     def _check_room(self, more: int) -> None:
-        if self._waiting + self._events_waiting + more > MAX_PENDING:
+        if self._waiting + self.untold + more > MAX_PENDING:
             raise Busy(f"this cell already waits for {self._waiting} answers")
 
-    def _begin(self, session: Session, pending: Pending, group: Group | None, now: float) -> None:
+    def _begin(self, session: Session, pending: Pending, gathering: Gathering | None, now: float) -> None:
         pending.over = self._timers.at(pending.deadline, partial(self._deadline_passed, session, pending))
-        if session.number:
-            if group is None:
-                self._transmit(session, pending, now)
-            else:
-                group.ready.append((session, pending))
-            return
-        if group is not None:
-            pending.group = group
-            group.missing += 1
-        self.sessions.want(session, now)
+        if not session.number:
+            if gathering is not None:
+                gathering.wait_for(pending)
+            self.sessions.want(session, now)
+        elif gathering is not None:
+            gathering.ready(session, pending, now)
+        else:
+            self._transmit(session, pending, now)
 
-    def _gather(self, session: Session, pending: Pending, group: Group, now: float) -> None:
-        """Note that one more request of a broadcast can leave."""
-        pending.group = None
-        group.ready.append((session, pending))
-        group.missing -= 1
-        if not group.missing and group.timer is not None:
-            self._leave_together(group, now)
-
-    def _leave_together(self, group: Group, now: float) -> None:
-        """Send a broadcast to those whose sessions are open; those that are not go their own way."""
-        if group.timer is not None:
-            group.timer.cancel()
-        for pending in group.pendings:
-            pending.group = None
-        ready = [(session, one) for session, one in group.ready if session.pending.get(one.sequence) is one]
-        if not ready:
-            return
+    def _leave_together(self, ready: list[tuple[Session, Pending]], now: float) -> None:
+        """Send a broadcast to those whose sessions are open."""
         entries = []
         for session, pending in ready:
             session.counter += 1
@@ -319,7 +304,7 @@ class Asking:
 
     def _take_events(self, session: Session) -> list[Untold]:
         events, session.events = session.events, []
-        self._events_waiting -= len(events)
+        self.untold -= len(events)
         return events
 
     def _try_event(self, session: Session, event: Untold) -> None:
@@ -332,7 +317,7 @@ class Asking:
         """Send a request again after a pause, or give it up if it is sent only once."""
         pending.error = error
         if not pending.repeats:
-            self._fail(session, pending, error, now)
+            self._give_up_on(session, pending, error, now)
             return
         pause = pending.pause * (0.5 + self._random() / 2)
         pending.pause = min(2 * pending.pause, MAX_PAUSE_SECONDS)
@@ -357,6 +342,10 @@ class Asking:
         if pending.in_doubt:
             self._tell_settled(session, now)
 
+    def _give_up_on(self, session: Session, pending: Pending, error: NotExecuted, now: float) -> None:
+        """End what is not repeated after bad news."""
+        self._fail(session, pending, _doubt(session, pending, str(error)) if pending.in_doubt else error, now)
+
     def _fail(self, session: Session, pending: Pending, error: DeliveryError, now: float) -> None:
         self._finish(session, pending, now)
         self._events.append(Failed(pending.call, session.destination, error))
@@ -374,6 +363,8 @@ class Asking:
         del owed[session.destination]
         if not owed:
             del self._calls[pending.call]
+        if pending.gathering is not None:
+            pending.gathering.drop(pending, now)
         if session.settling is None:
             session.settling = self._timers.at(now + SETTLE_SECONDS, partial(self._tell_settled, session))
 
@@ -395,6 +386,10 @@ class Asking:
                 )
             except NotExecuted:
                 self.sessions.refused += 1
+
+
+def _doubt(session: Session, pending: Pending, reason: str) -> Indeterminate:
+    return Indeterminate(f"{reason}: {pending.content.topic} may have run at {session.destination}")
 
 
 def _judge(destination: FQCN, pending: Pending) -> DeliveryError:

@@ -204,6 +204,11 @@ class Endpoint:
         self.exchange.answering.answer(message, status, encoding, payload)
         self.switch.deliver_own(now)
 
+    def stopped(self, message: int, now: float) -> None:
+        """Say that the handler of a message was stopped and gives no answer."""
+        self.exchange.answering.stopped(message)
+        self.switch.deliver_own(now)
+
     # Frames about the link itself.
 
     def _control(self, connection: Connection, frame: Frame, now: float) -> None:
@@ -267,6 +272,7 @@ class Endpoint:
             for child in list(self.children.values()):
                 self._fail(child, ConnectError(f"{self.name} is now {fqcn}"), now)
             self.switch.renamed()
+            self.exchange.asking.renamed(now)
         self.router.fqcn = fqcn
         self.router.parent = connection
         connection.neighbour = parent

@@ -16,6 +16,7 @@ from cellnet.protocol.frames import INLINE_LIMIT, pack, unpack
 __all__ = [
     "MAX_ENTRIES",
     "MAX_KEY",
+    "MAX_RANGES",
     "MAX_TOPIC",
     "Answer",
     "Content",
@@ -33,6 +34,8 @@ MAX_ENTRIES = 100
 """Destinations that one BROADCAST names: with 100 of the longest names, its header is still allowed."""
 MAX_KEY = 255
 """Bytes of an ordering key: every entry of a BROADCAST has one, and all must fit into one header."""
+MAX_RANGES = 64
+"""Ranges of sequence numbers in one SETTLED; the rest follows when the lowest have closed up."""
 
 
 class Status(IntEnum):
@@ -42,6 +45,7 @@ class Status(IntEnum):
     RAISED = 1  # the payload is [code, message]
     BUSY = 2  # this transmission was not taken; the same request may be sent again
     WORKING = 3  # it was taken before, and is not answered yet
+    UNKNOWN = 4  # an earlier start of the answerer may have run it: nobody knows, and it does not run again
 
 
 class Order(NamedTuple):
@@ -55,6 +59,8 @@ class Order(NamedTuple):
     """The ordering key; empty without one."""
     after: int
     """The request that must have ended before this one starts; 0 for none."""
+    doubt: bool = False
+    """Whether an earlier start of the receiver may have run it."""
 
     def pack(self) -> bytes:
         """Return it as bytes."""
@@ -66,7 +72,7 @@ class Order(NamedTuple):
 
         :raises RemoteProtocolError: if it is malformed
         """
-        order = cls(*unpack(data, int, int, str, int))
+        order = cls(*unpack(data, int, int, str, int, bool))
         if len(order.key.encode()) > MAX_KEY or (order.sequence and order.after >= order.sequence):
             raise RemoteProtocolError("a request has an ordering key that is too long, or follows itself")
         if order.sequence and order.floor > order.sequence:

@@ -57,8 +57,12 @@ class Message(NamedTuple):
     number: int
     """By which its end is told; no other message of this cell has it."""
     origin: FQCN
+    epoch: int
+    """Of the origin's start; with the sequence number, it names this request among all that the origin ever made."""
     sequence: int
     """0 for an event."""
+    doubt: bool
+    """Whether an earlier start of this cell may have run it."""
     key: str
     """Its ordering key; empty without one."""
     topic: str
@@ -74,7 +78,7 @@ class Message(NamedTuple):
 
 
 class Cancelled(NamedTuple):
-    """The origin no longer wants an answer to this message."""
+    """The origin no longer wants an answer to this message. Its end is still to be told."""
 
     number: int
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from cellnet.errors import NotExecuted
     from cellnet.fqcn import FQCN
     from cellnet.protocol.envelope import Content
+    from cellnet.protocol.gathering import Gathering
     from cellnet.protocol.timers import Timer
 
 __all__ = [
@@ -19,7 +20,6 @@ __all__ = [
     "MAX_SILENCE_SECONDS",
     "PAUSE_SECONDS",
     "SILENCE_SECONDS",
-    "Group",
     "Pending",
     "Session",
     "Untold",
@@ -51,10 +51,12 @@ class Session:
         "carried",
         "counter",
         "destination",
+        "earliest",
         "epoch",
         "events",
         "flying",
         "has_untold",
+        "is_pausing",
         "kept_bytes",
         "keys",
         "next_sequence",
@@ -65,7 +67,6 @@ class Session:
         "settled",
         "settling",
         "silence",
-        "tried",
         "window",
     )
 
@@ -76,8 +77,10 @@ class Session:
         self.epoch = 0
         """The answerer's; 0 until it was open once."""
         self.attempt = 0
-        self.tried = 0.0
-        """When the last OPEN was sent."""
+        self.earliest = 0.0
+        """Before it, no OPEN is sent, not even for another message."""
+        self.is_pausing = False
+        """Whether the last OPEN failed, and the next one waits."""
         self.opening: Timer | None = None
         self.carried: tuple[Pending, float] | None = None
         """The request that the first OPEN carried, and when."""
@@ -117,7 +120,7 @@ class Session:
     @property
     def first_alone(self) -> Pending | None:
         """The first request that does not wait for others of a broadcast."""
-        return next((pending for pending in self.pending.values() if pending.group is None), None)
+        return next((pending for pending in self.pending.values() if pending.gathering is None), None)
 
     def begin(self, number: int, epoch: int) -> None:
         """Be open, anew or for the first time."""
@@ -125,6 +128,8 @@ class Session:
         self.counter = 0
         self.window = Window()
         self.flying.clear()
+        for pending in self.pending.values():
+            pending.counters.clear()  # what is in doubt stays so
         self.pause, self.silence = PAUSE_SECONDS, SILENCE_SECONDS
 
     def add(self, pending: Pending) -> Pending:
@@ -156,7 +161,7 @@ class Session:
 
     def order(self, pending: Pending) -> Order:
         """Return what the answerer is told of a request besides its content."""
-        return Order(pending.sequence, self.floor, pending.key, self.predecessor(pending))
+        return Order(pending.sequence, self.floor, pending.key, self.predecessor(pending), pending.is_doubtful)
 
     def body(self, pending: Pending) -> bytes:
         """Return the body of a REQUEST."""
@@ -201,8 +206,9 @@ class Pending:
         "counters",
         "deadline",
         "error",
-        "group",
+        "gathering",
         "in_doubt",
+        "is_doubtful",
         "key",
         "over",
         "pause",
@@ -220,24 +226,14 @@ class Pending:
         self.sequence = 0
         self.in_doubt = 0
         """Transmissions that may have arrived, or may yet."""
+        self.is_doubtful = False
+        """Whether an earlier start of the answerer may have run it."""
         self.counters: list[int] = []
         self.error: NotExecuted | None = None
         """The last bad news, if nothing was sent since."""
         self.pause = PAUSE_SECONDS
         self.silence = SILENCE_SECONDS
-        self.group: Group | None = None
-        """Those that it leaves with, until it did."""
+        self.gathering: Gathering | None = None
+        """Those that it waits for, to leave with them."""
         self.again: Timer | None = None
         self.over: Timer | None = None
-
-
-class Group:
-    """The requests of one broadcast that wait for their sessions, to leave together."""
-
-    __slots__ = ("missing", "pendings", "ready", "timer")
-
-    def __init__(self, pendings: list[Pending]) -> None:
-        self.pendings = pendings
-        self.ready: list[tuple[Session, Pending]] = []
-        self.missing = 0
-        self.timer: Timer | None = None

@@ -32,20 +32,20 @@ CLOCK_MARGIN = 1.001
 class User(Protocol):
     """Who sends in sessions, and is told how they stand."""
 
+    def wants(self, session: Session, now: float) -> bool:
+        """Return whether anybody waits for a session to be open."""
+        ...
+
     def opened(self, session: Session, carried: Pending | None, now: float, *, restarted: bool) -> None:
         """Take the news that a session is open.
 
         :param carried: the request that came with OPEN, and need not be sent
-        :param restarted: whether somebody else was there before, who may have run what is in doubt
+        :param restarted: whether an earlier start was there before, which may have run what is in doubt
         """
         ...
 
     def not_opened(self, session: Session, error: NotExecuted, now: float) -> None:
         """Take the news that a session could not be opened for now."""
-        ...
-
-    def in_doubt_for_good(self, session: Session, pending: Pending, now: float) -> None:
-        """Take the news that a request came with an OPEN to somebody who may have been restarted since."""
         ...
 
 
@@ -73,7 +73,6 @@ class Sessions:
         self._random = random
         self._user = user
         self._sessions: OrderedDict[FQCN, Session] = OrderedDict()
-        self._numbers: dict[int, Session] = {}
         self._next_sequence = 1
 
     def known(self, destination: FQCN) -> Session | None:
@@ -107,8 +106,8 @@ class Sessions:
         :raises RemoteProtocolError: if it is malformed
         """
         number, counter = unpack(header, int, int)
-        session = self._numbers.get(number)
-        if session is None or session.destination != source or not session.window.accept(counter):
+        session = self._sessions.get(source)
+        if session is None or session.number != number or not number or not session.window.accept(counter):
             self.refused += 1
             return None
         return session
@@ -117,22 +116,22 @@ class Sessions:
 
     def want(self, session: Session, now: float) -> None:
         """Open a session for one more message; it need not wait as long as those before had to."""
-        soon = session.tried + SILENCE_SECONDS
-        if session.opening is None or now >= soon:
+        if session.opening is None or now >= session.earliest:
             session.silence = SILENCE_SECONDS
             self.open(session, now)
-        elif session.opening.when > soon:
+        elif session.opening.when > session.earliest:
             session.stop_opening()
             session.silence = SILENCE_SECONDS
-            session.opening = self._timers.at(soon, partial(self.open, session))
+            session.opening = self._timers.at(session.earliest, partial(self.open, session))
 
     def open(self, session: Session, now: float) -> None:
         """Send OPEN, and again until there is an answer or nobody waits for one."""
         session.stop_opening()
-        if not session.is_wanted:
+        if not self._user.wants(session, now):
             return
         session.attempt += 1
-        session.tried = now
+        session.is_pausing = False
+        session.earliest = now + SILENCE_SECONDS
         # Only the first OPEN carries a request: if it was lost, and the answerer restarted since, nobody could know
         # whether it ran. One that belongs to a broadcast waits for the others.
         carried = session.first_alone if session.attempt == 1 else None
@@ -152,23 +151,20 @@ class Sessions:
     def fail(self, session: Session, error: NotExecuted, now: float) -> None:
         """Try again later, as long as somebody waits for it."""
         session.stop_opening()
+        session.is_pausing = True
+        session.earliest = now + PAUSE_SECONDS
         self._user.not_opened(session, error, now)
-        if session.is_wanted:
+        if self._user.wants(session, now):
             session.pause = min(2 * session.pause, MAX_PAUSE_SECONDS)
             pause = session.pause * (0.5 + self._random() / 2)
             session.opening = self._timers.at(now + pause, partial(self.open, session))
-
-    def leave(self, session: Session) -> None:
-        """No longer use a session; the next message opens another one."""
-        self._numbers.pop(session.number, None)
-        session.number = 0
 
     def lose(self, session: Session, now: float) -> None:
         """Leave a session because the way broke, and try again soon.
 
         Whoever is there when there is a way again may be another start: that is asked before anything is sent.
         """
-        self.leave(session)
+        session.number = 0
         session.pause = PAUSE_SECONDS / 2
         self.fail(session, Unreachable(f"the way to {session.destination} broke"), now)
 
@@ -187,15 +183,15 @@ class Sessions:
             or session is None
             or session.opening is None
             or attempt > session.attempt
-            or number in self._numbers
+            or not number
         ):
             self.refused += 1
             return
         session.stop_opening()
+        session.is_pausing = False
         restarted = session.epoch not in (0, epoch)
         carried = self._carried(session, attempt, age_ms / 1000, now)
         session.begin(number, epoch)
-        self._numbers[number] = session
         self._user.opened(session, carried, now, restarted=restarted)
 
     def closed_received(self, origin: FQCN, header: bytes, body: bytes, now: float) -> None:
@@ -210,13 +206,13 @@ class Sessions:
             self.refused += 1
         elif number:
             session.not_delivered(counter)
-            self.leave(session)
+            session.number = 0
             self.open(session, now)
         else:
-            self.fail(session, Unreachable(f"{origin} refused: {reason[:200]}"), now)
+            self.open_refused(session, counter, Unreachable(f"{origin} refused: {reason[:200]}"), now)
 
     def open_refused(self, session: Session, attempt: int, error: NotExecuted, now: float) -> None:
-        """Take the news that an OPEN was not delivered."""
+        """Take the news that an OPEN was not delivered, or not accepted."""
         if attempt == 1 and session.carried is not None:
             session.carried[0].in_doubt = 0
             session.carried = None
@@ -224,7 +220,7 @@ class Sessions:
             self.fail(session, error, now)
 
     def _carried(self, session: Session, attempt: int, age: float, now: float) -> Pending | None:
-        """Return the request that came with this OPEN; end one that came with another, if it is in doubt for good.
+        """Return the request that came with this OPEN; one that came with another may have run before.
 
         :param age: seconds since the answerer was started, at least
         """
@@ -235,14 +231,12 @@ class Sessions:
             return None
         if attempt == 1:
             return pending
-        if age < (now - sent) * CLOCK_MARGIN:
-            self._user.in_doubt_for_good(session, pending, now)
+        pending.is_doubtful = age <= (now - sent) * CLOCK_MARGIN
         return None
 
     def _make_room(self) -> None:
         for session in list(islice(self._sessions.values(), LOOKED_AT)):
             if not session.is_wanted:
-                self.leave(session)
                 session.stop_settling()
                 # The answerer may remember what was settled: numbers are not used again.
                 self._next_sequence = max(self._next_sequence, session.next_sequence)

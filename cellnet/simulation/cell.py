@@ -110,6 +110,10 @@ class SimulatedCell(Process):
         """Answer a request, or say that an event was handled."""
         self.endpoint.ended(message, status, 1, payload, self.timeline.now)
 
+    def stopped(self, message: int) -> None:
+        """Say that a handler was stopped and gives no answer."""
+        self._endpoint.stopped(message, self.timeline.now)
+
     # Links.
 
     def accept(self, end: End) -> None:

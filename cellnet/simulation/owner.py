@@ -120,6 +120,9 @@ class Owner:
         """Begin the handler of a message."""
         errand = self._errands[number_in(message.payload)]
         cell = self._cell
+        if message.doubt:
+            cell.reply(message.number, Status.UNKNOWN, b"")
+            return
         name = errand.name_at(cell.fqcn)
         self._history.ran(name, cell.name, self._now, asked_by=str(message.origin))
         cell.trace.note(cell.name, "runs", name)
@@ -266,6 +269,7 @@ class Owner:
     def _stop(self, handling: _Handling) -> None:
         if self._handling.get(handling.message.number) is handling:
             del self._handling[handling.message.number]
+            self._cell.stopped(handling.message.number)
             if handling.nested is not None:
                 self._end(handling.nested, Outcome.CANCELLED)
 

@@ -88,8 +88,8 @@ class Load:
                 asked.outcome = Outcome.OK
             except CellError as error:
                 asked.outcome, asked.error = _outcome(error), f"{type(error).__name__}: {error}"
-            except TimeoutError:
-                asked.error = "a bare TimeoutError: no outcome"
+            except TimeoutError:  # the scope had ended before the request was made
+                asked.outcome = Outcome.NOT_EXECUTED
         if scope.cancelled_caught:
             asked.outcome = Outcome.CANCELLED
         asked.told_at = time.monotonic()

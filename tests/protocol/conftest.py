@@ -16,7 +16,7 @@ from cellnet.fqcn import FQCN, MAX_HOPS, ROOT
 from cellnet.placement import Placement
 from cellnet.protocol.endpoint import Endpoint
 from cellnet.protocol.envelope import Content, Order, Status, join
-from cellnet.protocol.events import Event, Failed, LinkFailed, Message, Replied
+from cellnet.protocol.events import Cancelled, Event, Failed, LinkFailed, Message, Replied
 from cellnet.protocol.frames import Frame, FrameDecoder, Kind, pack, prefix
 from cellnet.protocol.handshake import Transport
 from provisioning import Authority
@@ -300,8 +300,12 @@ class Net:
         while endpoint.events:
             event = endpoint.events.popleft()
             self.log[name].append(event)
-            if isinstance(event, Message) and event.wants_reply and event.topic != "hold":
+            if isinstance(event, Message) and event.doubt:
+                endpoint.ended(event.number, Status.UNKNOWN, 0, b"", self.now)
+            elif isinstance(event, Message) and event.wants_reply and event.topic != "hold":
                 endpoint.ended(event.number, Status.OK, event.encoding, event.payload, self.now)
+            elif isinstance(event, Cancelled):
+                endpoint.stopped(event.number, self.now)
             elif isinstance(event, LinkFailed):
                 self._end(event.connection)
 
