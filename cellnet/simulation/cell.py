@@ -112,7 +112,7 @@ class SimulatedCell(Process):
 
     def stopped(self, message: int) -> None:
         """Say that a handler was stopped and gives no answer."""
-        self._endpoint.stopped(message, self.timeline.now)
+        self.endpoint.stopped(message, self.timeline.now)
 
     # Links.
 

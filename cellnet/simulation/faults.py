@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HOSTILE", "Fault", "Nemesis"]
 
-FLOOD, FLOOD_SECONDS, FLOOD_SIZE = 40, 4.0, 45_000
-"""How many messages a flood has, in what time they are sent, and how large each of them is."""
+FLOODS, FLOOD_SECONDS, FLOOD_SIZE = (20, 30, 40, 180), 4.0, 45_000
+"""How many messages a flood may have, in what time they are sent, and how large each of them is."""
 
 
 class Fault(Enum):
@@ -150,7 +150,7 @@ class Nemesis:
         behind = [name for name in (over, *names) if name != origin and over in way(origin, name)]
         destination = self._rng.choice(behind)
         now = self._world.timeline.now
-        for index in range(FLOOD):
+        for index in range(self._rng.choice(FLOODS)):
             errand = Errand(
                 f"flood{len(self.done)}-{index}",
                 self._rng.choice(("request", "event")),

@@ -39,6 +39,7 @@ class _Asked:
     deadline: float
     ran: list[tuple[str, float, int]] = field(default_factory=list)
     """Where, when, and as how many-th of all."""
+    ended_at: float = 0.0
     outcome: Outcome | None = None
     told_at: float = 0.0
     value_is_right: bool = True
@@ -53,6 +54,8 @@ class History:
         self._asked: dict[str, _Asked] = {}
         self._deaths: dict[str, list[float]] = defaultdict(list)
         self._strange: list[str] = []
+        self._running: dict[str, dict[tuple[str, str], str]] = defaultdict(dict)
+        """By cell, then by origin and ordering key: what runs there."""
         self._ran = 0
 
     def __len__(self) -> int:
@@ -79,6 +82,18 @@ class History:
         asked.ran.append((where, now, self._ran))
         if asked_by != asked.origin and not self.mistakes(asked.origin, asked_by, where):
             self._strange.append(f"{number} ran at {where} in the name of {asked_by}, and {asked.origin} asked it")
+        if asked.key is not None:
+            running = self._running[where].setdefault((asked.origin, asked.key), number)
+            if running != number:
+                self._strange.append(f"{number} began at {where} before {running} ended, which has the same key")
+
+    def ended(self, number: str, where: str, now: float) -> None:
+        """Note that the handler of a request ended, however it did."""
+        asked = self._asked.get(number)
+        if asked is not None:
+            asked.ended_at = now
+            if asked.key is not None and self._running[where].get((asked.origin, asked.key)) == number:
+                del self._running[where][asked.origin, asked.key]
 
     def told(self, number: str, outcome: Outcome, now: float, *, value_is_right: bool = True) -> None:
         """Note how a request ended for its caller.
@@ -93,6 +108,7 @@ class History:
     def died(self, cell: str, now: float) -> None:
         """Note that a cell was killed: it may have been running what it had been asked."""
         self._deaths[cell].append(now)
+        self._running.pop(cell, None)
 
     def outcome(self, number: str) -> Outcome | None:
         """Return how a request ended, if it did."""
@@ -105,6 +121,18 @@ class History:
             if asked.outcome is not None:
                 counts[asked.outcome.value] += 1
         return counts
+
+    def in_doubt(self, *, with_key: bool) -> list[str]:
+        """Return the requests with, or without, an ordering key that were told indeterminate."""
+        return [
+            number
+            for number, asked in self._asked.items()
+            if asked.outcome is Outcome.INDETERMINATE and (asked.key is not None) == with_key
+        ]
+
+    def longest_in_vain(self) -> float:
+        """Return how many seconds a handler went on at most after its caller no longer wanted to know."""
+        return max((asked.ended_at - asked.told_at for asked in self._asked.values() if asked.told_at), default=0.0)
 
     def violations(self) -> list[str]:
         """Return what must not have happened, one line each; empty if all is well."""

@@ -127,6 +127,7 @@ class Owner:
         self._history.ran(name, cell.name, self._now, asked_by=str(message.origin))
         cell.trace.note(cell.name, "runs", name)
         if not message.wants_reply:
+            self._history.ended(name, cell.name, self._now)
             cell.reply(message.number, Status.OK, b"")
             return
         handling = self._handling[message.number] = _Handling(errand, message)
@@ -258,20 +259,27 @@ class Owner:
 
     def _answer(self, handling: _Handling, *, is_right: bool) -> None:
         number, errand = handling.message.number, handling.errand
-        if self._handling.get(number) is not handling:
+        if not self._has_ended(handling):
             return
-        del self._handling[number]
         if errand.raises or not is_right:
             self._cell.reply(number, Status.RAISED, pack("ValueError", "as planned"))
         else:
             self._cell.reply(number, Status.OK, _answer(errand.name_at(self._cell.fqcn)))
 
     def _stop(self, handling: _Handling) -> None:
-        if self._handling.get(handling.message.number) is handling:
-            del self._handling[handling.message.number]
+        if self._has_ended(handling):
             self._cell.stopped(handling.message.number)
             if handling.nested is not None:
                 self._end(handling.nested, Outcome.CANCELLED)
+
+    def _has_ended(self, handling: _Handling) -> bool:
+        """Note that a handler ends; return whether it did not before."""
+        number, cell = handling.message.number, self._cell
+        if self._handling.get(number) is not handling:
+            return False
+        del self._handling[number]
+        self._history.ended(handling.errand.name_at(cell.fqcn), cell.name, self._now)
+        return True
 
 
 def _outcome(error: DeliveryError) -> Outcome:
