@@ -168,18 +168,22 @@ class SimulatedCell(Process):
 
     def _settle(self) -> None:
         # events, then what is to be sent, then the timer
-        endpoint = self.endpoint
+        endpoint, owner, ready = self.endpoint, self.owner, self._ready
+        events = endpoint.events
         while True:
-            while endpoint.events:
-                self._take(endpoint.events.popleft())
-            while self._ready:
-                self._flush(self._ready.pop())
-            self.owner.try_waiting()
-            if not endpoint.events and not self._ready:
+            while events:
+                self._take(events.popleft())
+            while ready:
+                self._flush(ready.pop())
+            if owner.waiting_for_room:
+                owner.try_waiting()
+            if not events and not ready:
                 break
-        self.owner.compare(endpoint.exchange.pending)
-        if endpoint.due < self._armed:
-            self._arm()
+        owner.compare(endpoint.exchange.asking.pending)
+        due = endpoint.timers.due
+        if due < self._armed:
+            self._armed = due
+            self.later(due, partial(self._ring, due))
         if self._excused and not self._parent_is_full():
             excused, self._excused = self._excused, {}
             for end in excused:
@@ -237,10 +241,6 @@ class SimulatedCell(Process):
             self.readable(end)
 
     # Its timer.
-
-    def _arm(self) -> None:
-        self._armed = self.endpoint.due
-        self.later(self._armed, partial(self._ring, self._armed))
 
     def _ring(self, armed: float) -> None:
         if armed == self._armed:

@@ -61,8 +61,8 @@ class Owner:
         self._history = history
         self._errands = errands
         self._calls: dict[int, _Call] = {}
-        self._waiting: list[_Call] = []
-        """Calls for which there was no room yet."""
+        self.waiting_for_room: list[_Call] = []
+        """Calls that could not be sent yet."""
         self._handling: dict[int, _Handling] = {}
         self._nested = 0
         self._crossing: set[tuple[int, FQCN]] = set()
@@ -72,11 +72,6 @@ class Owner:
     def handling(self) -> int:
         """How many handlers run."""
         return len(self._handling)
-
-    @property
-    def waiting_for_room(self) -> int:
-        """How many calls could not be sent yet."""
-        return len(self._waiting)
 
     # As the origin.
 
@@ -88,7 +83,7 @@ class Owner:
 
     def try_waiting(self) -> None:
         """Send what there is room for now."""
-        waiting = self._waiting
+        waiting = self.waiting_for_room
         while waiting and self._send(waiting[0]):
             waiting.pop(0)
 
@@ -112,7 +107,8 @@ class Owner:
         if pending != self.awaited:
             self._cell.faults.append(f"the endpoint awaits {pending} answers, its owner {self.awaited}")
             self.awaited = pending
-        self._crossing.clear()
+        if self._crossing:
+            self._crossing.clear()
 
     # As the destination.
 
@@ -148,13 +144,13 @@ class Owner:
         """Forget all; whoever waited here no longer wants to know."""
         now = self._now
         self._history.died(self._cell.name, now)
-        for call in (*self._calls.values(), *self._waiting):
+        for call in (*self._calls.values(), *self.waiting_for_room):
             for name in call.missing.values():
                 self._history.told(name, Outcome.CANCELLED, now)
             call.missing.clear()
         self._calls.clear()
         self._crossing.clear()
-        self._waiting.clear()
+        self.waiting_for_room.clear()
         self._handling.clear()
         self.awaited = 0
 
@@ -169,8 +165,8 @@ class Owner:
         for destination, name in call.missing.items():
             self._history.asked(name, me, str(destination), deadline=deadline, key=errand.key)
         self._cell.trace.note(me, "asks", errand.form, errand.number)
-        if self._waiting or not self._send(call):
-            self._waiting.append(call)
+        if self.waiting_for_room or not self._send(call):
+            self.waiting_for_room.append(call)
         if call.missing:
             self._cell.later(deadline, partial(self._end, call, Outcome.INDETERMINATE))
         return call

@@ -30,7 +30,7 @@ def leftovers(cell: SimulatedCell, below: Iterable[str], *, answers: int) -> lis
         "missing among the cells known below": set(below) - known,
         "unknown among the cells known below": known - set(below),
         "handlers": owner.handling,
-        "callers that wait": owner.awaited + owner.waiting_for_room,
+        "callers that wait": owner.awaited + len(owner.waiting_for_room),
         **_messages(endpoint, answers),
         **_links(cell),
         **_routes(endpoint),

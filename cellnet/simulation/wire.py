@@ -82,7 +82,7 @@ class End:
         data = self.unread.popleft()
         peer = self.peer
         if data and peer.is_open:
-            was_full = peer.room <= 0
+            was_full = peer.in_flight >= WINDOW_BYTES
             peer.in_flight -= len(data)
             if was_full and peer.room > 0:
                 self.path.timeline.after(self.path.seconds(), partial(peer.host.writable, peer))
@@ -132,10 +132,13 @@ class End:
         if self.vanishes:
             return
         path = self.path
-        if path.is_blocked:
+        if path._blocks:
             self.waiting.append(data)
             return
-        arrival = self._not_before = max(path.timeline.now + path.seconds(), self._not_before)
+        arrival = path.timeline.now + path.seconds()
+        if arrival < self._not_before:
+            arrival = self._not_before
+        self._not_before = arrival
         path.timeline.at(arrival, partial(self._arrive, data))
 
     def _arrive(self, data: bytes) -> None:
