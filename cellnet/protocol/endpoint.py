@@ -21,6 +21,7 @@ from cellnet.protocol.events import Attached, LinkFailed
 from cellnet.protocol.exchange import Exchange
 from cellnet.protocol.frames import FIRST_ROUTED, Kind, unpack
 from cellnet.protocol.handshake import NONCE_BYTES, Handshake, Self
+from cellnet.protocol.introduction import Party
 from cellnet.protocol.presence import Presence
 from cellnet.protocol.routing import Router, Side
 from cellnet.protocol.switch import Switch
@@ -71,9 +72,11 @@ class Endpoint:
         self.timers = Timers()
         self.switch = Switch(self.router)
         self.exchange = Exchange(
-            lambda: self.fqcn, epoch, self.events, self.switch, self.timers, entropy=entropy, random=random
+            self._party, self.events, self.switch, self.timers, entropy=entropy, random=random, wall=wall
         )
         self.switch.local = self.exchange
+        self._epoch = epoch
+        self._credentials: Credentials | None = None
         self._presence = Presence(self.router, self.events)
         self._entropy = entropy
         self._random = random
@@ -91,9 +94,12 @@ class Endpoint:
     ) -> Connection:
         """Begin the handshake on a new link.
 
-        :param role: what this cell says it is; with credentials, it must be what they say
+        :param role: what this cell says it is; with credentials, it must be what they say. What it connects with,
+            and the root listens with, it also shows to those with whom it opens sessions
         """
-        me = Self(self.name, role, self.exchange.epoch, credentials)
+        if credentials is not None and (not is_listener or self.name == ROOT):
+            self._credentials = credentials
+        me = Self(self.name, role, self._epoch, credentials)
         handshake = Handshake(me, transport, self._entropy(NONCE_BYTES), self._wall())
         connection = Connection(handshake, is_listener=is_listener, now=now)
         self.connections[connection] = None
@@ -309,6 +315,9 @@ class Endpoint:
         else:
             self.router.parent = None
         self.switch.connection_lost(connection, now)
+
+    def _party(self) -> Party | None:
+        return None if self.fqcn is None else Party(self.fqcn, self._epoch, self._credentials)
 
     # Time.
 

@@ -64,9 +64,9 @@ class Kind(IntEnum):
     REPLY = 33  # answer
     EVENT = 34  # order + content
     SETTLED = 35  # [[start, stop], ...]: sequence numbers that need no answer any more
-    BROADCAST = 36  # header: [[destination, session, counter, order], ...]; body: content
-    OPEN = 37  # header: [0, attempt]; body: [epoch, destination] + a REQUEST's body, or nothing
-    OPENED = 38  # header: [session, attempt]; body: [epoch, milliseconds since it was started, the asker's epoch]
+    BROADCAST = 36  # header: [[destination, session, counter, order], ...]; body: content; both sealed
+    OPEN = 37  # header: [0, attempt]; body: introduction + a REQUEST's body, or nothing
+    OPENED = 38  # header: [attempt, milliseconds since the answerer was started]; body: introduction
     CLOSED = 39  # header: [session or 0, counter or attempt]; body: [reason]
 
 
