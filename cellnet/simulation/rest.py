@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from cellnet.protocol.askers import Asker
     from cellnet.protocol.endpoint import Endpoint
     from cellnet.simulation.cell import SimulatedCell
 
@@ -45,7 +46,7 @@ def leftovers(cell: SimulatedCell, below: Iterable[str], *, answers: int) -> lis
 def _messages(endpoint: Endpoint, answers: int) -> dict[str, int]:
     asking, answering = endpoint.exchange.asking, endpoint.exchange.answering
     sessions = list(asking.sessions.those(lambda _name: True))
-    askers = answering._askers.values()
+    askers = list(answering._askers)
     few = MAX_TIMERS + len(endpoint.connections) + len(sessions)
     return {
         "answers awaited": asking.pending,
@@ -56,13 +57,13 @@ def _messages(endpoint: Endpoint, answers: int) -> dict[str, int]:
         "requests with an ordering key that wait": sum(asker.lanes.held for asker in askers),
         "answers kept": max(0, answering.records - answers),
         "bytes of answers kept": answering.cached_bytes if not answering.records else 0,
-        "sessions to here, unknown": len(answering._sessions) - sum(map(_sessions, askers)),
+        "sessions to here of nobody": len(answering._askers._sessions) - sum(map(_sessions, askers)),
         "timers": len(endpoint.timers) if len(endpoint.timers) > few else 0,
     }
 
 
-def _sessions(asker: object) -> int:
-    return sum(getattr(asker, which) is not None for which in ("current", "offered"))
+def _sessions(asker: Asker) -> int:
+    return (asker.current is not None) + (asker.offered is not None)
 
 
 def _links(cell: SimulatedCell) -> dict[str, int]:

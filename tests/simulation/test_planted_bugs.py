@@ -11,18 +11,18 @@ import pytest
 from cellnet.errors import StillUnreachable, Unreachable
 from cellnet.fqcn import FQCN
 from cellnet.link import Backoff
-from cellnet.protocol import asking as asking_module
 from cellnet.protocol import connection as connection_module
 from cellnet.protocol.answering import Answering
 from cellnet.protocol.asking import Asking
 from cellnet.protocol.connection import Connection
-from cellnet.protocol.envelope import Order, part
+from cellnet.protocol.envelope import Order
 from cellnet.protocol.events import Replied
 from cellnet.protocol.exchange import Exchange
 from cellnet.protocol.frames import unpack
 from cellnet.protocol.lanes import Lanes
 from cellnet.protocol.presence import Presence
 from cellnet.protocol.sealing import Window
+from cellnet.protocol.session import Pending
 from cellnet.protocol.switch import Switch
 from cellnet.simulation import Run, simulate
 
@@ -52,9 +52,9 @@ def says_yes(_original: Plant) -> Plant:
 
 
 def runs_a_second_copy(original: Plant) -> Plant:
-    def planted(answering: Answering, session: Any, counter: int, body: bytes, *rest: Any) -> None:
-        session.asker.records.pop(Order.unpack(part(body)[0]).sequence, None)
-        original(answering, session, counter, body, *rest)
+    def planted(answering: Answering, session: Any, counter: int, order: bytes, *rest: Any) -> None:
+        session.asker.records.pop(Order.unpack(order).sequence, None)
+        original(answering, session, counter, order, *rest)
 
     return planted
 
@@ -106,8 +106,7 @@ def settles_and_tells_nobody(_original: Plant) -> Plant:
 def goes_on_waiting(_original: Plant) -> Plant:
     def planted(asking: Asking, call: int, _now: float) -> list[Any]:
         return [
-            (destination, asking_module._judge(destination, pending))
-            for destination, pending in asking._calls.get(call, {}).items()
+            (destination, pending.verdict(destination)) for destination, pending in asking._calls.get(call, {}).items()
         ]
 
     return planted
@@ -184,17 +183,17 @@ def test_a_planted_bug_is_seen(
 
 
 @pytest.mark.parametrize(
-    ("module", "name", "value", "said"),
+    ("owner", "name", "value", "said"),
     [
-        (asking_module, "_judge", lambda *_args: StillUnreachable("surely"), "it was told not executed, and ran"),
+        (Pending, "verdict", lambda *_args: StillUnreachable("surely"), "it was told not executed, and ran"),
         (connection_module, "DEAD_SECONDS", 1e9, "it asked after the repair, and was not answered"),
         (connection_module, "BUDGET_BYTES", 1 << 40, "bytes wait for one link"),
     ],
 )
 def test_a_wrong_constant_or_judgement_is_seen(
-    monkeypatch: pytest.MonkeyPatch, module: Any, name: str, value: Any, said: str
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, value: Any, said: str
 ) -> None:
-    monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(owner, name, value)
     assert is_seen(said, faulty)
 
 
