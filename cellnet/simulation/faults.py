@@ -6,15 +6,15 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING
 
-from cellnet.fqcn import FQCN
 from cellnet.simulation.errand import Errand
-from cellnet.simulation.tamper import drop, duplicate, forge, reorder
+from cellnet.simulation.tamper import Forger, drop, duplicate, reorder
 from cellnet.simulation.workload import way
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
+    from cellnet.fqcn import FQCN
     from cellnet.simulation.cell import SimulatedCell
     from cellnet.simulation.wire import Path, Tamper, Wire
     from cellnet.simulation.world import World
@@ -61,25 +61,12 @@ class Nemesis:
         self._world = world
         self._rng = rng
         self._end = end
-        self._mixed: dict[FQCN, None] = {}
-        """Cells between whom and their parents somebody may have mixed up who speaks."""
         self._kinds = [kind for kind in Fault if hostile or kind not in HOSTILE]
 
     def plan(self, count: int, begin: float) -> None:
         """Plan so many faults from *begin* on."""
         for time in sorted(self._rng.uniform(begin, self._end) for _ in range(count)):
             self._world.timeline.at(time, self._strike)
-
-    def may_be_mistaken(self, origin: str, name: str, where: str) -> bool:
-        """Whether a message of *origin* may pass at *where* for one of *name*, as somebody in between mixed them up.
-
-        Nobody behind that link can see it if both are before it: that is for what is sealed from end to end.
-        """
-        for mixed in self._mixed:
-            below = [mixed == (cell := FQCN(text)) or mixed.is_ancestor_of(cell) for text in (origin, name, where)]
-            if below[0] == below[1] != below[2]:
-                return True
-        return False
 
     def _strike(self) -> None:
         """Do one fault: the first that can be done, in random order."""
@@ -118,11 +105,10 @@ class Nemesis:
     def _tamper(self, kind: Fault, name: FQCN) -> Tamper:
         """Return what is done to the frames between a cell and its parent."""
         if kind is not Fault.FORGE:
-            self._mixed[name] = None
             return partial({Fault.DUPLICATE: duplicate, Fault.REORDER: reorder, Fault.DROP: drop}[kind], self._rng)
         below = [other for other in self._world.cells if other == name or name.is_ancestor_of(other)]
         above = [other for other in self._world.cells if other not in below]
-        return partial(forge, self._rng, [str(one) for one in below], [str(one) for one in above])
+        return Forger(self._rng, [str(one) for one in below], [str(one) for one in above])
 
     def _harm_cell(self, kind: Fault) -> object:
         cells = [cell for cell in self._world.cells.values() if cell.is_up and not cell.is_frozen]

@@ -10,10 +10,6 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import pairwise
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = ["History", "Outcome"]
 
@@ -48,9 +44,13 @@ class _Asked:
 class History:
     """A record of one run. Times are seconds on any one clock."""
 
-    def __init__(self) -> None:
-        self.mistakes: Callable[[str, str, str], bool] = _none
-        """Whether a request from the first cell may be taken for one from the second, at the third."""
+    def __init__(self, *, has_replays: bool = False) -> None:
+        """Begin with nothing.
+
+        :param has_replays: whether somebody in between may send again what he saw, in the clear. He can deliver what
+            was refused before, and of which the caller was told that it did not run: only a seal is of help
+        """
+        self._has_replays = has_replays
         self._asked: dict[str, _Asked] = {}
         self._deaths: dict[str, list[float]] = defaultdict(list)
         self._strange: list[str] = []
@@ -80,7 +80,7 @@ class History:
             self._strange.append(f"{number} ran at {where}, and nobody had asked it")
             return
         asked.ran.append((where, now, self._ran))
-        if asked_by != asked.origin and not self.mistakes(asked.origin, asked_by, where):
+        if asked_by != asked.origin:
             self._strange.append(f"{number} ran at {where} in the name of {asked_by}, and {asked.origin} asked it")
         if asked.key is not None:
             running = self._running[where].setdefault((asked.origin, asked.key), number)
@@ -150,7 +150,7 @@ class History:
             found.append(f"it ran {times} times")
         if asked.outcome in (Outcome.OK, Outcome.RAISED) and times == 0:
             found.append(f"it was told {asked.outcome.value}, and never ran")
-        if asked.outcome is Outcome.NOT_EXECUTED and times:
+        if asked.outcome is Outcome.NOT_EXECUTED and times and not self._has_replays:
             found.append("it was told not executed, and ran")
         if asked.outcome is Outcome.INDETERMINATE and not self._may_be_in_doubt(asked):
             found.append("it was told indeterminate, but nobody died and no deadline passed")
@@ -176,7 +176,3 @@ class History:
                 if later < earlier:
                     found.append(f"{second} ran before {first} ({origin} to {destination}, key {key})")
         return found
-
-
-def _none(_origin: str, _name: str, _where: str) -> bool:
-    return False

@@ -89,13 +89,12 @@ def simulate(
         count = cells
     command = _command(seed, count, seconds, faults, errands, hostile=hostile)
     tree = random_tree(seed, count)
-    world = World(seed, tree, History())
+    world = World(seed, tree, History(has_replays=hostile))
     try:
         world.start()
         for time, origin, errand in random_errands(seed, tree, errands, BEGIN_SECONDS, seconds):
             world.plan(time, origin, errand)
         nemesis = Nemesis(world, rng, hostile=hostile, end=seconds)
-        world.history.mistakes = nemesis.may_be_mistaken
         nemesis.plan(faults, BEGIN_SECONDS)
         world.run(seconds + CALM_SECONDS)
         leftovers = _rest(world, seconds + MAX_CALM_SECONDS) or _probe(world)

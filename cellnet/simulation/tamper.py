@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import msgpack
 
-from cellnet.protocol.frames import PREFIX, Kind, prefix
+from cellnet.protocol.envelope import join, part
+from cellnet.protocol.frames import PREFIX, Kind, pack, prefix
 
 if TYPE_CHECKING:
     import random
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from cellnet.simulation.wire import End
 
-__all__ = ["drop", "duplicate", "forge", "reorder"]
+__all__ = ["Forger", "drop", "duplicate", "reorder"]
 
 TAMPERED = 0.3
 """How many of the frames are changed while somebody does so."""
@@ -55,26 +56,52 @@ def drop(rng: random.Random, _end: End, data: bytes) -> list[bytes]:
     return [frame for frame in _frames(data) if rng.random() >= TAMPERED]
 
 
-def forge(rng: random.Random, below: Sequence[str], above: Sequence[str], end: End, data: bytes) -> list[bytes]:
-    """Bind some routes for an origin on the wrong side of the link.
+class Forger:
+    """Binds some routes for an origin on the wrong side of the link, and opens sessions in its name over them.
 
     A parent that lies about cells beyond itself, or a child about cells below it, is not seen by its neighbour: that is
     for what is sealed from end to end.
-
-    :param below: the child and all cells below it
-    :param above: all others
     """
-    liars_names = below if end.is_parents else above
-    sent = []
-    for frame in _frames(data):
-        _length, header, kind, hop, label, remaining = PREFIX.unpack_from(frame)
-        if kind == Kind.BIND and rng.random() < TAMPERED:
-            _origin, destination = msgpack.unpackb(frame[PREFIX.size : PREFIX.size + header])
-            forged = msgpack.packb([rng.choice(liars_names), destination])
-            sent.append(prefix(kind, hop, label, remaining, forged, b"") + forged)
+
+    def __init__(self, rng: random.Random, below: Sequence[str], above: Sequence[str]) -> None:
+        """Begin to lie.
+
+        :param below: the child and all cells below it
+        :param above: all others
+        """
+        self._rng = rng
+        self._below = below
+        self._above = above
+        self._lies: dict[tuple[End, int], str] = {}
+        """By label, who is said to be the origin."""
+
+    def __call__(self, end: End, data: bytes) -> list[bytes]:
+        """Change what is sent."""
+        return [self._forge(end, frame) for frame in _frames(data)]
+
+    def _forge(self, end: End, frame: bytes) -> bytes:
+        _length, size, kind, hop, label, remaining = PREFIX.unpack_from(frame)
+        header, body = frame[PREFIX.size : PREFIX.size + size], frame[PREFIX.size + size :]
+        if kind == Kind.BIND:
+            self._lies.pop((end, label), None)
+            if self._rng.random() >= TAMPERED:
+                return frame
+            origin = self._lies[end, label] = self._rng.choice(self._below if end.is_parents else self._above)
+            _origin, destination = msgpack.unpackb(header)
+            header = pack(origin, destination)
+        elif kind == Kind.OPEN and (end, label) in self._lies:
+            body = _introduced_as(self._lies[end, label], body)
         else:
-            sent.append(frame)
-    return sent
+            return frame
+        return prefix(kind, hop, label, remaining, header, body) + header + body
+
+
+def _introduced_as(name: str, body: bytes) -> bytes:
+    """Return the body of an OPEN as another cell would have sent it that has no credentials either."""
+    hello, request = part(body)
+    statement, signature = msgpack.unpackb(hello)
+    version, project, _name, *rest = msgpack.unpackb(statement)
+    return join(pack(pack(version, project, name, *rest), signature), request)
 
 
 def _replay(end: End, frame: bytes) -> None:

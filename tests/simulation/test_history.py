@@ -97,14 +97,21 @@ def test_whoever_dies_runs_nothing_any_more() -> None:
     assert made.violations() == []
 
 
-def test_a_request_in_the_name_of_another_is_seen_unless_somebody_may_have_mixed_them_up() -> None:
-    for mistakes in (False, True):
-        made = History()
-        made.mistakes = lambda *names, told=mistakes: told and names == ("A", "C", "B")
+def test_a_request_in_the_name_of_another_is_seen() -> None:
+    made = History()
+    made.asked("1", "A", "B", deadline=9)
+    made.ran("1", "B", 1.0, asked_by="C")
+    made.told("1", Outcome.OK, 2.0)
+    assert made.violations() == ["1 ran at B in the name of C, and A asked it"]
+
+
+def test_what_was_refused_may_still_run_only_where_somebody_sends_it_again() -> None:
+    for has_replays in (False, True):
+        made = History(has_replays=has_replays)
         made.asked("1", "A", "B", deadline=9)
-        made.ran("1", "B", 1.0, asked_by="C")
-        made.told("1", Outcome.OK, 2.0)
-        assert made.violations() == ([] if mistakes else ["1 ran at B in the name of C, and A asked it"])
+        made.told("1", Outcome.NOT_EXECUTED, 1.0)
+        made.ran("1", "B", 2.0, asked_by="A")
+        assert made.violations() == ([] if has_replays else ["1 (A to B): it was told not executed, and ran"])
 
 
 def test_it_is_known_who_was_in_doubt_and_how_long_somebody_worked_in_vain() -> None:
