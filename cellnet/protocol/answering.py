@@ -30,7 +30,7 @@ __all__ = ["Answering"]
 MAX_RECORDS = 4096
 """Requests of one asker that are not settled, and gaps in between; beyond it, it is told ``BUSY``."""
 MAX_INCOMING = 16384
-"""Requests that a cell may be working on at a time, of all askers."""
+"""Requests that a cell may be working on at a time, of all askers; of one, no more than are left for the others."""
 CACHE_BYTES = 64 << 20
 """Replies that are kept. When it is full nothing new begins, so it is only exceeded by what has begun."""
 RECORD_BYTES = 200
@@ -83,7 +83,7 @@ class Answering:
         _none, attempt = unpack(header, int, int)
         hello, request = part(body)
         try:
-            session = self._askers.offer(origin, hello)
+            session = self._askers.offer(origin, hello, now)
         except (Busy, HandshakeError) as error:
             self.refused += 1
             self._close(origin, 0, attempt, str(error), now)
@@ -91,7 +91,7 @@ class Answering:
         age_ms = int((now - min(self.started, now)) * 1000)
         session.opened = pack(attempt, age_ms), now + NOTICE_SECONDS
         if request and not session.channel.is_sealed:
-            self._take(session, 0, *part(request), expires)
+            self._take(session, 0, *part(request), expires, now)
             self._timers.at(now + HOLD_SECONDS, lambda _now: self._say_opened(session))
         else:
             self._say_opened(session)
@@ -117,10 +117,11 @@ class Answering:
             self.refused += 1
         else:
             self._askers.use(session)
-            self._take(session, counter, *parts, expires)
+            self._take(session, counter, *parts, expires, now)
 
-    def _take(self, session: Served, counter: int, first: bytes, second: bytes, expires: float) -> None:
+    def _take(self, session: Served, counter: int, first: bytes, second: bytes, expires: float, now: float) -> None:
         order, content = Order.unpack(first), Content.unpack(second)
+        expires = min(expires, now + order.within_ms / 1000)  # what relays say is never more than what the asker said
         asker = session.asker
         if order.floor > asker.floor:
             self._settle_ranges(asker, [(asker.floor, order.floor)])
@@ -215,7 +216,8 @@ class Answering:
 
     def _is_full(self, asker: Asker) -> bool:
         return (
-            self.running >= MAX_INCOMING
+            # What one asker may have is never more than what is left for all others.
+            len(asker.records) >= MAX_INCOMING - self.running
             or len(asker.records) + len(asker.settled) >= MAX_RECORDS
             or self.cached_bytes >= CACHE_BYTES
         )

@@ -125,7 +125,7 @@ class Asking:
         session = self.sessions.to(destination)
         event = Untold(content, key, session.last(key), deadline)
         if session.channel is not None:
-            self._send_event(session, event)
+            self._send_event(session, event, now)
             return
         self._check_room(1)
         self.untold += 1
@@ -162,7 +162,7 @@ class Asking:
         if carried is not None:
             session.flying[0] = carried
         for event in self._take_events(session):
-            self._try_event(session, event)
+            self._try_event(session, event, now)
         for pending in list(session.pending.values()):
             if pending is carried:
                 self._again(session, pending, now + pending.silence)
@@ -278,7 +278,7 @@ class Asking:
             content, digest = seal_content(content, key)
         entries = []
         for session, pending in ready:
-            order = session.order(pending).pack()
+            order = session.order(pending, now).pack()
             entries.append(session.open_channel.wrap_entry(session.destination, order, key, digest))
             self._sent(session, pending, now)
         self._broadcast(entries, content, deadline)
@@ -288,7 +288,7 @@ class Asking:
         if pending.again is not None:
             pending.again.cancel()
             pending.again = None
-        header, body = session.open_channel.wrap(Kind.REQUEST, session.body(pending))
+        header, body = session.open_channel.wrap(Kind.REQUEST, session.body(pending, now))
         try:
             self._send(session.destination, Kind.REQUEST, header, body, pending.deadline)
         except NotExecuted as error:
@@ -307,8 +307,8 @@ class Asking:
             self._again(session, pending, now + pending.silence)
             pending.silence = min(2 * pending.silence, MAX_SILENCE_SECONDS)
 
-    def _send_event(self, session: Session, event: Untold) -> None:
-        header, body = session.open_channel.wrap(Kind.EVENT, session.event_body(event))
+    def _send_event(self, session: Session, event: Untold, now: float) -> None:
+        header, body = session.open_channel.wrap(Kind.EVENT, session.event_body(event, now))
         self._send(session.destination, Kind.EVENT, header, body, event.deadline)
 
     def _take_events(self, session: Session) -> list[Untold]:
@@ -316,9 +316,9 @@ class Asking:
         self.untold -= len(events)
         return events
 
-    def _try_event(self, session: Session, event: Untold) -> None:
+    def _try_event(self, session: Session, event: Untold, now: float) -> None:
         try:
-            self._send_event(session, event)
+            self._send_event(session, event, now)
         except NotExecuted:
             self.sessions.refused += 1  # an event is sent once
 

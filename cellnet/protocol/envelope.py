@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from cellnet.errors import InvalidName, LocalProtocolError, PayloadTooLarge, RemoteProtocolError
 from cellnet.fqcn import FQCN
-from cellnet.protocol.frames import INLINE_LIMIT, pack, unpack
+from cellnet.protocol.frames import INLINE_LIMIT, MAX_REMAINING_MS, pack, unpack
 
 __all__ = [
     "MAX_ENTRIES",
@@ -59,6 +59,8 @@ class Order(NamedTuple):
     """The ordering key; empty without one."""
     after: int
     """The request that must have ended before this one starts; 0 for none."""
+    within_ms: int = MAX_REMAINING_MS
+    """Milliseconds from when it was sent, after which nobody wants it; what relays say can only be less."""
     doubt: bool = False
     """Whether an earlier start of the receiver may have run it."""
 
@@ -72,7 +74,7 @@ class Order(NamedTuple):
 
         :raises RemoteProtocolError: if it is malformed
         """
-        order = cls(*unpack(data, int, int, str, int, bool))
+        order = cls(*unpack(data, int, int, str, int, int, bool))
         if len(order.key.encode()) > MAX_KEY or (order.sequence and order.after >= order.sequence):
             raise RemoteProtocolError("a request has an ordering key that is too long, or follows itself")
         if order.sequence and order.floor > order.sequence:

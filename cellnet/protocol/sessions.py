@@ -150,7 +150,7 @@ class Sessions:
         # whether it ran. One that belongs to a broadcast waits for the others. And there is no seal for it yet.
         may_carry = session.attempt == 1 and introduction.me.credentials is None
         carried = session.first_alone if may_carry else None
-        request = session.body(carried) if carried is not None else b""
+        request = session.body(carried, now) if carried is not None else b""
         header, body = pack(0, session.attempt), join(introduction.hello(), request)
         try:
             self._send(session.destination, Kind.OPEN, header, body, session.wanted_until(now))
