@@ -19,7 +19,7 @@ from cellnet.simulation.__main__ import main
 from cellnet.simulation.faults import HOSTILE
 from cellnet.simulation.timeline import Timeline
 
-SEEDS, SMALL_SEEDS, HOSTILE_SEEDS, BLOCK = 500, 20, 30, 10
+SEEDS, SMALL_SEEDS, HOSTILE_SEEDS, BLOCK = 500, 20, 30, 5
 SOON = 0.3
 """Seconds in which those who work in vain hear so: twice the longest way in a tree, and some load."""
 
