@@ -9,16 +9,17 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from cellnet.errors import Busy, HandshakeError, NotExecuted, RemoteProtocolError
+from cellnet.errors import Busy, HandshakeError, NotExecuted
 from cellnet.protocol.askers import Asker, Askers, Record, Served
-from cellnet.protocol.envelope import MAX_RANGES, Answer, Content, Order, Status, part
+from cellnet.protocol.envelope import MAX_RANGES, Answer, Content, Order, Status, pack_ranges, part, unpack_ranges
 from cellnet.protocol.events import Cancelled, Message
 from cellnet.protocol.frames import Kind, pack, unpack
 from cellnet.protocol.lanes import MAX_HELD, Lanes
+from cellnet.protocol.ranges import Ranges
 
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from cellnet.fqcn import FQCN
     from cellnet.protocol.events import Event
@@ -59,6 +60,8 @@ class Answering:
         self.cached_bytes = 0
         self.running = 0
         """Requests whose handlers wait for their turn, or have not ended."""
+        self.is_draining = False
+        """Whether it takes nothing new any more."""
         self._events = events
         self._send = send
         self._timers = timers
@@ -82,6 +85,9 @@ class Answering:
         """
         _none, attempt = unpack(header, int, int)
         hello, request = part(body)
+        if self.is_draining:
+            self._close(origin, 0, attempt, "it is being stopped", now)
+            return
         try:
             session = self._askers.offer(origin, hello, now)
         except (Busy, HandshakeError) as error:
@@ -128,7 +134,7 @@ class Answering:
             asker.floor = order.floor
         if order.sequence == 0:
             late = order.key and counter < session.last_keyed  # it was overtaken: too late is not at all
-            if not late and asker.lanes.held < MAX_HELD:
+            if not late and asker.lanes.held < MAX_HELD and not self.is_draining:
                 session.last_keyed = counter if order.key else session.last_keyed
                 self._begin(asker, order, content, expires)
             else:
@@ -161,7 +167,7 @@ class Answering:
             self.refused += 1
         else:
             self._askers.use(session)
-            self._settle_ranges(session.asker, _ranges(said))
+            self._settle_ranges(session.asker, unpack_ranges(said))
 
     # The owner's side.
 
@@ -184,6 +190,14 @@ class Answering:
         asker, taken = self._messages.pop(message, (None, None))
         if asker is not None and taken is not None:
             self._ended(asker, taken)
+
+    def drained(self, now: float) -> None:
+        """Tell all askers what may have run: nothing else did, and nothing will."""
+        self.is_draining = True
+        for asker in self._askers:
+            if asker.current is not None:
+                header, body = asker.current.channel.wrap(Kind.DRAINED, pack_ranges(_covering(asker.records)))
+                self._try_send(asker.origin, Kind.DRAINED, header, body, now + NOTICE_SECONDS)
 
     def expire(self, now: float) -> None:
         """Forget what nobody can want any more, as its deadline passed."""
@@ -216,8 +230,9 @@ class Answering:
 
     def _is_full(self, asker: Asker) -> bool:
         return (
+            self.is_draining
             # What one asker may have is never more than what is left for all others.
-            len(asker.records) >= MAX_INCOMING - self.running
+            or len(asker.records) >= MAX_INCOMING - self.running
             or len(asker.records) + len(asker.settled) >= MAX_RECORDS
             or self.cached_bytes >= CACHE_BYTES
         )
@@ -298,13 +313,11 @@ class Answering:
             self.refused += 1  # the asker will ask again, if it still can
 
 
-def _ranges(body: bytes) -> list[tuple[int, int]]:
-    values = unpack(body, list)[0]
-    if len(values) > MAX_RANGES:
-        raise RemoteProtocolError("a SETTLED names too many ranges")
-    for value in values:
-        if type(value) is not list or len(value) != 2 or not all(type(n) is int for n in value):
-            raise RemoteProtocolError("a SETTLED has a malformed range")
-        if not 0 < value[0] < value[1]:
-            raise RemoteProtocolError("a SETTLED has an impossible range")
-    return [(start, stop) for start, stop in values]
+def _covering(sequences: Collection[int]) -> Ranges:
+    """Return ranges that hold these numbers; also those in between, if else they were too many."""
+    ranges = Ranges()
+    for sequence in sequences:
+        ranges.add(sequence, sequence + 1)
+    if len(ranges) > MAX_RANGES:
+        ranges.add(min(sequences), max(sequences) + 1)
+    return ranges

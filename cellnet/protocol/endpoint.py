@@ -217,6 +217,15 @@ class Endpoint:
         self.exchange.answering.stopped(message)
         self.switch.deliver_own(now)
 
+    def drain(self) -> None:
+        """Take no more messages; those that were taken may end."""
+        self.exchange.answering.is_draining = True
+
+    def drained(self, now: float) -> None:
+        """Tell those who asked what may have run, so that they can ask our next start for the rest."""
+        self.exchange.answering.drained(now)
+        self.switch.deliver_own(now)
+
     # Frames about the link itself.
 
     def _control(self, connection: Connection, frame: Frame, now: float) -> None:

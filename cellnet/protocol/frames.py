@@ -70,6 +70,7 @@ class Kind(IntEnum):
     OPEN = 37  # header: [0, attempt]; body: introduction + a REQUEST's body, or nothing
     OPENED = 38  # header: [attempt, milliseconds since the answerer was started]; body: introduction
     CLOSED = 39  # header: [session or 0, counter or attempt]; body: [reason]
+    DRAINED = 40  # [[start, stop], ...]: sequence numbers that may have run; no other did, or will in this session
 
 
 FIRST_ROUTED = Kind.REQUEST
