@@ -201,6 +201,10 @@ class Asker(Half):
         error = Busy("full") if busy else Unreachable("gone")
         self.asking.nack_received(source, session, counter, error, self.now)
 
+    def settled(self) -> list[list[list[int]]]:
+        """Return what each SETTLED since the last call told."""
+        return [unpack(frame.body, list)[0] for frame in self.take(Kind.SETTLED)]
+
     def lost(self, *names: FQCN) -> None:
         self.asking.lost(names.__contains__, self.now)
 

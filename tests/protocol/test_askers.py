@@ -110,6 +110,7 @@ def test_an_asker_without_records_makes_room_for_another(monkeypatch: pytest.Mon
     assert [message.origin for message in answerer.happened()] == [A, C]
     answerer.settled(sessions[A], (1, 2))
     assert answerer.open(B)
+    assert len(answerer.answering._askers) == 2
 
 
 def test_a_neighbour_that_brings_too_many_introductions_waits_and_others_do_not(
