@@ -9,19 +9,13 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from cellnet.errors import (
-    Busy,
-    DeadlineBeforeExecution,
-    DeadlineExceeded,
-    Indeterminate,
-    NotExecuted,
-    StillBusy,
-    StillUnreachable,
-)
-from cellnet.protocol.envelope import MAX_RANGES, Answer, Entry, Status
+from cellnet.errors import Busy, NotExecuted, Unreachable
+from cellnet.protocol.envelope import Answer, Entry, Status, pack_ranges, unpack_ranges
 from cellnet.protocol.events import Failed, Replied
-from cellnet.protocol.frames import Kind, pack
+from cellnet.protocol.frames import Kind
 from cellnet.protocol.gathering import Gathering
+from cellnet.protocol.ranges import Ranges
+from cellnet.protocol.sealing import KEY_BYTES, seal_content
 from cellnet.protocol.session import (
     MAX_PAUSE_SECONDS,
     MAX_SILENCE_SECONDS,
@@ -39,6 +33,7 @@ if TYPE_CHECKING:
     from cellnet.fqcn import FQCN
     from cellnet.protocol.envelope import Content
     from cellnet.protocol.events import Event
+    from cellnet.protocol.introduction import Introducer
     from cellnet.protocol.session import Session
     from cellnet.protocol.timers import Timers
 
@@ -57,20 +52,22 @@ class Asking:
 
     def __init__(
         self,
-        epoch: int,
+        introducer: Introducer,
         events: deque[Event],
         send: Callable[[FQCN, Kind, bytes, bytes, float], None],
         broadcast: Callable[[list[Entry], bytes, float], None],
         timers: Timers,
         random: Callable[[], float],
+        entropy: Callable[[int], bytes],
     ) -> None:
         """Begin with no sessions.
 
         :param send: sends a frame, or raises ``NotExecuted``
         :param broadcast: sends one content to many, each with an entry of its own
         :param random: draws from 0 to 1, for the jitter of pauses
+        :param entropy: returns as many bytes as it is asked for, which nobody can guess
         """
-        self.sessions = Sessions(epoch, send, timers, random, self)
+        self.sessions = Sessions(introducer, send, timers, random, self)
         self.repeated = 0
         """Transmissions after the first."""
         self.untold = 0
@@ -80,6 +77,7 @@ class Asking:
         self._broadcast = broadcast
         self._timers = timers
         self._random = random
+        self._entropy = entropy
         self._calls: dict[int, dict[FQCN, Pending]] = {}
         self._waiting = 0
         self._made = 0
@@ -124,8 +122,8 @@ class Asking:
         """
         session = self.sessions.to(destination)
         event = Untold(content, key, session.last(key), deadline)
-        if session.number:
-            self._send_event(session, event)
+        if session.channel is not None:
+            self._send_event(session, event, now)
             return
         self._check_room(1)
         self.untold += 1
@@ -141,7 +139,7 @@ class Asking:
                 pending.gathering.cancel()
         for destination, pending in wanted:
             session = self.sessions.to(destination)
-            owed.append((destination, _judge(destination, pending)))
+            owed.append((destination, pending.verdict(destination)))
             self._finish(session, pending, now)
             if pending.in_doubt:
                 self._tell_settled(session, now)
@@ -162,14 +160,14 @@ class Asking:
         if carried is not None:
             session.flying[0] = carried
         for event in self._take_events(session):
-            self._try_event(session, event)
+            self._try_event(session, event, now)
         for pending in list(session.pending.values()):
             if pending is carried:
                 self._again(session, pending, now + pending.silence)
                 continue
             pending.is_doubtful |= restarted and pending.in_doubt > 0
             if pending.is_doubtful and not pending.repeats:
-                self._fail(session, pending, _doubt(session, pending, "it was restarted"), now)
+                self._fail(session, pending, pending.doubt(session.destination, "it was restarted"), now)
             elif pending.gathering is not None:
                 pending.gathering.ready(session, pending, now)
             else:
@@ -189,8 +187,10 @@ class Asking:
         for session in self.sessions.those(lambda _name: True):
             for pending in list(session.pending.values()):
                 if pending.in_doubt:
-                    self._fail(session, pending, _doubt(session, pending, "this cell was given another name"), now)
-            self.sessions.lose(session, now)
+                    self._fail(
+                        session, pending, pending.doubt(session.destination, "this cell was given another name"), now
+                    )
+            self.sessions.lose(session, Unreachable("this cell has another name"), now)
 
     # Frames.
 
@@ -199,10 +199,11 @@ class Asking:
 
         :raises RemoteProtocolError: if it is malformed
         """
-        session = self.sessions.accept(source, header)
-        if session is None:
+        read = self.sessions.read(source, Kind.REPLY, header, body)
+        if read is None:
             return
-        answer = Answer.unpack(body)
+        session, said = read
+        answer = Answer.unpack(said)
         pending = session.pending.get(answer.sequence)
         if pending is None:
             self.sessions.refused += 1
@@ -210,11 +211,11 @@ class Asking:
             pending.silence = MAX_SILENCE_SECONDS
             self._again(session, pending, now + MAX_SILENCE_SECONDS)
         elif answer.status == Status.BUSY:
-            session.not_delivered(answer.counter)
+            session.not_delivered(answer.counter, is_certain=True)
             error = Busy(f"{source} works on as many requests as it may")
             self._bad_news(session, pending, error, now)
         elif answer.status == Status.UNKNOWN:
-            self._fail(session, pending, _doubt(session, pending, f"{source} was restarted"), now)
+            self._fail(session, pending, pending.doubt(source, "it was restarted"), now)
         else:
             self._finish(session, pending, now)
             session.kept_bytes += len(answer.payload)
@@ -222,27 +223,47 @@ class Asking:
                 self._tell_settled(session, now)
             self._events.append(Replied(pending.call, source, answer.status, answer.encoding, answer.payload))
 
+    def drained_received(self, source: FQCN, header: bytes, body: bytes, now: float) -> None:
+        """Take a DRAINED: what the answerer does not name did not run, and goes to its next start.
+
+        :raises RemoteProtocolError: if it is malformed
+        """
+        read = self.sessions.read(source, Kind.DRAINED, header, body)
+        if read is None:
+            return
+        session, said = read
+        may_have_run = Ranges()
+        for start, stop in unpack_ranges(said):
+            may_have_run.add(start, stop)
+        for pending in session.pending.values():
+            if pending.sequence not in may_have_run and not pending.is_doubtful:
+                pending.in_doubt = 0
+        self.sessions.lose(session, Unreachable(f"{source} is being stopped"), now)
+
     def nack_received(self, destination: FQCN, number: int, counter: int, error: NotExecuted, now: float) -> None:
         """Take the news that one transmission was not delivered."""
-        session = self.sessions.known(destination)
-        if session is None or number != session.number:
+        if not number:
+            if (session := self.sessions.known(destination)) is not None:
+                self.sessions.open_refused(session, counter, error, now)
+        elif (found := self.sessions.in_use(destination, number)) is not None:
+            session, channel = found
+            pending = session.not_delivered(counter, is_certain=not channel.is_sealed)
+            if pending is not None:
+                self._bad_news(session, pending, error, now)
+        else:
             self.sessions.refused += 1
-        elif not number:
-            self.sessions.open_refused(session, counter, error, now)
-        elif (pending := session.not_delivered(counter)) is not None:
-            self._bad_news(session, pending, error, now)
 
     def lost(self, is_lost: Callable[[FQCN], bool], now: float) -> None:
         """Take the news that the way to some cells broke: what was under way there is sent again soon."""
         for session in self.sessions.those(is_lost):
-            self.sessions.lose(session, now)
+            self.sessions.lose(session, Unreachable(f"the way to {session.destination} broke"), now)
 
     def reachable(self, is_reachable: Callable[[FQCN], bool], now: float) -> None:
         """Take the news that there is a way again: what waits for one goes now."""
         for session in self.sessions.those(is_reachable):
             if session.is_pausing:
                 self.sessions.open(session, now)
-            elif session.number:
+            elif session.channel is not None:
                 for pending in [one for one in session.pending.values() if one.error is not None]:
                     self._transmit(session, pending, now)
 
@@ -254,7 +275,7 @@ class Asking:
 
     def _begin(self, session: Session, pending: Pending, gathering: Gathering | None, now: float) -> None:
         pending.over = self._timers.at(pending.deadline, partial(self._deadline_passed, session, pending))
-        if not session.number:
+        if session.channel is None:
             if gathering is not None:
                 gathering.wait_for(pending)
             self.sessions.want(session, now)
@@ -265,29 +286,33 @@ class Asking:
 
     def _leave_together(self, ready: list[tuple[Session, Pending]], now: float) -> None:
         """Send a broadcast to those whose sessions are open."""
+        first, one = ready[0]
+        content, deadline, key, digest = one.content.pack(), one.deadline, b"", b""
+        if first.open_channel.is_sealed:  # then all are
+            key = self._entropy(KEY_BYTES)
+            content, digest = seal_content(content, key)
         entries = []
         for session, pending in ready:
-            session.counter += 1
-            entries.append(Entry(session.destination, session.number, session.counter, session.order(pending).pack()))
-            self._sent(session, pending, session.counter, now)
-        content = ready[0][1].content
-        self._broadcast(entries, content.pack(), ready[0][1].deadline)
+            order = session.order(pending, now).pack()
+            entries.append(session.open_channel.wrap_entry(session.destination, order, key, digest))
+            self._sent(session, pending, now)
+        self._broadcast(entries, content, deadline)
 
     def _transmit(self, session: Session, pending: Pending, now: float) -> None:
         """Send a request, for the first time or again."""
         if pending.again is not None:
             pending.again.cancel()
             pending.again = None
-        session.counter += 1
-        header = pack(session.number, session.counter)
+        header, body = session.open_channel.wrap(Kind.REQUEST, session.body(pending, now))
         try:
-            self._send(session.destination, Kind.REQUEST, header, session.body(pending), pending.deadline)
+            self._send(session.destination, Kind.REQUEST, header, body, pending.deadline)
         except NotExecuted as error:
             self._bad_news(session, pending, error, now)
         else:
-            self._sent(session, pending, session.counter, now)
+            self._sent(session, pending, now)
 
-    def _sent(self, session: Session, pending: Pending, counter: int, now: float) -> None:
+    def _sent(self, session: Session, pending: Pending, now: float) -> None:
+        counter = session.open_channel.sent
         self.repeated += pending.error is not None or pending.in_doubt > 0
         pending.error = None
         pending.in_doubt += 1
@@ -297,19 +322,18 @@ class Asking:
             self._again(session, pending, now + pending.silence)
             pending.silence = min(2 * pending.silence, MAX_SILENCE_SECONDS)
 
-    def _send_event(self, session: Session, event: Untold) -> None:
-        session.counter += 1
-        header = pack(session.number, session.counter)
-        self._send(session.destination, Kind.EVENT, header, session.event_body(event), event.deadline)
+    def _send_event(self, session: Session, event: Untold, now: float) -> None:
+        header, body = session.open_channel.wrap(Kind.EVENT, session.event_body(event, now))
+        self._send(session.destination, Kind.EVENT, header, body, event.deadline)
 
     def _take_events(self, session: Session) -> list[Untold]:
         events, session.events = session.events, []
         self.untold -= len(events)
         return events
 
-    def _try_event(self, session: Session, event: Untold) -> None:
+    def _try_event(self, session: Session, event: Untold, now: float) -> None:
         try:
-            self._send_event(session, event)
+            self._send_event(session, event, now)
         except NotExecuted:
             self.sessions.refused += 1  # an event is sent once
 
@@ -331,20 +355,20 @@ class Asking:
 
     def _repeat(self, session: Session, pending: Pending, now: float) -> None:
         pending.again = None
-        if session.number:
+        if session.channel is not None:
             self._transmit(session, pending, now)
         else:
             self.sessions.want(session, now)
 
     def _deadline_passed(self, session: Session, pending: Pending, now: float) -> None:
         pending.over = None
-        self._fail(session, pending, _judge(session.destination, pending), now)
+        self._fail(session, pending, pending.verdict(session.destination), now)
         if pending.in_doubt:
             self._tell_settled(session, now)
 
     def _give_up_on(self, session: Session, pending: Pending, error: NotExecuted, now: float) -> None:
         """End what is not repeated after bad news."""
-        self._fail(session, pending, _doubt(session, pending, str(error)) if pending.in_doubt else error, now)
+        self._fail(session, pending, pending.doubt(session.destination, str(error)) if pending.in_doubt else error, now)
 
     def _fail(self, session: Session, pending: Pending, error: DeliveryError, now: float) -> None:
         self._finish(session, pending, now)
@@ -371,33 +395,11 @@ class Asking:
     def _tell_settled(self, session: Session, now: float) -> None:
         """Tell the answerer what it may forget. If that is lost, the next request says it, or the deadline."""
         session.stop_settling()
-        session.has_untold = not session.number
+        session.has_untold = session.channel is None
         session.kept_bytes = 0
-        if session.number:
-            session.counter += 1
-            ranges = [list(one) for one in session.settled.below(MAX_RANGES)]
+        if session.channel is not None:
+            header, body = session.channel.wrap(Kind.SETTLED, pack_ranges(session.settled))
             try:
-                self._send(
-                    session.destination,
-                    Kind.SETTLED,
-                    pack(session.number, session.counter),
-                    pack(ranges),
-                    now + MAX_SILENCE_SECONDS,
-                )
+                self._send(session.destination, Kind.SETTLED, header, body, now + MAX_SILENCE_SECONDS)
             except NotExecuted:
                 self.sessions.refused += 1
-
-
-def _doubt(session: Session, pending: Pending, reason: str) -> Indeterminate:
-    return Indeterminate(f"{reason}: {pending.content.topic} may have run at {session.destination}")
-
-
-def _judge(destination: FQCN, pending: Pending) -> DeliveryError:
-    """Return what is known of a request when its time is over."""
-    if pending.in_doubt:
-        return DeadlineExceeded(f"{destination} did not answer {pending.content.topic} in time: it may have run")
-    if isinstance(pending.error, Busy):
-        return StillBusy(str(pending.error))
-    if pending.error is not None:
-        return StillUnreachable(str(pending.error))
-    return DeadlineBeforeExecution(f"{pending.content.topic} could not be sent to {destination} in time")

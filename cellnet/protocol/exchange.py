@@ -7,19 +7,23 @@ from typing import TYPE_CHECKING
 from cellnet.protocol.answering import Answering
 from cellnet.protocol.asking import Asking
 from cellnet.protocol.frames import Kind
+from cellnet.protocol.introduction import Introducer
 
 if TYPE_CHECKING:
+    import datetime
     from collections import deque
     from collections.abc import Callable
 
     from cellnet.errors import NotExecuted
     from cellnet.fqcn import FQCN
     from cellnet.protocol.events import Event
+    from cellnet.protocol.introduction import Party
     from cellnet.protocol.switch import Switch
     from cellnet.protocol.timers import Timers
 
 __all__ = ["Exchange"]
 
+_MESSAGES = frozenset({Kind.REQUEST, Kind.EVENT, Kind.BROADCAST})
 EXPIRE_SECONDS = 1.0
 """How often requests are looked through for those whose deadline passed."""
 
@@ -29,18 +33,18 @@ class Exchange:
 
     def __init__(
         self,
-        me: Callable[[], FQCN | None],
-        epoch: int,
+        me: Callable[[], Party | None],
         events: deque[Event],
         switch: Switch,
         timers: Timers,
         *,
         entropy: Callable[[int], bytes],
         random: Callable[[], float],
+        wall: Callable[[], datetime.datetime],
     ) -> None:
-        self.epoch = epoch
-        self.asking = Asking(epoch, events, switch.send, switch.broadcast, timers, random)
-        self.answering = Answering(me, epoch, events, switch.send, timers, entropy)
+        introducer = Introducer(me, entropy, wall)
+        self.asking = Asking(introducer, events, switch.send, switch.broadcast, timers, random, entropy)
+        self.answering = Answering(introducer, events, switch.send, timers)
         self._timers = timers
         self._looks = False
 
@@ -60,11 +64,13 @@ class Exchange:
         :raises RemoteProtocolError: if it is malformed
         """
         asking, answering = self.asking, self.answering
-        if kind is Kind.REQUEST or kind is Kind.EVENT:
-            answering.message_received(origin, header, body, expires, now)
+        if kind in _MESSAGES:
+            answering.message_received(origin, kind, header, body, expires, now)
             self._look_later(now)
         elif kind is Kind.REPLY:
             asking.reply_received(origin, header, body, now)
+        elif kind is Kind.DRAINED:
+            asking.drained_received(origin, header, body, now)
         elif kind is Kind.SETTLED:
             answering.settled_received(origin, header, body, now)
         elif kind is Kind.OPEN:

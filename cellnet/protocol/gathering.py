@@ -66,7 +66,7 @@ class Gathering:
             self._timer.cancel()
 
     def _end(self, now: float) -> None:
-        ready = [(session, one) for session, one in self._ready if session.number and one.sequence in session.pending]
+        ready = [(session, one) for session, one in self._ready if session.channel and one.sequence in session.pending]
         self.cancel()
         if ready:
             self._leave(ready, now)

@@ -41,13 +41,14 @@ from cellnet.signing import load_public_key, sign, verify
 
 if TYPE_CHECKING:
     import datetime
+    from collections.abc import Callable
 
     from cryptography.hazmat.primitives.asymmetric import ec
 
     from cellnet.credentials import Credentials
     from cellnet.fqcn import FQCN
 
-__all__ = ["ENTROPY_BYTES", "MAX_INTRODUCTION", "Asked", "Asking", "Opened", "Party", "answer"]
+__all__ = ["ENTROPY_BYTES", "MAX_INTRODUCTION", "Asked", "Introducer", "Introduction", "Opened", "Party", "answer"]
 
 VERSION = 1
 ENTROPY_BYTES = 64
@@ -106,16 +107,61 @@ class Asked:
     """None between cells without credentials."""
 
 
-class Asking:
+class Introducer:
+    """One cell, which introduces itself and judges those who do: it knows what it is called, and the time."""
+
+    __slots__ = ("_entropy", "_me", "_wall")
+
+    def __init__(
+        self,
+        me: Callable[[], Party | None],
+        entropy: Callable[[int], bytes],
+        wall: Callable[[], datetime.datetime],
+    ) -> None:
+        """Take where everything comes from.
+
+        :param me: returns this cell as it is now; None while it has no name
+        :param entropy: returns as many bytes as it is asked for, which nobody can guess
+        """
+        self._me = me
+        self._entropy = entropy
+        self._wall = wall
+
+    def ask(self, answerer: FQCN) -> Introduction | None:
+        """Return this cell's side of a new session; None while it has no name."""
+        me = self._me()
+        return None if me is None else Introduction(me, answerer, self._entropy(ENTROPY_BYTES), self._wall)
+
+    def neighbour(self, other: FQCN) -> FQCN | None:
+        """Return who speaks for another cell here: the next on the way there; None for this cell itself."""
+        me = self._me()
+        return None if me is None else me.fqcn.next_hop(other)
+
+    def answer(self, asker: FQCN, hello: bytes) -> tuple[bytes, int, Asked]:
+        """Judge an OPEN; return the body of OPENED, the session's number, and what is known of the asker.
+
+        :raises HandshakeError: as :func:`answer` does, or if this cell has no name
+        :raises RemoteProtocolError: if it is malformed
+        """
+        me = self._me()
+        if me is None:
+            raise HandshakeError("this cell has no name yet", "not-joined", temporary=True)
+        number = int.from_bytes(self._entropy(8), "big") >> 1 | 1
+        said, asked = answer(me, asker, hello, number, self._entropy(ENTROPY_BYTES), self._wall())
+        return said, number, asked
+
+
+class Introduction:
     """The asker's side of one attempt.
 
     :param entropy: 64 random bytes that no other attempt gets
     """
 
-    __slots__ = ("_answerer", "_hello", "_is_done", "_private", "me")
+    __slots__ = ("_answerer", "_hello", "_is_done", "_private", "_wall", "me")
 
-    def __init__(self, me: Party, answerer: FQCN, entropy: bytes) -> None:
+    def __init__(self, me: Party, answerer: FQCN, entropy: bytes, wall: Callable[[], datetime.datetime]) -> None:
         self.me = me
+        self._wall = wall
         self._answerer = answerer
         self._private = _private_key(me, entropy)
         self._hello = _sign(me, _OPEN_CONTEXT, _state(me, answerer, entropy, self._private))
@@ -125,7 +171,7 @@ class Asking:
         """Return the body of OPEN; the same at every call, so that it may be sent again."""
         return self._hello
 
-    def opened(self, reply: bytes, wall: datetime.datetime) -> Opened:
+    def opened(self, reply: bytes) -> Opened:
         """Judge the body of OPENED. What is refused changes nothing: the true one may still come.
 
         :raises HandshakeError: if it is forged, expired, or another's than the one that was asked, or answers another
@@ -139,7 +185,7 @@ class Asking:
         session, digest = claim.more
         if digest != sha256(self._hello).digest():
             raise HandshakeError(f"{answerer} answers another OPEN than this cell's last", "wrong-answer")
-        claim.verify(me, answerer, wall, _OPENED_CONTEXT, self._hello)
+        claim.verify(me, answerer, self._wall(), _OPENED_CONTEXT, self._hello)
         seal = None
         if self._private is not None:
             forward, backward = _agree(self._private, claim.share, self._hello, claim.statement)

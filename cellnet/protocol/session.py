@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
+from cellnet.errors import (
+    Busy,
+    DeadlineBeforeExecution,
+    DeadlineExceeded,
+    Indeterminate,
+    StillBusy,
+    StillUnreachable,
+)
 from cellnet.protocol.envelope import Order, join
+from cellnet.protocol.frames import MAX_REMAINING_MS
 from cellnet.protocol.ranges import Ranges
-from cellnet.protocol.sealing import Window
 
 if TYPE_CHECKING:
-    from cellnet.errors import NotExecuted
+    from cellnet.errors import DeliveryError, NotExecuted
     from cellnet.fqcn import FQCN
+    from cellnet.protocol.channel import Channel
     from cellnet.protocol.envelope import Content
     from cellnet.protocol.gathering import Gathering
+    from cellnet.protocol.introduction import Introduction
     from cellnet.protocol.timers import Timer
 
 __all__ = [
@@ -49,31 +60,30 @@ class Session:
     __slots__ = (
         "attempt",
         "carried",
-        "counter",
+        "channel",
         "destination",
         "earliest",
         "epoch",
         "events",
         "flying",
         "has_untold",
+        "introduction",
         "is_pausing",
         "kept_bytes",
         "keys",
         "next_sequence",
-        "number",
         "opening",
         "pause",
         "pending",
         "settled",
         "settling",
         "silence",
-        "window",
     )
 
     def __init__(self, destination: FQCN, next_sequence: int) -> None:
         self.destination = destination
-        self.number = 0
-        """Given by the answerer; 0 until it is open."""
+        self.channel: Channel | None = None
+        """None unless it is open."""
         self.epoch = 0
         """The answerer's; 0 until it was open once."""
         self.attempt = 0
@@ -81,13 +91,13 @@ class Session:
         """Before it, no OPEN is sent, not even for another message."""
         self.is_pausing = False
         """Whether the last OPEN failed, and the next one waits."""
+        self.introduction: Introduction | None = None
+        """What OPEN says, until it is answered."""
         self.opening: Timer | None = None
         self.carried: tuple[Pending, float] | None = None
         """The request that the first OPEN carried, and when."""
         self.pause = PAUSE_SECONDS
         self.silence = SILENCE_SECONDS
-        self.counter = 0
-        self.window = Window()
         self.next_sequence = next_sequence
         self.pending: dict[int, Pending] = {}
         self.settled = Ranges()
@@ -101,6 +111,12 @@ class Session:
         self.keys: dict[str, list[int]] = {}
         """By ordering key, the sequence numbers that are pending."""
         self.events: list[Untold] = []
+
+    @property
+    def open_channel(self) -> Channel:
+        """The channel, where it is known that there is one."""
+        assert self.channel is not None  # noqa: S101  # whoever sends has looked
+        return self.channel
 
     @property
     def floor(self) -> int:
@@ -122,11 +138,11 @@ class Session:
         """The first request that does not wait for others of a broadcast."""
         return next((pending for pending in self.pending.values() if pending.gathering is None), None)
 
-    def begin(self, number: int, epoch: int) -> None:
+    def begin(self, channel: Channel, epoch: int) -> None:
         """Be open, anew or for the first time."""
-        self.number, self.epoch = number, epoch
-        self.counter = 0
-        self.window = Window()
+        self.channel, self.epoch = channel, epoch
+        self.introduction = None
+        self.is_pausing = False
         self.flying.clear()
         for pending in self.pending.values():
             pending.counters.clear()  # what is in doubt stays so
@@ -159,28 +175,33 @@ class Session:
         place = same.index(pending.sequence)
         return same[place - 1] if place else 0
 
-    def order(self, pending: Pending) -> Order:
+    def order(self, pending: Pending, now: float) -> Order:
         """Return what the answerer is told of a request besides its content."""
-        return Order(pending.sequence, self.floor, pending.key, self.predecessor(pending), pending.is_doubtful)
+        after, within_ms = self.predecessor(pending), _milliseconds(pending.deadline - now)
+        return Order(pending.sequence, self.floor, pending.key, after, within_ms, pending.is_doubtful)
 
-    def body(self, pending: Pending) -> bytes:
+    def body(self, pending: Pending, now: float) -> bytes:
         """Return the body of a REQUEST."""
-        return join(self.order(pending).pack(), pending.content.pack())
+        return join(self.order(pending, now).pack(), pending.content.pack())
 
-    def event_body(self, event: Untold) -> bytes:
+    def event_body(self, event: Untold, now: float) -> bytes:
         """Return the body of an EVENT."""
         after = event.after if event.after in self.pending else 0
-        return join(Order(0, self.floor, event.key, after).pack(), event.content.pack())
+        order = Order(0, self.floor, event.key, after, _milliseconds(event.deadline - now))
+        return join(order.pack(), event.content.pack())
 
     def last(self, key: str) -> int:
         """Return the last pending request with an ordering key; 0 if there is none."""
         return self.keys[key][-1] if key in self.keys else 0
 
-    def not_delivered(self, counter: int) -> Pending | None:
-        """Note that a transmission certainly ran nothing; return what it was, if it was in doubt."""
+    def not_delivered(self, counter: int, *, is_certain: bool) -> Pending | None:
+        """Note that a transmission is said to have run nothing; return what it was, if nothing was known of it.
+
+        :param is_certain: whether nobody can have lied
+        """
         pending = self.flying.pop(counter, None)
         if pending is not None:
-            pending.in_doubt -= 1
+            pending.in_doubt -= is_certain
         return pending
 
     def stop_opening(self) -> None:
@@ -237,3 +258,22 @@ class Pending:
         """Those that it waits for, to leave with them."""
         self.again: Timer | None = None
         self.over: Timer | None = None
+
+    def doubt(self, destination: FQCN, reason: str) -> Indeterminate:
+        """Return the error of a request that may have run."""
+        return Indeterminate(f"{reason}: {self.content.topic} may have run at {destination}")
+
+    def verdict(self, destination: FQCN) -> DeliveryError:
+        """Return what is known of a request when its time is over."""
+        topic = self.content.topic
+        if self.in_doubt:
+            return DeadlineExceeded(f"{destination} did not answer {topic} in time: it may have run")
+        if isinstance(self.error, Busy):
+            return StillBusy(str(self.error))
+        if self.error is not None:
+            return StillUnreachable(str(self.error))
+        return DeadlineBeforeExecution(f"{topic} could not be sent to {destination} in time")
+
+
+def _milliseconds(seconds: float) -> int:
+    return min(max(0, math.ceil(seconds * 1000)), MAX_REMAINING_MS)

@@ -7,7 +7,8 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
-from cellnet.errors import Busy, NotExecuted, Unreachable
+from cellnet.errors import Busy, HandshakeError, NotExecuted, Unreachable
+from cellnet.protocol.channel import Channel
 from cellnet.protocol.envelope import join
 from cellnet.protocol.frames import Kind, pack, unpack
 from cellnet.protocol.session import MAX_PAUSE_SECONDS, MAX_SILENCE_SECONDS, PAUSE_SECONDS, SILENCE_SECONDS, Session
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from cellnet.fqcn import FQCN
+    from cellnet.protocol.introduction import Introducer
     from cellnet.protocol.session import Pending
     from cellnet.protocol.timers import Timers
 
@@ -54,7 +56,7 @@ class Sessions:
 
     def __init__(
         self,
-        epoch: int,
+        introducer: Introducer,
         send: Callable[[FQCN, Kind, bytes, bytes, float], None],
         timers: Timers,
         random: Callable[[], float],
@@ -67,7 +69,7 @@ class Sessions:
         """
         self.refused = 0
         """Frames that were repetitions, or belonged to no session."""
-        self._epoch = epoch
+        self._introducer = introducer
         self._send = send
         self._timers = timers
         self._random = random
@@ -100,17 +102,25 @@ class Sessions:
         """Return the sessions to some cells."""
         return iter([session for name, session in self._sessions.items() if are_meant(name)])
 
-    def accept(self, source: FQCN, header: bytes) -> Session | None:
-        """Return the session in which a frame came; None if it belongs to none, or came before.
+    def in_use(self, destination: FQCN, number: int) -> tuple[Session, Channel] | None:
+        """Return the session to a cell, if it is open under this number."""
+        session = self._sessions.get(destination)
+        if session is None or session.channel is None or session.channel.number != number:
+            return None
+        return session, session.channel
 
-        :raises RemoteProtocolError: if it is malformed
+    def read(self, source: FQCN, kind: Kind, header: bytes, body: bytes) -> tuple[Session, bytes] | None:
+        """Return the session in which a frame came, and what it says; None if it belongs to none, or came before.
+
+        :raises RemoteProtocolError: if it is malformed, or sealed by another
         """
         number, counter = unpack(header, int, int)
-        session = self._sessions.get(source)
-        if session is None or session.number != number or not number or not session.window.accept(counter):
+        found = self.in_use(source, number)
+        said = found[1].unwrap(kind, counter, body) if found is not None else None
+        if found is None or said is None:
             self.refused += 1
             return None
-        return session
+        return found[0], said
 
     # Opening.
 
@@ -129,14 +139,19 @@ class Sessions:
         session.stop_opening()
         if not self._user.wants(session, now):
             return
+        introduction = session.introduction = session.introduction or self._introducer.ask(session.destination)
+        if introduction is None:
+            self.fail(session, Unreachable(f"{session.destination} cannot be reached: this cell has no parent"), now)
+            return
         session.attempt += 1
         session.is_pausing = False
         session.earliest = now + SILENCE_SECONDS
         # Only the first OPEN carries a request: if it was lost, and the answerer restarted since, nobody could know
-        # whether it ran. One that belongs to a broadcast waits for the others.
-        carried = session.first_alone if session.attempt == 1 else None
-        request = session.body(carried) if carried is not None else b""
-        header, body = pack(0, session.attempt), join(pack(self._epoch, str(session.destination)), request)
+        # whether it ran. One that belongs to a broadcast waits for the others. And there is no seal for it yet.
+        may_carry = session.attempt == 1 and introduction.me.credentials is None
+        carried = session.first_alone if may_carry else None
+        request = session.body(carried, now) if carried is not None else b""
+        header, body = pack(0, session.attempt), join(introduction.hello(), request)
         try:
             self._send(session.destination, Kind.OPEN, header, body, session.wanted_until(now))
         except NotExecuted as error:
@@ -159,14 +174,14 @@ class Sessions:
             pause = session.pause * (0.5 + self._random() / 2)
             session.opening = self._timers.at(now + pause, partial(self.open, session))
 
-    def lose(self, session: Session, now: float) -> None:
-        """Leave a session because the way broke, and try again soon.
+    def lose(self, session: Session, error: NotExecuted, now: float) -> None:
+        """Leave a session because the way broke, or the answerer stops, and try again soon.
 
-        Whoever is there when there is a way again may be another start: that is asked before anything is sent.
+        Whoever is there then may be another start: that is asked before anything is sent.
         """
-        session.number = 0
+        session.channel = session.introduction = None
         session.pause = PAUSE_SECONDS / 2
-        self.fail(session, Unreachable(f"the way to {session.destination} broke"), now)
+        self.fail(session, error, now)
 
     # Frames.
 
@@ -175,23 +190,22 @@ class Sessions:
 
         :raises RemoteProtocolError: if it is malformed
         """
-        number, attempt = unpack(header, int, int)
-        epoch, age_ms, asked_by = unpack(body, int, int, int)
+        attempt, age_ms = unpack(header, int, int)
         session = self._sessions.get(origin)
-        if (
-            asked_by != self._epoch  # an earlier start of this cell asked
-            or session is None
-            or session.opening is None
-            or attempt > session.attempt
-            or not number
-        ):
+        if session is None or session.opening is None or session.introduction is None or attempt > session.attempt:
             self.refused += 1
             return
+        try:
+            opened = session.introduction.opened(body)
+        except HandshakeError as error:
+            self.refused += 1
+            if error.code != "wrong-answer":  # which another OPEN was given, perhaps an earlier start's
+                self.fail(session, Unreachable(f"{origin} could not prove who it is: {error}"), now)
+            return
         session.stop_opening()
-        session.is_pausing = False
-        restarted = session.epoch not in (0, epoch)
+        restarted = session.epoch not in (0, opened.epoch)
         carried = self._carried(session, attempt, age_ms / 1000, now)
-        session.begin(number, epoch)
+        session.begin(Channel(opened.session, opened.seal), opened.epoch)
         self._user.opened(session, carried, now, restarted=restarted)
 
     def closed_received(self, origin: FQCN, header: bytes, body: bytes, now: float) -> None:
@@ -202,14 +216,15 @@ class Sessions:
         number, counter = unpack(header, int, int)
         (reason,) = unpack(body, str)
         session = self._sessions.get(origin)
-        if session is None or session.number != number or (not number and session.attempt != counter):
-            self.refused += 1
-        elif number:
-            session.not_delivered(counter)
-            session.number = 0
+        if not number and session is not None and session.attempt == counter:
+            self.open_refused(session, counter, Unreachable(f"{origin} refused: {reason[:200]}"), now)
+        elif (found := self.in_use(origin, number)) is not None:
+            session, channel = found
+            session.not_delivered(counter, is_certain=not channel.is_sealed)
+            session.channel = None
             self.open(session, now)
         else:
-            self.open_refused(session, counter, Unreachable(f"{origin} refused: {reason[:200]}"), now)
+            self.refused += 1
 
     def open_refused(self, session: Session, attempt: int, error: NotExecuted, now: float) -> None:
         """Take the news that an OPEN was not delivered, or not accepted."""

@@ -207,9 +207,9 @@ class Switch:
     def _take_own(self, route: Route, entry: Entry, content: bytes, expires: float, now: float | None) -> None:
         header, body = pack(entry.session, entry.counter), join(entry.order, content)
         if now is None:
-            self._to_self.append((Kind.REQUEST, header, body, expires))
+            self._to_self.append((Kind.BROADCAST, header, body, expires))
         else:
-            self.local.received(route.origin, Kind.REQUEST, header, body, expires, now)
+            self.local.received(route.origin, Kind.BROADCAST, header, body, expires, now)
 
     # Bad news.
 

@@ -27,7 +27,7 @@ from cellnet.protocol.introduction import (
     MAX_SIGNATURE,
     MAX_TEXT,
     Asked,
-    Asking,
+    Introduction,
     Opened,
     Party,
     answer,
@@ -59,6 +59,10 @@ C1, C2 = MOBILE.cell("C1"), MOBILE.cell("C2")
 TENSORS = C1.delegate("j1", "job", WALL + DAY)
 
 
+def at_wall() -> datetime.datetime:
+    return WALL
+
+
 def party(name: str, credentials: Credentials | None = None, epoch: int = 5) -> Party:
     return Party(FQCN(name), epoch, credentials)
 
@@ -83,7 +87,7 @@ class Meeting:
     answerer_wall: datetime.datetime = WALL
 
     def run(self) -> tuple[Opened, Asked]:
-        asking = Asking(self.asker, self.asked or self.answerer.fqcn, ENTROPY)
+        asking = Introduction(self.asker, self.asked or self.answerer.fqcn, ENTROPY, lambda: self.asker_wall)
         hello = asking.hello()
         if self.change_hello:
             hello = self.change_hello(hello, b"")
@@ -91,7 +95,7 @@ class Meeting:
         reply, asked = answer(self.answerer, origin, hello, SESSION, MORE_ENTROPY, self.answerer_wall)
         if self.change_reply:
             reply = self.change_reply(reply, hello)
-        return asking.opened(reply, self.asker_wall), asked
+        return asking.opened(reply), asked
 
     def refusal(self) -> tuple[str, str]:
         """Return the code and text with which one side refuses the other."""
@@ -164,7 +168,7 @@ def flip(field: str) -> Callable[[list[Any]], None]:
 
 
 def hello_of(asker: Party = CLIENT, answerer: Party = ROOT) -> bytes:
-    return Asking(asker, answerer.fqcn, ENTROPY).hello()
+    return Introduction(asker, answerer.fqcn, ENTROPY, at_wall).hello()
 
 
 def talk(here: Seal | None, there: Seal | None) -> None:
@@ -208,12 +212,12 @@ def test_cells_without_credentials_open_a_session_that_is_not_sealed() -> None:
 
 
 def test_open_may_be_sent_again() -> None:
-    asking = Asking(CLIENT, ROOT.fqcn, ENTROPY)
+    asking = Introduction(CLIENT, ROOT.fqcn, ENTROPY, at_wall)
     assert asking.hello() == asking.hello()
 
 
 def test_another_implementation_finds_the_same_keys() -> None:
-    asking = Asking(CLIENT, ROOT.fqcn, ENTROPY)
+    asking = Introduction(CLIENT, ROOT.fqcn, ENTROPY, at_wall)
     reply, asked = answer(ROOT, CLIENT.fqcn, asking.hello(), SESSION, MORE_ENTROPY, WALL)
     statement = msgpack.unpackb(reply)[0]
     share = X25519PublicKey.from_public_bytes(msgpack.unpackb(statement)[6])
@@ -418,7 +422,7 @@ def test_an_open_by_another_route_or_for_another_cell_is_refused() -> None:
     )
     assert Meeting(BARE_CLIENT, BARE_ROOT, origin=FQCN("R1.C2")).refusal()[0] == "misrouted"
     for asker, answerer in ((CLIENT, ROOT), (BARE_CLIENT, BARE_ROOT)):
-        meant_for_another = Asking(asker, FQCN("R1.C2"), ENTROPY).hello()
+        meant_for_another = Introduction(asker, FQCN("R1.C2"), ENTROPY, at_wall).hello()
         with pytest.raises(HandshakeError, match=r"from R1\.C1 to R1\.C2 came to server"):
             answer(answerer, asker.fqcn, meant_for_another, SESSION, MORE_ENTROPY, WALL)
 
@@ -437,13 +441,13 @@ def test_an_answer_of_another_cell_than_the_one_that_was_asked_is_refused() -> N
 @pytest.mark.parametrize("pair", [(CLIENT, ROOT), (BARE_CLIENT, BARE_ROOT)], ids=["sealed", "bare"])
 def test_a_recorded_answer_answers_no_other_open(pair: tuple[Party, Party]) -> None:
     asker, answerer = pair
-    earlier = Asking(asker, answerer.fqcn, MORE_ENTROPY)
+    earlier = Introduction(asker, answerer.fqcn, MORE_ENTROPY, at_wall)
     recorded, _ = answer(answerer, asker.fqcn, earlier.hello(), SESSION, ENTROPY, WALL)
     assert Meeting(asker, answerer, change_reply=lambda *_: recorded).refusal() == (
         "wrong-answer",
         "server answers another OPEN than this cell's last",
     )
-    assert earlier.opened(recorded, WALL).session == SESSION
+    assert earlier.opened(recorded).session == SESSION
 
 
 def test_a_recorded_answer_is_not_made_to_fit_by_a_change_of_its_digest() -> None:
@@ -458,21 +462,21 @@ def test_a_recorded_answer_is_not_made_to_fit_by_a_change_of_its_digest() -> Non
 @pytest.mark.parametrize("pair", [(CLIENT, ROOT), (BARE_CLIENT, BARE_ROOT)], ids=["sealed", "bare"])
 def test_an_answer_is_accepted_once_and_the_private_key_forgotten(pair: tuple[Party, Party]) -> None:
     asker, answerer = pair
-    asking = Asking(asker, answerer.fqcn, ENTROPY)
+    asking = Introduction(asker, answerer.fqcn, ENTROPY, at_wall)
     reply, _ = answer(answerer, asker.fqcn, asking.hello(), SESSION, MORE_ENTROPY, WALL)
-    asking.opened(reply, WALL)
+    asking.opened(reply)
     assert asking._private is None
     with pytest.raises(RemoteProtocolError, match="twice"):
-        asking.opened(reply, WALL)
+        asking.opened(reply)
 
 
 def test_a_forged_answer_does_not_keep_the_true_one_from_being_accepted() -> None:
-    asking = Asking(CLIENT, ROOT.fqcn, ENTROPY)
+    asking = Introduction(CLIENT, ROOT.fqcn, ENTROPY, at_wall)
     reply, asked = answer(ROOT, CLIENT.fqcn, asking.hello(), SESSION, MORE_ENTROPY, WALL)
     for forged in (b"", pack(b"", b""), restate(flip("session"))(reply, b""), restate(flip("digest"))(reply, b"")):
         with pytest.raises((HandshakeError, RemoteProtocolError)):
-            asking.opened(forged, WALL)
-    talk(asking.opened(reply, WALL).seal, asked.seal)
+            asking.opened(forged)
+    talk(asking.opened(reply).seal, asked.seal)
 
 
 @pytest.mark.parametrize("context", [b"cellnet join 1", b"cellnet welcome 1", b"cellnet opened 1", b"cellnet open 1"])
@@ -516,7 +520,7 @@ def test_a_flipped_bit_in_any_field_of_opened_is_noticed_by_the_asker(field: str
 
 def test_a_flipped_bit_in_any_byte_is_noticed() -> None:
     rng = random.Random(SEED)
-    asking = Asking(CLIENT, ROOT.fqcn, ENTROPY)
+    asking = Introduction(CLIENT, ROOT.fqcn, ENTROPY, at_wall)
     hello = asking.hello()
     reply, _ = answer(ROOT, CLIENT.fqcn, hello, SESSION, MORE_ENTROPY, WALL)
     for body in (hello, reply):
@@ -527,7 +531,7 @@ def test_a_flipped_bit_in_any_byte_is_noticed() -> None:
                 if body is hello:
                     answer(ROOT, CLIENT.fqcn, bytes(changed), SESSION, MORE_ENTROPY, WALL)
                 else:
-                    asking.opened(bytes(changed), WALL)
+                    asking.opened(bytes(changed))
 
 
 def test_an_open_that_was_changed_and_yet_answered_is_noticed_by_the_asker() -> None:
@@ -668,7 +672,7 @@ def test_a_share_that_makes_a_secret_which_everybody_knows_is_refused(share: byt
 def test_no_mutated_introduction_brings_anything_but_the_documented_errors(inside: bool, job: bool) -> None:
     rng = random.Random(f"{SEED} {inside} {job}")
     who = party("R1.C1.j1", TENSORS) if job else CLIENT
-    asking = Asking(who, who.fqcn, ENTROPY)
+    asking = Introduction(who, who.fqcn, ENTROPY, at_wall)
     hello = asking.hello()
     reply, _ = answer(who, who.fqcn, hello, SESSION, MORE_ENTROPY, WALL)
     accepted = 0
@@ -684,8 +688,8 @@ def test_no_mutated_introduction_brings_anything_but_the_documented_errors(insid
             if is_hello:
                 answer(who, who.fqcn, body, SESSION, MORE_ENTROPY, WALL)
             else:
-                asking.opened(body, WALL)
-                asking = Asking(who, who.fqcn, ENTROPY)
+                asking.opened(body)
+                asking = Introduction(who, who.fqcn, ENTROPY, at_wall)
                 hello = asking.hello()
                 reply, _ = answer(who, who.fqcn, hello, SESSION, MORE_ENTROPY, WALL)
             accepted += 1
