@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cellnet.fqcn import FQCN
+    from cellnet.journal import Transaction
 
-__all__ = ["Handler", "Reply", "Request"]
+__all__ = ["Durable", "DurableHandler", "DurableRequest", "Handler", "Reply", "Request", "durable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,14 @@ class Request:
     """The value that was sent; arrays are read-only."""
     deadline: float
     """When the answer is no longer wanted, on anyio's clock. The handler is cancelled then."""
+
+
+@dataclass(frozen=True, slots=True)
+class DurableRequest(Request):
+    """A message as a durable handler sees it."""
+
+    transaction: Transaction
+    """What it does here, and its answer, are saved together, or neither."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +55,24 @@ class Reply:
 
 Handler = Callable[[Request], Awaitable[Any]]
 """Gets a request and returns a payload. What it raises reaches the caller as ``RemoteError``."""
+
+DurableHandler = Callable[[DurableRequest], Awaitable[Any]]
+"""As :data:`Handler`, with a transaction of the cell's journal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Durable:
+    """A handler that runs exactly once, even if its cell is killed and started again."""
+
+    handler: DurableHandler
+
+
+def durable(handler: DurableHandler) -> Durable:
+    """Let a handler run exactly once, even if its cell is killed and started again, as far as its transaction goes.
+
+    Its cell needs a journal. What the handler does in ``request.transaction`` is saved together with its answer,
+    before the answer leaves. If it raises, nothing it did there remains, and the error is saved as the answer. If it
+    is cancelled, or killed with its cell, nothing is saved: it runs again if it is still asked to, so whatever else
+    it does must do no harm when done twice. The durable handlers of a cell run one after the other.
+    """
+    return Durable(handler)
