@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
+import anyio.lowlevel
 
+from cellnet.errors import DeadlineBeforeExecution
 from cellnet.message import Reply
 from cellnet.wakeup import Wakeup
 
@@ -38,9 +41,18 @@ class Deadline:
     def __init__(self, limit: float = REQUEST_SECONDS) -> None:
         now = anyio.current_time()
         left = anyio.current_effective_deadline() - now
-        self.seconds = limit if left > limit else left - max(0.0, min(MARGIN * left, MAX_MARGIN_SECONDS))
+        self.seconds = limit if left == math.inf else left - max(0.0, min(MARGIN * left, MAX_MARGIN_SECONDS))
         """How long it is from now; not positive if it has passed."""
         self.at = now + self.seconds
+
+    async def check(self, topic: str, destination: FQCN) -> None:
+        """Let nothing begin after it: a scope that has ended cancels here, as it does anywhere.
+
+        :raises DeadlineBeforeExecution: if it has passed, and the scope has not noticed
+        """
+        if self.seconds <= 0:
+            await anyio.lowlevel.checkpoint()
+            raise DeadlineBeforeExecution(f"the deadline passed before {topic} was sent to {destination}")
 
     @property
     def is_over(self) -> bool:

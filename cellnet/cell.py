@@ -109,6 +109,7 @@ class Cell(anyio.AsyncContextManagerMixin):
         )
         self._calls: dict[int, Call | Replies] = {}
         self._changed = Wakeup()
+        self._answered = Wakeup()
         self._crowded = False
 
     @asynccontextmanager
@@ -171,6 +172,21 @@ class Cell(anyio.AsyncContextManagerMixin):
         """Wait until the link to the parent is lost."""
         await self._neighbours.disconnected.wait()
 
+    async def drain(self) -> None:
+        """Take no more messages, and wait until those that were taken have been answered.
+
+        To be called before this cell is left, in a scope that limits it. Who asks meanwhile asks again, until another
+        start of this cell answers: nothing that this one did not begin is in doubt.
+        """
+        self._endpoint.drain()
+        try:
+            while self._endpoint.exchange.answering.running:
+                await self._answered.wait()
+        finally:
+            now = anyio.current_time()
+            self._endpoint.drained(now)
+            self._dispatch(now)
+
     # Messages.
 
     async def request(
@@ -195,9 +211,7 @@ class Cell(anyio.AsyncContextManagerMixin):
         name = FQCN(destination)
         encoding, data = pack_payload(payload)
         deadline = Deadline(self._request_seconds)
-        if deadline.seconds <= 0:
-            await anyio.lowlevel.checkpoint()  # a scope that has ended cancels here, as it does anywhere
-            raise DeadlineBeforeExecution(f"the deadline passed before {topic} was sent to {name}")
+        await deadline.check(topic, name)
         number, call = 0, Call()
         try:
             with deadline.limit():
@@ -221,12 +235,14 @@ class Cell(anyio.AsyncContextManagerMixin):
 
         :param key: as for :meth:`request`
         :raises Unreachable: if it is known that no link leads to *destination*
+        :raises Busy: if too much waits to be sent there
         :raises DeadlineBeforeExecution: if it could not leave in time
         :raises PayloadTooLarge: if the payload is
         """
         name = FQCN(destination)
         encoding, data = pack_payload(payload)
         deadline = Deadline(self._request_seconds)
+        await deadline.check(topic, name)
         with deadline.limit():
             await anyio.lowlevel.checkpoint()
             await self._wait_room(name)
@@ -239,7 +255,7 @@ class Cell(anyio.AsyncContextManagerMixin):
     def broadcast(
         self, destinations: str | Pattern | Iterable[str | FQCN], topic: str, payload: object = None
     ) -> Replies:
-        """Send a request to many cells; over each link it goes once.
+        """Send a request to many cells; over each link it goes once, and again only to those that do not answer.
 
         :param destinations: a pattern such as ``R1.*``, meaning the cells that are present now, or names
         :returns: a context manager, inside which the replies can be iterated over in order of arrival
@@ -319,11 +335,13 @@ class Cell(anyio.AsyncContextManagerMixin):
         now = anyio.current_time()
         self._endpoint.ended(message, status, encoding, data, now)
         self._dispatch(now)
+        self._answered.notify()
 
     def _stopped(self, message: int) -> None:
         now = anyio.current_time()
         self._endpoint.stopped(message, now)
         self._dispatch(now)
+        self._answered.notify()
 
     def _forget(self, number: int) -> list[tuple[FQCN, DeliveryError]]:
         """Want no more answers to a call, and tell those who still work on one; return who owed one, and why."""

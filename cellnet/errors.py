@@ -121,15 +121,15 @@ class Busy(NotExecuted):
 
 
 class DeadlineBeforeExecution(NotExecuted, TimeoutError):
-    """Say that the deadline passed before the message left this cell."""
+    """Say that the deadline passed, and that the message was not executed until then."""
 
 
 class StillUnreachable(Unreachable, DeadlineBeforeExecution):
-    """Say that no cell of that name was present at any time until the deadline."""
+    """Say that the deadline passed, and that no cell of that name was present when last tried."""
 
 
 class StillBusy(Busy, DeadlineBeforeExecution):
-    """Say that there was no room for the message at any time until the deadline."""
+    """Say that the deadline passed, and that there was no room for the message when last tried."""
 
 
 class Indeterminate(DeliveryError):

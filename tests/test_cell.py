@@ -124,10 +124,13 @@ async def test_a_topic_that_nobody_handles_is_answered_with_those_that_are(netwo
 
 
 @pytest.mark.parametrize("name", ["R1.C9", "R9.C1", "X"])
-async def test_a_cell_that_is_not_present_is_unreachable_at_once_from_everywhere(network: Network, name: str) -> None:
+async def test_a_cell_that_is_not_present_is_unreachable_from_everywhere(network: Network, name: str) -> None:
     async with network.tree(relays=2, clients=1, handlers=HANDLERS) as server:
         for cell in (server, network["R2.C2"], network["R1.C1"]):
-            with anyio.fail_after(5), pytest.raises(Unreachable, match=f"no cell {name} is present"):
+            with anyio.fail_after(5), pytest.raises(Unreachable, match=f"no cell {name} is present") as at_once:
+                await cell.request(name, "echo", once=False)
+            assert not isinstance(at_once.value, TimeoutError)
+            with anyio.fail_after(0.5), pytest.raises(StillUnreachable, match=f"no cell {name} is present"):
                 await cell.request(name, "echo")
 
 
@@ -224,6 +227,9 @@ async def test_a_scope_that_has_passed_cancels_as_anywhere_else(network: Network
     async with network.tree(relays=1, clients=1, handlers=HANDLERS) as server:
         with anyio.move_on_after(0) as scope:
             await server.request("R1.C1", "never")
+        assert scope.cancelled_caught
+        with anyio.move_on_after(0) as scope:
+            await server.send("R1.C1", "echo")
         assert scope.cancelled_caught
 
 

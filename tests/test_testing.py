@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from cellnet import ConfigurationError
+from cellnet import ConfigurationError, DeadlineExceeded
 from cellnet.testing import Network
 
 if TYPE_CHECKING:
@@ -39,6 +39,16 @@ async def test_half_an_hour_of_work_passes_in_moments_and_exactly() -> None:
                 assert len([reply.result() async for reply in replies]) == 6
         # two links there and back, twice: what was never asked before opens a session first
         assert anyio.current_time() - start == pytest.approx(1800.4, abs=1e-6)
+
+
+async def test_a_scope_of_hours_is_the_deadline_and_not_the_minute_of_calls_without_one() -> None:
+    async with Network().tree(relays=1, clients=1, handlers={"work": work}) as server:
+        with anyio.fail_after(1801):
+            assert await server.request("R1.C1", "work", 1) == 1
+        start = anyio.current_time()
+        with pytest.raises(DeadlineExceeded):
+            await server.request("R1.C1", "work")
+        assert anyio.current_time() - start == pytest.approx(60)
 
 
 async def test_every_link_adds_its_latency_each_way() -> None:

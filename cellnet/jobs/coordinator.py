@@ -2,6 +2,9 @@
 
 The law of this file: whatever happens to a run, its last step asks every site to end its job process, and the
 outcome is told only after that. A site that cannot be asked ends it by itself when its lease does.
+
+What the processes of a job ask each other waits while the way between them is broken. So the loss of a process is
+noticed here: its site tells, or its site was restarted, or is away for too long.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import anyio
 
 from cellnet.errors import CellError, DeliveryError, JobError, RemoteError
 from cellnet.fqcn import FQCN, FQSN, ROOT
+from cellnet.groups import unwrapped
 from cellnet.jobs.assignment import Assignment, Placed
 from cellnet.jobs.bundle import Bundle
 from cellnet.jobs.host import LEASE_SECONDS, Ended
@@ -38,6 +42,8 @@ STOP_SECONDS = 5.0
 DEPLOYING = 8
 """Sites at a time; a bundle for each waits in the queue of the link towards it."""
 WATCH_SECONDS = 0.5
+AWAY_SECONDS = 20.0
+"""How long a job waits for a site that is away, as while a relay is restarted; less than a lease."""
 RENEW_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
@@ -59,6 +65,7 @@ class Coordinator(Service):
             "jobs.cancel": self._cancel,
             "jobs.report": self._report,
             "jobs.ended": self._ended,
+            "jobs.gone": self._gone,
         }
         """For the server's cell."""
         self._sites = tuple(sites)
@@ -137,6 +144,18 @@ class Coordinator(Service):
             raise JobError(f"{request.origin} is no job process of this server")
         return record
 
+    # What a site says.
+
+    async def _gone(self, request: Request) -> None:
+        record = self._records.get(request.payload) if isinstance(request.payload, str) else None
+        if record is None:
+            return  # the job has ended meanwhile
+        for site, placed in record.placed.items():
+            if placed.cell.parent == request.origin:
+                record.close({"site": site, "reason": "its job process ended"})
+                return
+        raise JobError(f"{request.origin} takes no part in {record.job}")
+
     # One run.
 
     async def _run(self, record: Record, bundle: Bundle) -> None:
@@ -147,6 +166,7 @@ class Coordinator(Service):
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._cancel_when_submitter_left, record)
                     tasks.start_soon(self._renew, record)
+                    tasks.start_soon(self._close_when_site_is_lost, record)
                     failed, outcome = await self._carry_out(record, bundle)
                     tasks.cancel_scope.cancel()
         finally:
@@ -162,9 +182,13 @@ class Coordinator(Service):
         """Deploy, lead, and return the site that failed, if one did, with the outcome."""
         _log.info("%s runs on %s", record.job, ", ".join(record.placed))
         try:
-            await self._deploy(record)
-            await self._host.start(self._assignment(record, FQSN(ROOT)), bundle)
-            await self._led_to_its_end(record)
+            await _unless_closed(record, self._deploy(record))
+            if not record.closing.is_set():
+                # not ended before it has joined: what it says first may come before we see that
+                await self._host.start(self._assignment(record, FQSN(ROOT)), bundle)
+                await _unless_closed(record, self._host.wait_exited(record.job))
+            if not record.closing.is_set():
+                raise JobError("its job process ended without a result")
         except _SiteError as error:
             return error.site, {"error": str(error)}
         except CellError as error:
@@ -207,22 +231,6 @@ class Coordinator(Service):
         parent = FQCN(ROOT).job(record.job) if above.is_root else record.placed[str(above)].cell
         return Assignment(record.job, site, parent, children, config)
 
-    async def _led_to_its_end(self, record: Record) -> None:
-        """Wait for the SJ's word, or for its end.
-
-        :raises JobError: if it ended without a word
-        """
-        async with anyio.create_task_group() as tasks:
-
-            async def wait(one: Callable[[], Awaitable[object]]) -> None:
-                await one()
-                tasks.cancel_scope.cancel()
-
-            tasks.start_soon(wait, record.closing.wait)
-            tasks.start_soon(wait, lambda: self._host.wait_exited(record.job))
-        if not record.closing.is_set():
-            raise JobError("its job process ended without a result")
-
     async def _stop(self, record: Record) -> dict[str, Ended]:
         """End the job's processes everywhere; return how each ended, by FQSN, as far as the sites could be asked."""
         ends: dict[str, Ended] = {}
@@ -253,6 +261,24 @@ class Coordinator(Service):
                 except DeliveryError as error:
                     _log.warning("%s: %s", record.job, error)
 
+    async def _close_when_site_is_lost(self, record: Record) -> None:
+        epochs: dict[FQCN | None, int] = {}
+        seen: dict[FQCN | None, float] = {}
+        while True:
+            present = {member.fqcn: member.epoch for member in self._own.members()}
+            now = anyio.current_time()
+            for site, placed in record.placed.items():
+                node = placed.cell.parent
+                epoch = present.get(node) if node is not None else None
+                if epoch is not None:
+                    seen[node] = now
+                    if epochs.setdefault(node, epoch) != epoch:
+                        record.close({"site": site, "reason": "it was restarted, which ended its job process"})
+                elif now - seen.setdefault(node, now) > AWAY_SECONDS:
+                    reason = f"it was away for {AWAY_SECONDS:g} s: it ended, or the way to it is broken"
+                    record.close({"site": site, "reason": reason})
+            await anyio.sleep(WATCH_SECONDS)
+
     async def _cancel_when_submitter_left(self, record: Record) -> None:
         await self._submitter_left(record)
         _log.warning("%s: %s left, so the job is cancelled", record.job, record.submitter)
@@ -261,6 +287,20 @@ class Coordinator(Service):
     async def _submitter_left(self, record: Record) -> None:
         while any(member.fqcn == record.submitter for member in self._own.members()):  # noqa: ASYNC110 - a cell tells no one who left
             await anyio.sleep(WATCH_SECONDS)
+
+
+async def _unless_closed(record: Record, work: Awaitable[object]) -> None:
+    """Wait for *work*, but no longer than until it is known how the job ended."""
+    with unwrapped():
+        async with anyio.create_task_group() as tasks:
+
+            async def cancel_when_closed() -> None:
+                await record.closing.wait()
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(cancel_when_closed)
+            await work
+            tasks.cancel_scope.cancel()
 
 
 class _SiteError(JobError):

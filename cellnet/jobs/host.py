@@ -10,12 +10,14 @@ from __future__ import annotations
 import datetime
 import math
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from cellnet.errors import JobError
+from cellnet.errors import DeliveryError, JobError
+from cellnet.fqcn import ROOT
 from cellnet.jobs.assignment import Assignment, Start
 from cellnet.jobs.bundle import Bundle
 from cellnet.jobs.launcher import launched
@@ -175,7 +177,8 @@ class JobHost(Service):
             shutil.rmtree(folder, ignore_errors=True)
             hosted.gone.set()
         # how it ended waits for the server to ask
-        await _first(hosted.stop.wait, lambda: self._lease(hosted))
+        if not hosted.stop.is_set():
+            await _first(hosted.stop.wait, lambda: self._tell_gone(assignment.job, hosted))
         self._hosted.pop(assignment.job, None)
 
     def _message(self, assignment: Assignment, bundle: Bundle, folder: Path) -> bytes:
@@ -190,6 +193,17 @@ class JobHost(Service):
     async def _lease(self, hosted: _Hosted) -> None:
         while (left := hosted.lease_ends - anyio.current_time()) > 0:  # noqa: ASYNC110 - it may be renewed meanwhile
             await anyio.sleep(left)
+
+    async def _tell_gone(self, job: str, hosted: _Hosted) -> None:
+        """Tell the server that the process of *job* is no more, and wait for the end of its lease.
+
+        Who asked that process something would wait for it until the round's deadline: it might come back, for all
+        that the network knows.
+        """
+        if not self._site.is_root and self._cell is not None:
+            with suppress(DeliveryError):  # the server ends the job of a site that is away for long
+                await self._cell.request(ROOT, "jobs.gone", job)
+        await self._lease(hosted)
 
     # What the server may ask of a site.
 

@@ -15,18 +15,20 @@ from typing import TYPE_CHECKING
 import anyio
 
 from cellnet.cell import Cell
-from cellnet.errors import ConfigurationError, ConnectError, JobError, RemoteError
+from cellnet.errors import ConfigurationError, ConnectError, Indeterminate, JobError, RemoteError, Unreachable
 from cellnet.fqcn import ROOT
 from cellnet.kit import Kit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from typing import Any
 
     from cellnet.message import Request
 
 __all__ = [
     "SOCKET",
     "PresentCell",
+    "ask_server",
     "check_operator",
     "operator_cell",
     "present_cells",
@@ -93,6 +95,19 @@ async def operator_cell(kit_path: Path | str, run_dir: Path | str | None = None)
             yield cell
 
 
+async def ask_server(cell: Cell, topic: str, payload: object = None) -> Any:
+    """Ask the server that a command's *cell* has joined.
+
+    A command never joins again, so a lost link is told at once, and not at the deadline.
+
+    :raises ConnectError: if the server ended, or does not answer in time
+    """
+    try:
+        return await cell.request(ROOT, topic, payload, once=False)
+    except (Unreachable, Indeterminate) as error:
+        raise ConnectError(f"the server ended, or is stuck: see its log ({error})") from error
+
+
 async def present_cells(kit_path: Path | str, run_dir: Path | str | None = None) -> list[PresentCell]:
     """Return the cells that are present below the server, which runs on this machine.
 
@@ -101,7 +116,7 @@ async def present_cells(kit_path: Path | str, run_dir: Path | str | None = None)
     """
     async with operator_cell(kit_path, run_dir) as cell:
         found: list[PresentCell] = []
-        while page := await cell.request(ROOT, "cells.present", found[-1].fqcn if found else ""):
+        while page := await ask_server(cell, "cells.present", found[-1].fqcn if found else ""):
             found += [PresentCell(*fields) for fields in page]
     return found
 

@@ -35,9 +35,9 @@ class Record:
         self.scope = anyio.CancelScope()
         """Of the run; cancelling it ends the job at all sites."""
         self.closing = anyio.Event()
-        """Set when the SJ said how the job ended."""
+        """Set when it is known how the job ended."""
         self.answer: dict[str, Any] = {}
-        """What it said."""
+        """What the SJ said of it, or which site made it end."""
         self.finished = anyio.Event()
         """Set when no job process is left."""
         self.outcome: dict[str, Any] | None = None
@@ -54,9 +54,10 @@ class Record:
         self._announce()
 
     def close(self, answer: dict[str, Any]) -> None:
-        """Take the SJ's word on how the job ended."""
-        self.answer = answer
-        self.closing.set()
+        """Take a word on how the job ended: the SJ's, or one on the site that made it end. Only the first counts."""
+        if not self.closing.is_set():
+            self.answer = answer
+            self.closing.set()
 
     def finish(self, outcome: dict[str, Any]) -> None:
         """Note how the run ended, once nothing of it is left."""

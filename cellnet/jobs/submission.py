@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
-from cellnet.errors import DeliveryError, Indeterminate, JobError, Unreachable
-from cellnet.fqcn import ROOT
+from cellnet.errors import ConnectError, DeliveryError, JobError
 from cellnet.groups import unwrapped
 from cellnet.jobs.bundle import Bundle
 from cellnet.jobs.opaque import packed, unpacked
-from cellnet.jobs.operator import operator_cell, told_by_server
+from cellnet.jobs.operator import ask_server, operator_cell, told_by_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
@@ -128,13 +127,13 @@ class Run:
 
     async def cancel(self) -> None:
         """End the job at all sites, and return when it has ended. Safe to repeat, and after its end."""
-        await self._cell.request(ROOT, "jobs.cancel", self.job)
+        await ask_server(self._cell, "jobs.cancel", self.job)
 
     async def _follow(self) -> None:
         with anyio.fail_after(POLL_SECONDS + _ANSWER_SECONDS):
             try:
-                news = await self._cell.request(ROOT, "jobs.follow", {"job": self.job, "next": self._next})
-            except (Unreachable, Indeterminate) as error:
+                news = await ask_server(self._cell, "jobs.follow", {"job": self.job, "next": self._next})
+            except ConnectError as error:
                 raise JobError(f"the server ended while {self.job} ran, which ends the job too ({error})") from error
         self._reports += map(unpacked, news["reports"])
         self._next = news["next"]
@@ -176,12 +175,12 @@ async def submitted(
     submission = Submission(Bundle.read(bundle).pack(), settings, None if sites is None else tuple(sites), flat)
     async with _lasting_cell(kit_path, run_dir) as cell:
         with anyio.fail_after(_ANSWER_SECONDS):
-            run = Run(await cell.request(ROOT, "jobs.submit", submission.to_value()), cell)
+            run = Run(await ask_server(cell, "jobs.submit", submission.to_value()), cell)
         try:
             yield run
         finally:
             # a server that is gone ends the job itself
-            with anyio.move_on_after(_CANCEL_SECONDS, shield=True), suppress(DeliveryError):
+            with anyio.move_on_after(_CANCEL_SECONDS, shield=True), suppress(ConnectError, DeliveryError):
                 await run.cancel()
 
 

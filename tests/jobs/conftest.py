@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,8 @@ from tests.conftest import free_ports, provisioned
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+    from anyio.abc import TaskGroup, TaskStatus
+
 PROJECT = """
 api_version: 3
 name: jobs
@@ -33,6 +34,34 @@ participants:
   - {{name: C2, type: client, org: x}}
 """
 NODES = ("server", "R1", "C1", "C11", "C2")
+
+
+class Nodes:
+    """The nodes that run, each of which can be stopped and started again."""
+
+    def __init__(self, kits: Path, backend: str, tasks: TaskGroup) -> None:
+        self._kits = kits
+        self._backend = backend
+        self._tasks = tasks
+        self._running: dict[str, tuple[anyio.CancelScope, anyio.Event]] = {}
+
+    async def start(self, name: str) -> None:
+        """Start a node, and return when it has joined."""
+        await self._tasks.start(self._run, name)
+
+    async def stop(self, name: str) -> None:
+        """Stop a node, and return when it has ended."""
+        scope, ended = self._running.pop(name)
+        scope.cancel()
+        await ended.wait()
+
+    async def _run(self, name: str, *, task_status: TaskStatus[str]) -> None:
+        scope, ended = self._running[name] = anyio.CancelScope(), anyio.Event()
+        try:
+            with scope:
+                await run_node(self._kits / name, relay=run_relay, backend=self._backend, task_status=task_status)
+        finally:
+            ended.set()
 
 
 class Federation:
@@ -72,17 +101,17 @@ class Federation:
                 await anyio.sleep(0.05)
 
     @asynccontextmanager
-    async def running(self, backend: str, without: str = "") -> AsyncIterator[None]:
+    async def running(self, backend: str, without: str = "") -> AsyncIterator[Nodes]:
         """Run all nodes in this event loop, and wait until they are present."""
         names = [name for name in NODES if name != without]
         async with anyio.create_task_group() as tasks:
+            nodes = Nodes(self.folder / "kits", backend, tasks)
             with anyio.fail_after(30):
                 for name in names:
-                    kit = self.folder / "kits" / name
-                    await tasks.start(partial(run_node, kit, relay=run_relay, backend=backend))
+                    await nodes.start(name)
                 while len(await present_cells(self.server)) < len(names) - 1:
                     await anyio.sleep(0.02)
-            yield
+            yield nodes
             tasks.cancel_scope.cancel()
         assert not list(self.folder.glob("kits/*/run"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -25,6 +26,9 @@ from cellnet.kit import Kit
 from cellnet.message import Request
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
     from tests.jobs.conftest import Federation
 
 pytestmark = pytest.mark.anyio
@@ -265,6 +269,55 @@ async def test_nodes_that_stop_end_their_job_processes_first(federation: Federat
             await federation.wait_job_processes(4)
         assert not federation.job_processes()
     assert "the server ended while job-" in said[0]
+
+
+@asynccontextmanager
+async def task_under_way(federation: Federation, site: str) -> AsyncIterator[Path]:
+    """Run a job at one site, whose task goes on once the file is there that this gives."""
+    begun, go = federation.folder / "begun", federation.folder / "go"
+    code = f"Path({str(begun)!r}).touch()\nwhile not Path({str(go)!r}).exists(): time.sleep(0.01)"
+    try:
+        with anyio.fail_after(60):
+            async with submitted(
+                federation.server, federation.bundle(ONE_ROUND), config={site: code}, sites=[site]
+            ) as under_way:
+                while not begun.exists():
+                    await anyio.sleep(0.01)
+                yield go
+                await under_way.wait()
+    finally:
+        begun.unlink(missing_ok=True)
+        go.unlink(missing_ok=True)
+
+
+async def test_a_job_goes_on_when_a_relay_was_restarted_under_it(
+    federation: Federation, anyio_backend_name: str
+) -> None:
+    async with federation.running(anyio_backend_name) as nodes, task_under_way(federation, "C11") as go:
+        await nodes.stop("R1")
+        go.touch()
+        await nodes.start("R1")
+
+
+async def test_a_job_fails_when_a_site_of_it_was_restarted(federation: Federation, anyio_backend_name: str) -> None:
+    async with federation.running(anyio_backend_name) as nodes:
+        with pytest.raises(JobError, match="failed: C2: it was restarted, which ended its job process"):
+            async with task_under_way(federation, "C2"):
+                await nodes.stop("C2")
+                await nodes.start("C2")
+        await federation.wait_no_job_process()
+
+
+async def test_a_job_fails_when_a_site_of_it_stays_away(
+    federation: Federation, anyio_backend_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cellnet.jobs.coordinator.AWAY_SECONDS", 0.5)
+    monkeypatch.setattr("cellnet.jobs.coordinator.STOP_SECONDS", 0.5)
+    async with federation.running(anyio_backend_name) as nodes:
+        with pytest.raises(JobError, match=r"failed: C1\.C11: it was away for 0\.5 s: it ended, or the way"):
+            async with task_under_way(federation, "C11"):
+                await nodes.stop("C11")
+        await federation.wait_no_job_process()
 
 
 async def test_only_the_operator_submits_only_the_submitter_follows_and_only_the_server_deploys(
