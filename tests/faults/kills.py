@@ -159,7 +159,7 @@ async def receiver_killed(bench: Bench) -> Verdict:
 
 async def _kill_durable_handlers(bench: Bench, load: Load, receiver: CellProcess, verdict: Verdict) -> None:
     """Kill a receiver in its durable handlers, which wait for each other: all come to one effect, and one answer."""
-    times, at_once = int(bench.pick(10, 3)), 20
+    times, at_once = int(bench.pick(10, 2)), 20
     before = len(load.asked)
     for _ in range(times):
         begun = len(receiver.begun())
