@@ -101,6 +101,7 @@ class Ledger:
         self._known_topics: frozenset[str] = frozenset()
         self._change = (0, 0)
         self._is_handlers = False
+        self._has_failed = False
 
     def open(self, topics: Iterable[str]) -> None:
         """Open the file.
@@ -278,12 +279,15 @@ class Ledger:
 
     def _commit(self) -> None:
         self._connection.execute("COMMIT")
+        self._has_failed = False
         (answers, answer_bytes), self._change = self._change, (0, 0)
         self.answers += answers
         self.answer_bytes += answer_bytes
 
     def _failed(self, what: str, error: sqlite3.Error) -> JournalError:
-        logger.error("the journal %s cannot %s: %s", self.path, what, error)
+        if not self._has_failed:  # one line, not one for each request: the log may be on the same disk
+            logger.error("the journal %s cannot %s: %s", self.path, what, error)
+        self._has_failed = True
         return JournalError(f"the journal cannot {what}: {error}; nothing took effect")
 
     def _now(self) -> float:

@@ -6,9 +6,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cellnet.errors import RemoteError, RemoteProtocolError
+from cellnet.payload import decode
+from cellnet.protocol.envelope import Status
+
 if TYPE_CHECKING:
     from cellnet.fqcn import FQCN
     from cellnet.journal import Transaction
+    from cellnet.protocol.events import Replied
 
 __all__ = ["Durable", "DurableHandler", "DurableRequest", "Handler", "Reply", "Request", "durable"]
 
@@ -41,6 +46,18 @@ class Reply:
     source: FQCN
     value: Any = None
     error: Exception | None = None
+
+    @classmethod
+    def of(cls, event: Replied) -> Reply:
+        """Read what arrived."""
+        try:
+            value = decode(event.encoding, event.payload)
+            if event.status == Status.OK:
+                return cls(event.source, value)
+            code, message = value
+            return cls(event.source, error=RemoteError(str(event.source), str(code), str(message)))
+        except (RemoteProtocolError, TypeError, ValueError) as error:
+            return cls(event.source, error=RemoteError(str(event.source), "bad-reply", str(error)))
 
     def result(self) -> Any:
         """Return the answer.
