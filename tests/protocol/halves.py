@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from hashlib import sha256
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -174,7 +175,7 @@ class Asker(Half):
         self.asking.sessions.opened_received(source, pack(attempt, int(age * 1000)), body, self.now)
 
     def closed(self, session: int, counter: int, *, source: FQCN = B) -> None:
-        body = pack("no such session")
+        body = pack("no such session", sha256(part(self.asked[source])[0]).digest())
         self.asking.sessions.closed_received(source, pack(session, counter), body, self.now)
 
     def reply(
