@@ -302,6 +302,9 @@ class Answering:
         """
         for start, stop in ranges:
             asker.settled.add(start, stop)
+        if (excess := len(asker.settled) - MAX_RECORDS) > 0:  # only who lies has so many gaps: its lowest are closed
+            lowest = asker.settled.below(excess + 1)
+            asker.settled.add(lowest[0][0], lowest[-1][1])
         withdrawn = []
         for sequence in gone:
             record = asker.records.pop(sequence)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cellnet.errors import Indeterminate
+from cellnet.protocol.answering import MAX_RECORDS
 from cellnet.protocol.envelope import Content
 from cellnet.protocol.events import Failed, Message
 from cellnet.protocol.frames import Kind
@@ -136,3 +137,12 @@ def test_what_ran_until_just_before_its_deadline_is_not_said_to_be_not_executed(
         asker.hear(B, frame)
     asker.wait(1)
     assert [isinstance(failed.error, Indeterminate) for failed in asker.happened(Failed)] == [True]
+
+
+def test_an_asker_cannot_make_a_cell_remember_any_number_of_ranges() -> None:
+    answerer = Answerer()
+    session = answerer.open()
+    for frame in range(100):
+        answerer.settled(session, *((start, start + 1) for start in range(200 * frame + 2, 200 * frame + 130, 2)))
+    (asker,) = answerer.answering._askers
+    assert len(asker.settled) == MAX_RECORDS

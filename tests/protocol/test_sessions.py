@@ -150,6 +150,16 @@ def test_an_opened_that_answers_an_earlier_start_or_another_open_is_no_news() ->
     assert asker.asking.sessions.in_use(B, 7)
 
 
+def test_an_opened_that_nobody_waits_for_any_more_is_no_news() -> None:
+    asker = Asker()
+    asker.give_up(asker.ask())
+    asker.wait(3)
+    asker.opened()
+    assert asker.refused == 1
+    asker.ask()
+    assert asker.kinds() == [Kind.OPEN, Kind.OPEN]
+
+
 def test_who_cannot_prove_who_it_is_is_asked_again_after_a_pause() -> None:
     asker = Asker()
     asker.ask(within=3)
@@ -201,7 +211,7 @@ def test_closed_in_a_session_leads_to_another_open_at_once_and_what_is_pending_i
     assert [frame.numbers for frame in asker.take()] == [(0, 2)]
     asker.closed(7, 2)
     assert asker.kinds() == []
-    assert asker.refused == 3
+    assert asker.refused == 4
     asker.opened(8, 2)
     assert [(f.numbers, f.order.sequence, f.order.doubt) for f in asker.take()] == [
         ((8, 1), 2, False),
