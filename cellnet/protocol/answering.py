@@ -184,11 +184,15 @@ class Answering:
             return
         record = asker.records.get(taken.sequence)
         if record is not None and record.message == message:
-            record.reply = (status, encoding, payload)
-            self.cached_bytes += RECORD_BYTES + len(payload)
+            if status is Status.BUSY:  # it did not run, and may when it comes again
+                del asker.records[taken.sequence]
+            else:
+                record.reply = (status, encoding, payload)
+                self.cached_bytes += RECORD_BYTES + len(payload)
             session = asker.current or asker.offered
             if session is not None:
-                self._answer(session, Answer(taken.sequence, record.counter, *record.reply), record.expires)
+                answer = Answer(taken.sequence, record.counter, status, encoding, payload)
+                self._answer(session, answer, record.expires)
         self._ended(asker, taken)
 
     def stopped(self, message: int) -> None:
@@ -204,6 +208,10 @@ class Answering:
             if asker.current is not None:
                 header, body = asker.current.channel.wrap(Kind.DRAINED, pack_ranges(_covering(asker.records)))
                 self._try_send(asker.origin, Kind.DRAINED, header, body, now + NOTICE_SECONDS)
+
+    def renamed(self) -> None:
+        """Forget all askers: nobody can ask again under the new name for what he asked under the old one."""
+        self._askers.clear()
 
     def expire(self, now: float) -> None:
         """Forget what nobody can want any more, as its deadline passed."""
