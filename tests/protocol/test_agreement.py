@@ -6,11 +6,11 @@ import pytest
 
 from cellnet.errors import Indeterminate
 from cellnet.protocol.answering import MAX_RECORDS
-from cellnet.protocol.envelope import Content
+from cellnet.protocol.envelope import Content, Status
 from cellnet.protocol.events import Failed, Message
 from cellnet.protocol.frames import Kind
 from cellnet.protocol.lanes import Lanes
-from tests.protocol.conftest import request_body
+from tests.protocol.conftest import Net, request_body
 from tests.protocol.halves import A, Answerer, Asker, B, C, Cell
 
 
@@ -146,3 +146,30 @@ def test_an_asker_cannot_make_a_cell_remember_any_number_of_ranges() -> None:
         answerer.settled(session, *((start, start + 1) for start in range(200 * frame + 2, 200 * frame + 130, 2)))
     (asker,) = answerer.answering._askers
     assert len(asker.settled) == MAX_RECORDS
+
+
+def test_a_request_that_its_owner_was_too_busy_for_runs_when_it_comes_again() -> None:
+    answerer = Answerer()
+    session = answerer.open()
+    answerer.request(session, 1)
+    (message,) = answerer.happened(Message)
+    answerer.answer(message.number, Status.BUSY)
+    assert answerer.answers() == [(1, Status.BUSY)]
+    assert answerer.answering.records == 0
+    answerer.request(session, 1)
+    assert started(answerer) == [1]
+
+
+def test_a_cell_that_was_given_another_name_answers_those_who_knew_it_under_the_old_one() -> None:
+    net = Net.tree("A.C", "B", "D")
+    for number in range(3):
+        net.request("D", "A.C", payload=str(number).encode())
+    net.request("D", "A.C", topic="hold")
+    net.tick(1)
+    net.cut("A.C")
+    net.connect("A.C", parent="B")
+    net.run()
+    net.request("D", "B.C", payload=b"again")
+    net.tick(1)
+    assert net.outcomes("D")[-1].payload == b"again"  # type: ignore[union-attr]
+    assert net["A.C"].exchange.answering.records == 1
