@@ -183,16 +183,19 @@ class WholeRun:
         async def answer(request: Request) -> str | None:
             errand = self._errands[number_in(request.payload)]
             number = errand.name_at(name)
-            self.history.ran(number, str(name), self._now)
+            self.history.ran(number, str(name), self._now, asked_by=str(request.origin))
             self._note(name, "runs", number)
-            if errand.form == "event":
-                return None
-            await anyio.sleep(errand.handling)
-            if errand.asks is not None and not await self._ask_further(name, errand.asks, errand, request):
-                raise ValueError("what was asked further was not answered")
-            if errand.raises:
-                raise ValueError("as planned")
-            return _answer(number)
+            try:
+                if errand.form == "event":
+                    return None
+                await anyio.sleep(errand.handling)
+                if errand.asks is not None and not await self._ask_further(name, errand.asks, errand, request):
+                    raise ValueError("what was asked further was not answered")
+                if errand.raises:
+                    raise ValueError("as planned")
+                return _answer(number)
+            finally:
+                self.history.ended(number, str(name), self._now)
 
         return {"errand": answer}
 
