@@ -103,6 +103,7 @@ class Cell(anyio.AsyncContextManagerMixin):
         )
         self._calls: dict[int, Call | Replies] = {}
         self._changed = Wakeup()
+        self._answered = Wakeup()
         self._crowded = False
 
     @asynccontextmanager
@@ -162,6 +163,21 @@ class Cell(anyio.AsyncContextManagerMixin):
     async def wait_disconnected(self) -> None:
         """Wait until the link to the parent is lost."""
         await self._neighbours.disconnected.wait()
+
+    async def drain(self) -> None:
+        """Take no more messages, and wait until those that were taken have been answered.
+
+        To be called before this cell is left, in a scope that limits it. Who asks meanwhile asks again, until another
+        start of this cell answers: nothing that this one did not begin is in doubt.
+        """
+        self._endpoint.drain()
+        try:
+            while self._endpoint.exchange.answering.running:
+                await self._answered.wait()
+        finally:
+            now = anyio.current_time()
+            self._endpoint.drained(now)
+            self._dispatch(now)
 
     # Messages.
 
@@ -309,11 +325,13 @@ class Cell(anyio.AsyncContextManagerMixin):
         now = anyio.current_time()
         self._endpoint.ended(message, status, encoding, data, now)
         self._dispatch(now)
+        self._answered.notify()
 
     def _stopped(self, message: int) -> None:
         now = anyio.current_time()
         self._endpoint.stopped(message, now)
         self._dispatch(now)
+        self._answered.notify()
 
     def _forget(self, number: int) -> list[tuple[FQCN, DeliveryError]]:
         """Want no more answers to a call, and tell those who still work on one; return who owed one, and why."""

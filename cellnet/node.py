@@ -14,6 +14,7 @@ import shutil
 import signal
 import stat
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
@@ -35,19 +36,21 @@ if TYPE_CHECKING:
     from cellnet.kit import Endpoint
     from cellnet.message import Request
 
-__all__ = ["BACKENDS", "RelayRunner", "joined_line", "run_node", "run_until_signalled"]
+__all__ = ["BACKENDS", "RelayRunner", "drain", "joined_line", "run_node", "run_until_signalled"]
 
 BACKENDS = ("asyncio", "trio")
 MAX_SOCKET_BYTES = 100
 """Systems allow 104 or 108."""
 JOBS = "jobs"
+DRAIN_SECONDS = 10.0
+"""How long a node that is to end answers what it has taken."""
 
 
 class RelayRunner(Protocol):
     """Run a relay; this package does not know how."""
 
-    def __call__(self, kit: Kit, *, task_status: TaskStatus[str]) -> Coroutine[Any, Any, None]:
-        """Run the relay of *kit* until cancelled; report one line when it has joined."""
+    def __call__(self, kit: Kit, *, stop: anyio.Event, task_status: TaskStatus[str]) -> Coroutine[Any, Any, None]:
+        """Run the relay of *kit* until *stop* is set; report one line when it has joined."""
         ...
 
 
@@ -57,9 +60,10 @@ async def run_node(
     *,
     relay: RelayRunner | None = None,
     backend: str = "asyncio",
+    stop: anyio.Event | None = None,
     task_status: TaskStatus[str] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run the node of the kit at *kit_path*, whatever its role, until cancelled.
+    """Run the node of the kit at *kit_path*, whatever its role, until *stop* is set or it is cancelled.
 
     One line is reported when it has joined its parent, or listens.
 
@@ -69,6 +73,7 @@ async def run_node(
     :raises ConfigurationError: if the kit, or the folder for the socket, cannot be used
     :raises HandshakeError: if the parent refuses this node
     """
+    stop = stop or anyio.Event()
     kit = Kit.load(kit_path)
     if kit.role == "admin":
         raise ConfigurationError(
@@ -77,19 +82,19 @@ async def run_node(
     if kit.role == "relay":
         if relay is None:
             raise ConfigurationError("is the kit of a relay: start it with python -P -m relays", str(kit.path))
-        await relay(kit, task_status=task_status)
+        await relay(kit, stop=stop, task_status=task_status)
         return
     with _private_folder(run_folder(kit, run_dir)) as folder:
         run = _run_server if kit.role == "server" else _run_client
-        await run(kit, folder, backend, task_status)
+        await run(kit, folder, backend, stop, task_status)
 
 
 def run_until_signalled(node: Callable[..., Coroutine[Any, Any, None]], *, backend: str = "asyncio") -> None:
     """Run *node* on an event loop of its own until SIGTERM or SIGINT, and print the line that it reports.
 
-    The first signal ends the node in order. A second one ends the process at once.
+    The first signal lets the node finish what it has begun. A second one ends the process at once.
 
-    :param node: called with ``task_status``
+    :param node: called with ``stop``, an event, and ``task_status``
     :raises CellError: if the node cannot run
     """
     options: dict[str, Any] = {}
@@ -110,27 +115,34 @@ def joined_line(cell: Cell, connect: Endpoint) -> str:
     return f"{cell.fqcn} joined {cell.fqcn.parent} over {scheme}, {connect.security}"
 
 
+async def drain(cell: Cell) -> None:
+    """Let a cell that is to end answer what it has taken, but not for long."""
+    with anyio.move_on_after(DRAIN_SECONDS):
+        await cell.drain()
+
+
 async def _until_signalled(node: Callable[..., Coroutine[Any, Any, None]]) -> None:
-    running = anyio.CancelScope()
+    starting, stop = anyio.CancelScope(), anyio.Event()
     async with anyio.create_task_group() as tasks:
-        await tasks.start(_end_on_signal, running)
-        with running:
-            async with anyio.create_task_group() as nodes:
-                line = await nodes.start(node)
+        await tasks.start(_end_on_signal, starting, stop)
+        async with anyio.create_task_group() as nodes:
+            with starting:
+                line = await nodes.start(partial(node, stop=stop))
                 print(line, flush=True)  # noqa: T201 - for the operator, who may wait for it
         tasks.cancel_scope.cancel()
 
 
-async def _end_on_signal(scope: anyio.CancelScope, *, task_status: TaskStatus[None]) -> None:
+async def _end_on_signal(starting: anyio.CancelScope, stop: anyio.Event, *, task_status: TaskStatus[None]) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started()
         async for number in signals:
-            if scope.cancel_called:
+            if stop.is_set():
                 os._exit(128 + number)
-            scope.cancel()
+            stop.set()
+            starting.cancel()
 
 
-async def _run_server(kit: Kit, folder: Path, backend: str, task_status: TaskStatus[str]) -> None:
+async def _run_server(kit: Kit, folder: Path, backend: str, stop: anyio.Event, task_status: TaskStatus[str]) -> None:
     assert kit.listen is not None  # noqa: S101 - a server's kit has it
     url = f"unix://{folder / SOCKET}"
     host = JobHost(FQSN(ROOT), kit.credentials, folder / JOBS, url, backend=backend, lease_seconds=math.inf)
@@ -140,24 +152,28 @@ async def _run_server(kit: Kit, folder: Path, backend: str, task_status: TaskSta
         return present_page(cell, request)
 
     handlers = {**coordinator.handlers, "cells.present": cells_present}
-    async with Cell(kit.name, handlers=handlers) as cell, host.serving(cell), coordinator.serving(cell):
-        await cell.listen(url, kit.credentials)
-        bound = await cell.listen(kit.listen.url, kit.credentials, security=kit.listen.security)
-        task_status.started(f"{ROOT} listens at {bound}, {kit.listen.security}")
-        await anyio.sleep_forever()
+    async with Cell(kit.name, handlers=handlers) as cell:
+        async with host.serving(cell), coordinator.serving(cell):
+            await cell.listen(url, kit.credentials)
+            bound = await cell.listen(kit.listen.url, kit.credentials, security=kit.listen.security)
+            task_status.started(f"{ROOT} listens at {bound}, {kit.listen.security}")
+            await stop.wait()
+        await drain(cell)
 
 
-async def _run_client(kit: Kit, folder: Path, backend: str, task_status: TaskStatus[str]) -> None:
+async def _run_client(kit: Kit, folder: Path, backend: str, stop: anyio.Event, task_status: TaskStatus[str]) -> None:
     assert kit.connect is not None  # noqa: S101 - a client's kit has it
     placement = kit.credentials.placement
     assert placement is not None  # noqa: S101 - and this too
     url = f"unix://{folder / SOCKET}"
     host = JobHost(FQSN(placement.fqsn), kit.credentials, folder / JOBS, url, backend=backend)
-    async with Cell(kit.name, handlers=host.handlers) as cell, host.serving(cell):
-        await cell.listen(url, kit.credentials)
-        await cell.connect(kit.connect.url, kit.credentials, security=kit.connect.security)
-        task_status.started(joined_line(cell, kit.connect))
-        await anyio.sleep_forever()
+    async with Cell(kit.name, handlers=host.handlers) as cell:
+        async with host.serving(cell):
+            await cell.listen(url, kit.credentials)
+            await cell.connect(kit.connect.url, kit.credentials, security=kit.connect.security)
+            task_status.started(joined_line(cell, kit.connect))
+            await stop.wait()
+        await drain(cell)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import anyio
 
 from cellnet.cell import Cell
 from cellnet.errors import ConfigurationError
-from cellnet.node import joined_line
+from cellnet.node import drain, joined_line
 
 if TYPE_CHECKING:
     from anyio.abc import TaskStatus
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["run_relay"]
 
 
-async def run_relay(kit: Kit, *, task_status: TaskStatus[str] = anyio.TASK_STATUS_IGNORED) -> None:
-    """Run the relay of *kit* until cancelled; report one line when it has joined and listens.
+async def run_relay(kit: Kit, *, stop: anyio.Event, task_status: TaskStatus[str] = anyio.TASK_STATUS_IGNORED) -> None:
+    """Run the relay of *kit* until *stop* is set; report one line when it has joined and listens.
 
     :raises ConfigurationError: if *kit* is not a relay's, or its address is taken
     :raises HandshakeError: if the parent refuses this relay
@@ -31,4 +31,5 @@ async def run_relay(kit: Kit, *, task_status: TaskStatus[str] = anyio.TASK_STATU
         url = await cell.listen(kit.listen.url, kit.credentials.listening, security=kit.listen.security)
         task_status.started(f"{joined_line(cell, kit.connect)}; listens at {url}, {kit.listen.security}")
         # the cell itself logs who joins and who leaves
-        await anyio.sleep_forever()
+        await stop.wait()
+        await drain(cell)

@@ -127,14 +127,11 @@ def test_a_second_signal_ends_a_node_at_once(start: Callable[..., Node], backend
     code = f"""if True:
         import anyio
         from cellnet.node import run_until_signalled
-        async def slow(*, task_status):
+        async def slow(*, stop, task_status):
             task_status.started("up")
-            try:
-                await anyio.sleep_forever()
-            finally:
-                print("ending", flush=True)
-                with anyio.CancelScope(shield=True):
-                    await anyio.sleep(600)
+            await stop.wait()
+            print("ending", flush=True)
+            await anyio.sleep(600)
         run_until_signalled(slow, backend={backend!r})
         """
     node = start("-c", code, program=[sys.executable, "-P"])

@@ -9,16 +9,17 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from cellnet.errors import Busy, HandshakeError, NotExecuted, RemoteProtocolError
+from cellnet.errors import Busy, HandshakeError, NotExecuted
 from cellnet.protocol.askers import Asker, Askers, Record, Served
-from cellnet.protocol.envelope import MAX_RANGES, Answer, Content, Order, Status, part
+from cellnet.protocol.envelope import MAX_RANGES, Answer, Content, Order, Status, pack_ranges, part, unpack_ranges
 from cellnet.protocol.events import Cancelled, Message
 from cellnet.protocol.frames import Kind, pack, unpack
 from cellnet.protocol.lanes import MAX_HELD, Lanes
+from cellnet.protocol.ranges import Ranges
 
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from cellnet.fqcn import FQCN
     from cellnet.protocol.events import Event
@@ -30,7 +31,7 @@ __all__ = ["Answering"]
 MAX_RECORDS = 4096
 """Requests of one asker that are not settled, and gaps in between; beyond it, it is told ``BUSY``."""
 MAX_INCOMING = 16384
-"""Requests that a cell may be working on at a time, of all askers."""
+"""Requests that a cell may be working on at a time, of all askers; of one, no more than are left for the others."""
 CACHE_BYTES = 64 << 20
 """Replies that are kept. When it is full nothing new begins, so it is only exceeded by what has begun."""
 RECORD_BYTES = 200
@@ -59,6 +60,8 @@ class Answering:
         self.cached_bytes = 0
         self.running = 0
         """Requests whose handlers wait for their turn, or have not ended."""
+        self.is_draining = False
+        """Whether it takes nothing new any more."""
         self._events = events
         self._send = send
         self._timers = timers
@@ -82,8 +85,11 @@ class Answering:
         """
         _none, attempt = unpack(header, int, int)
         hello, request = part(body)
+        if self.is_draining:
+            self._close(origin, 0, attempt, "it is being stopped", now)
+            return
         try:
-            session = self._askers.offer(origin, hello)
+            session = self._askers.offer(origin, hello, now)
         except (Busy, HandshakeError) as error:
             self.refused += 1
             self._close(origin, 0, attempt, str(error), now)
@@ -91,7 +97,7 @@ class Answering:
         age_ms = int((now - min(self.started, now)) * 1000)
         session.opened = pack(attempt, age_ms), now + NOTICE_SECONDS
         if request and not session.channel.is_sealed:
-            self._take(session, 0, *part(request), expires)
+            self._take(session, 0, *part(request), expires, now)
             self._timers.at(now + HOLD_SECONDS, lambda _now: self._say_opened(session))
         else:
             self._say_opened(session)
@@ -117,17 +123,18 @@ class Answering:
             self.refused += 1
         else:
             self._askers.use(session)
-            self._take(session, counter, *parts, expires)
+            self._take(session, counter, *parts, expires, now)
 
-    def _take(self, session: Served, counter: int, first: bytes, second: bytes, expires: float) -> None:
+    def _take(self, session: Served, counter: int, first: bytes, second: bytes, expires: float, now: float) -> None:
         order, content = Order.unpack(first), Content.unpack(second)
+        expires = min(expires, now + order.within_ms / 1000)  # what relays say is never more than what the asker said
         asker = session.asker
         if order.floor > asker.floor:
             self._settle_ranges(asker, [(asker.floor, order.floor)])
             asker.floor = order.floor
         if order.sequence == 0:
             late = order.key and counter < session.last_keyed  # it was overtaken: too late is not at all
-            if not late and asker.lanes.held < MAX_HELD:
+            if not late and asker.lanes.held < MAX_HELD and not self.is_draining:
                 session.last_keyed = counter if order.key else session.last_keyed
                 self._begin(asker, order, content, expires)
             else:
@@ -160,7 +167,7 @@ class Answering:
             self.refused += 1
         else:
             self._askers.use(session)
-            self._settle_ranges(session.asker, _ranges(said))
+            self._settle_ranges(session.asker, unpack_ranges(said))
 
     # The owner's side.
 
@@ -183,6 +190,14 @@ class Answering:
         asker, taken = self._messages.pop(message, (None, None))
         if asker is not None and taken is not None:
             self._ended(asker, taken)
+
+    def drained(self, now: float) -> None:
+        """Tell all askers what may have run: nothing else did, and nothing will."""
+        self.is_draining = True
+        for asker in self._askers:
+            if asker.current is not None:
+                header, body = asker.current.channel.wrap(Kind.DRAINED, pack_ranges(_covering(asker.records)))
+                self._try_send(asker.origin, Kind.DRAINED, header, body, now + NOTICE_SECONDS)
 
     def expire(self, now: float) -> None:
         """Forget what nobody can want any more, as its deadline passed."""
@@ -215,7 +230,9 @@ class Answering:
 
     def _is_full(self, asker: Asker) -> bool:
         return (
-            self.running >= MAX_INCOMING
+            self.is_draining
+            # What one asker may have is never more than what is left for all others.
+            or len(asker.records) >= MAX_INCOMING - self.running
             or len(asker.records) + len(asker.settled) >= MAX_RECORDS
             or self.cached_bytes >= CACHE_BYTES
         )
@@ -296,13 +313,11 @@ class Answering:
             self.refused += 1  # the asker will ask again, if it still can
 
 
-def _ranges(body: bytes) -> list[tuple[int, int]]:
-    values = unpack(body, list)[0]
-    if len(values) > MAX_RANGES:
-        raise RemoteProtocolError("a SETTLED names too many ranges")
-    for value in values:
-        if type(value) is not list or len(value) != 2 or not all(type(n) is int for n in value):
-            raise RemoteProtocolError("a SETTLED has a malformed range")
-        if not 0 < value[0] < value[1]:
-            raise RemoteProtocolError("a SETTLED has an impossible range")
-    return [(start, stop) for start, stop in values]
+def _covering(sequences: Collection[int]) -> Ranges:
+    """Return ranges that hold these numbers; also those in between, if else they were too many."""
+    ranges = Ranges()
+    for sequence in sequences:
+        ranges.add(sequence, sequence + 1)
+    if len(ranges) > MAX_RANGES:
+        ranges.add(min(sequences), max(sequences) + 1)
+    return ranges

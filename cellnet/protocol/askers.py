@@ -7,6 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from cellnet.errors import Busy, HandshakeError
+from cellnet.protocol.budget import Budget
 from cellnet.protocol.channel import Channel
 from cellnet.protocol.lanes import Lanes
 from cellnet.protocol.ranges import Ranges
@@ -22,6 +23,10 @@ __all__ = ["Asker", "Askers", "Record", "Served"]
 
 MAX_ASKERS = 65536
 """Cells whose sessions are remembered; one that has nothing open makes room for another."""
+INTRODUCTIONS, INTRODUCTIONS_PER_SECOND = 1024, 100
+"""How many introductions are judged at once, and in the long run, of all the cells that a neighbour speaks for. Each
+costs about a millisecond. An answered one that comes again costs nothing."""
+MAX_NEIGHBOURS = 8192
 LOOKED_AT = 64
 """How many of those known for longest are looked at for one that can go."""
 
@@ -88,6 +93,7 @@ class Askers:
         self._forgotten = forgotten
         self._askers: dict[FQCN, Asker] = {}
         self._sessions: dict[int, Served] = {}
+        self._budget = Budget(INTRODUCTIONS, INTRODUCTIONS_PER_SECOND, MAX_NEIGHBOURS)
 
     def __len__(self) -> int:
         return len(self._askers)
@@ -100,11 +106,11 @@ class Askers:
         session = self._sessions.get(number)
         return session if session is not None and session.asker.origin == origin else None
 
-    def offer(self, origin: FQCN, hello: bytes) -> Served:
+    def offer(self, origin: FQCN, hello: bytes, now: float) -> Served:
         """Return the session that an OPEN asks for, which is the same for the same OPEN.
 
         :raises HandshakeError: if the asker is not who it should be, or was started again since
-        :raises Busy: if there is no room for another asker
+        :raises Busy: if there is no room for another asker, or its neighbour brings too many
         :raises RemoteProtocolError: if the introduction is malformed
         """
         digest = sha256(hello).digest()
@@ -112,6 +118,8 @@ class Askers:
         for session in (asker.current, asker.offered) if asker is not None else ():
             if session is not None and session.digest == digest:
                 return session
+        if not self._budget.spend(self._introducer.neighbour(origin), now):
+            raise Busy("too many cells introduced themselves at once")
         said, number, asked = self._introducer.answer(origin, hello)
         if asker is not None and asked.epoch < asker.epoch:
             raise HandshakeError(f"a later start of {origin} is known", "stale-epoch")

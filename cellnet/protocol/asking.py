@@ -9,14 +9,12 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from cellnet.errors import (
-    Busy,
-    NotExecuted,
-)
-from cellnet.protocol.envelope import MAX_RANGES, Answer, Entry, Status
+from cellnet.errors import Busy, NotExecuted, Unreachable
+from cellnet.protocol.envelope import Answer, Entry, Status, pack_ranges, unpack_ranges
 from cellnet.protocol.events import Failed, Replied
-from cellnet.protocol.frames import Kind, pack
+from cellnet.protocol.frames import Kind
 from cellnet.protocol.gathering import Gathering
+from cellnet.protocol.ranges import Ranges
 from cellnet.protocol.sealing import KEY_BYTES, seal_content
 from cellnet.protocol.session import (
     MAX_PAUSE_SECONDS,
@@ -125,7 +123,7 @@ class Asking:
         session = self.sessions.to(destination)
         event = Untold(content, key, session.last(key), deadline)
         if session.channel is not None:
-            self._send_event(session, event)
+            self._send_event(session, event, now)
             return
         self._check_room(1)
         self.untold += 1
@@ -162,7 +160,7 @@ class Asking:
         if carried is not None:
             session.flying[0] = carried
         for event in self._take_events(session):
-            self._try_event(session, event)
+            self._try_event(session, event, now)
         for pending in list(session.pending.values()):
             if pending is carried:
                 self._again(session, pending, now + pending.silence)
@@ -192,7 +190,7 @@ class Asking:
                     self._fail(
                         session, pending, pending.doubt(session.destination, "this cell was given another name"), now
                     )
-            self.sessions.lose(session, now)
+            self.sessions.lose(session, Unreachable("this cell has another name"), now)
 
     # Frames.
 
@@ -201,10 +199,10 @@ class Asking:
 
         :raises RemoteProtocolError: if it is malformed
         """
-        received = self.sessions.reply_received(source, header, body)
-        if received is None:
+        read = self.sessions.read(source, Kind.REPLY, header, body)
+        if read is None:
             return
-        session, said = received
+        session, said = read
         answer = Answer.unpack(said)
         pending = session.pending.get(answer.sequence)
         if pending is None:
@@ -225,6 +223,23 @@ class Asking:
                 self._tell_settled(session, now)
             self._events.append(Replied(pending.call, source, answer.status, answer.encoding, answer.payload))
 
+    def drained_received(self, source: FQCN, header: bytes, body: bytes, now: float) -> None:
+        """Take a DRAINED: what the answerer does not name did not run, and goes to its next start.
+
+        :raises RemoteProtocolError: if it is malformed
+        """
+        read = self.sessions.read(source, Kind.DRAINED, header, body)
+        if read is None:
+            return
+        session, said = read
+        may_have_run = Ranges()
+        for start, stop in unpack_ranges(said):
+            may_have_run.add(start, stop)
+        for pending in session.pending.values():
+            if pending.sequence not in may_have_run and not pending.is_doubtful:
+                pending.in_doubt = 0
+        self.sessions.lose(session, Unreachable(f"{source} is being stopped"), now)
+
     def nack_received(self, destination: FQCN, number: int, counter: int, error: NotExecuted, now: float) -> None:
         """Take the news that one transmission was not delivered."""
         if not number:
@@ -241,7 +256,7 @@ class Asking:
     def lost(self, is_lost: Callable[[FQCN], bool], now: float) -> None:
         """Take the news that the way to some cells broke: what was under way there is sent again soon."""
         for session in self.sessions.those(is_lost):
-            self.sessions.lose(session, now)
+            self.sessions.lose(session, Unreachable(f"the way to {session.destination} broke"), now)
 
     def reachable(self, is_reachable: Callable[[FQCN], bool], now: float) -> None:
         """Take the news that there is a way again: what waits for one goes now."""
@@ -278,7 +293,7 @@ class Asking:
             content, digest = seal_content(content, key)
         entries = []
         for session, pending in ready:
-            order = session.order(pending).pack()
+            order = session.order(pending, now).pack()
             entries.append(session.open_channel.wrap_entry(session.destination, order, key, digest))
             self._sent(session, pending, now)
         self._broadcast(entries, content, deadline)
@@ -288,7 +303,7 @@ class Asking:
         if pending.again is not None:
             pending.again.cancel()
             pending.again = None
-        header, body = session.open_channel.wrap(Kind.REQUEST, session.body(pending))
+        header, body = session.open_channel.wrap(Kind.REQUEST, session.body(pending, now))
         try:
             self._send(session.destination, Kind.REQUEST, header, body, pending.deadline)
         except NotExecuted as error:
@@ -307,8 +322,8 @@ class Asking:
             self._again(session, pending, now + pending.silence)
             pending.silence = min(2 * pending.silence, MAX_SILENCE_SECONDS)
 
-    def _send_event(self, session: Session, event: Untold) -> None:
-        header, body = session.open_channel.wrap(Kind.EVENT, session.event_body(event))
+    def _send_event(self, session: Session, event: Untold, now: float) -> None:
+        header, body = session.open_channel.wrap(Kind.EVENT, session.event_body(event, now))
         self._send(session.destination, Kind.EVENT, header, body, event.deadline)
 
     def _take_events(self, session: Session) -> list[Untold]:
@@ -316,9 +331,9 @@ class Asking:
         self.untold -= len(events)
         return events
 
-    def _try_event(self, session: Session, event: Untold) -> None:
+    def _try_event(self, session: Session, event: Untold, now: float) -> None:
         try:
-            self._send_event(session, event)
+            self._send_event(session, event, now)
         except NotExecuted:
             self.sessions.refused += 1  # an event is sent once
 
@@ -383,8 +398,7 @@ class Asking:
         session.has_untold = session.channel is None
         session.kept_bytes = 0
         if session.channel is not None:
-            ranges = [list(one) for one in session.settled.below(MAX_RANGES)]
-            header, body = session.channel.wrap(Kind.SETTLED, pack(ranges))
+            header, body = session.channel.wrap(Kind.SETTLED, pack_ranges(session.settled))
             try:
                 self._send(session.destination, Kind.SETTLED, header, body, now + MAX_SILENCE_SECONDS)
             except NotExecuted:

@@ -193,9 +193,9 @@ class Connection:
         lane = self._data if kind in _IN_ORDER else self._control
         self._push(lane, kind, pack(*fields), body, label=label)
 
-    def refuse(self, code: str, reason: str, *, temporary: bool) -> None:
+    def refuse(self, code: str, reason: str, *, temporary: bool, last_epoch: int = 0) -> None:
         """Say why there will be no link."""
-        self.control(Kind.REFUSED, code, reason[:MAX_REASON], temporary)
+        self.control(Kind.REFUSED, code, reason[:MAX_REASON], temporary, last_epoch)
 
     def go_away(self, reason: str) -> None:
         """Say why the link ends, after everything that is queued."""

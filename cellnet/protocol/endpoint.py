@@ -19,6 +19,7 @@ from cellnet.protocol.connection import Connection
 from cellnet.protocol.envelope import Content
 from cellnet.protocol.events import Attached, LinkFailed
 from cellnet.protocol.exchange import Exchange
+from cellnet.protocol.fencing import STALE_EPOCH, Fencing, StaleEpoch
 from cellnet.protocol.frames import FIRST_ROUTED, Kind, unpack
 from cellnet.protocol.handshake import NONCE_BYTES, Handshake, Self
 from cellnet.protocol.introduction import Party
@@ -77,6 +78,7 @@ class Endpoint:
         self.switch.local = self.exchange
         self._epoch = epoch
         self._credentials: Credentials | None = None
+        self._fencing = Fencing(self.timers, self._admit, self._refuse)
         self._presence = Presence(self.router, self.events)
         self._entropy = entropy
         self._random = random
@@ -215,12 +217,24 @@ class Endpoint:
         self.exchange.answering.stopped(message)
         self.switch.deliver_own(now)
 
+    def drain(self) -> None:
+        """Take no more messages; those that were taken may end."""
+        self.exchange.answering.is_draining = True
+
+    def drained(self, now: float) -> None:
+        """Tell those who asked what may have run, so that they can ask our next start for the rest."""
+        self.exchange.answering.drained(now)
+        self.switch.deliver_own(now)
+
     # Frames about the link itself.
 
     def _control(self, connection: Connection, frame: Frame, now: float) -> None:
         kind = frame.kind
         if kind is Kind.REFUSED:
-            code, message, temporary = unpack(frame.header, str, str, bool)
+            code, message, temporary, last_epoch = unpack(frame.header, str, str, bool, int)
+            if code == STALE_EPOCH and self.fqcn is None and last_epoch >= self._epoch:
+                # The clock was set back. Nobody knows this start by its epoch, so it may have another one.
+                self._epoch, temporary = last_epoch + 1, True
             raise RefusedByPeer(message, code, temporary=temporary)
         if connection.neighbour is None:
             self._handshake(connection, frame, now)
@@ -237,6 +251,10 @@ class Endpoint:
         elif kind is Kind.GOAWAY:
             (reason,) = unpack(frame.header, str)
             self._fail(connection, ConnectError(f"{connection.neighbour.name} ended the link: {reason}"), now)
+        elif kind is Kind.PROBE and not connection.is_listener:
+            connection.control(Kind.ALIVE)
+        elif kind is Kind.ALIVE and connection.is_listener:
+            self._fencing.alive(connection, now)
         elif kind is not Kind.PING:
             raise RemoteProtocolError(f"{kind.name} is not allowed here")
 
@@ -256,15 +274,25 @@ class Endpoint:
         if self.fqcn is None:
             raise HandshakeError(f"{self.name} has not joined its own parent yet", "not-joined", temporary=True)
         neighbour = connection.handshake.join_received(frame.header, frame.body, self.fqcn)
+        if self._fencing.claim(connection, neighbour, self.children.get(neighbour.fqcn), now):
+            self._take_in(connection, neighbour, now)
+
+    def _admit(self, connection: Connection, neighbour: Neighbour, now: float) -> None:
+        """Take in who had to wait for its name."""
+        try:
+            self._take_in(connection, neighbour, now)
+        except HandshakeError as error:
+            self._refuse(connection, error, now)
+
+    def _take_in(self, connection: Connection, neighbour: Neighbour, now: float) -> None:
         holder = self.children.get(neighbour.fqcn)
-        if holder is not None and holder.neighbour is not None and holder.neighbour.epoch > neighbour.epoch:
-            raise HandshakeError(f"a later start of {neighbour.name} is connected", "stale-epoch", temporary=True)
         if holder is None and len(self.children) >= self.max_children:
             raise HandshakeError(f"{self.name} has {len(self.children)} children already", "full", temporary=True)
         if holder is not None:
             self._fail(holder, ConnectError(f"{neighbour.name} connected anew"), now)
         if not self._presence.joined(neighbour, connection):
             raise HandshakeError(f"{self.name} knows as many cells as it may", "full", temporary=True)
+        self._fencing.admitted(neighbour)
         self.children[neighbour.fqcn] = connection
         connection.neighbour = neighbour
         connection.send_welcome(neighbour)
@@ -293,7 +321,8 @@ class Endpoint:
         elif connection.neighbour is not None:
             connection.go_away(str(error))
         elif isinstance(error, HandshakeError):
-            connection.refuse(error.code, str(error), temporary=error.temporary)
+            last_epoch = error.last if isinstance(error, StaleEpoch) else 0
+            connection.refuse(error.code, str(error), temporary=error.temporary, last_epoch=last_epoch)
         else:
             connection.refuse("protocol", str(error), temporary=False)
         self._fail(connection, error, now)
@@ -307,14 +336,14 @@ class Endpoint:
             return
         del self.connections[connection]
         neighbour = connection.neighbour
-        if neighbour is None:
-            return
-        if connection.is_listener:
-            del self.children[neighbour.fqcn]
-            self._presence.left(neighbour.fqcn, connection)
-        else:
-            self.router.parent = None
-        self.switch.connection_lost(connection, now)
+        if neighbour is not None:
+            if connection.is_listener:
+                del self.children[neighbour.fqcn]
+                self._presence.left(neighbour.fqcn, connection)
+            else:
+                self.router.parent = None
+            self.switch.connection_lost(connection, now)
+        self._fencing.left(connection, now)
 
     def _party(self) -> Party | None:
         return None if self.fqcn is None else Party(self.fqcn, self._epoch, self._credentials)

@@ -7,11 +7,14 @@ and the content, which a broadcast shares between all of them.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from cellnet.errors import InvalidName, LocalProtocolError, PayloadTooLarge, RemoteProtocolError
 from cellnet.fqcn import FQCN
-from cellnet.protocol.frames import INLINE_LIMIT, pack, unpack
+from cellnet.protocol.frames import INLINE_LIMIT, MAX_REMAINING_MS, pack, unpack
+
+if TYPE_CHECKING:
+    from cellnet.protocol.ranges import Ranges
 
 __all__ = [
     "MAX_ENTRIES",
@@ -24,8 +27,10 @@ __all__ = [
     "Order",
     "Status",
     "join",
+    "pack_ranges",
     "part",
     "read_name",
+    "unpack_ranges",
 ]
 
 MAX_TOPIC = 255
@@ -35,7 +40,7 @@ MAX_ENTRIES = 100
 MAX_KEY = 255
 """Bytes of an ordering key: every entry of a BROADCAST has one, and all must fit into one header."""
 MAX_RANGES = 64
-"""Ranges of sequence numbers in one SETTLED; the rest follows when the lowest have closed up."""
+"""Ranges of sequence numbers in one body. Of those settled, the rest follows when the lowest have closed up."""
 
 
 class Status(IntEnum):
@@ -59,6 +64,8 @@ class Order(NamedTuple):
     """The ordering key; empty without one."""
     after: int
     """The request that must have ended before this one starts; 0 for none."""
+    within_ms: int = MAX_REMAINING_MS
+    """Milliseconds from when it was sent, after which nobody wants it; what relays say can only be less."""
     doubt: bool = False
     """Whether an earlier start of the receiver may have run it."""
 
@@ -72,7 +79,7 @@ class Order(NamedTuple):
 
         :raises RemoteProtocolError: if it is malformed
         """
-        order = cls(*unpack(data, int, int, str, int, bool))
+        order = cls(*unpack(data, int, int, str, int, int, bool))
         if len(order.key.encode()) > MAX_KEY or (order.sequence and order.after >= order.sequence):
             raise RemoteProtocolError("a request has an ordering key that is too long, or follows itself")
         if order.sequence and order.floor > order.sequence:
@@ -163,6 +170,27 @@ class Content(NamedTuple):
         if len(topic) > MAX_TOPIC or len(payload) > INLINE_LIMIT:
             raise RemoteProtocolError("a message has a topic or a payload that is too long")
         return cls(topic, encoding, payload)
+
+
+def pack_ranges(ranges: Ranges) -> bytes:
+    """Return the lowest ranges as the body of a SETTLED or DRAINED."""
+    return pack([list(one) for one in ranges.below(MAX_RANGES)])
+
+
+def unpack_ranges(body: bytes) -> list[tuple[int, int]]:
+    """Read what :func:`pack_ranges` made.
+
+    :raises RemoteProtocolError: if it is malformed
+    """
+    values = unpack(body, list)[0]
+    if len(values) > MAX_RANGES:
+        raise RemoteProtocolError(f"a body names {len(values)} ranges: {MAX_RANGES} are allowed")
+    for value in values:
+        if type(value) is not list or len(value) != 2 or not all(type(number) is int for number in value):
+            raise RemoteProtocolError("a range is malformed")
+        if not 0 < value[0] < value[1]:
+            raise RemoteProtocolError("a range cannot be")
+    return [(start, stop) for start, stop in values]
 
 
 class Answer(NamedTuple):

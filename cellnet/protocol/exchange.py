@@ -69,6 +69,8 @@ class Exchange:
             self._look_later(now)
         elif kind is Kind.REPLY:
             asking.reply_received(origin, header, body, now)
+        elif kind is Kind.DRAINED:
+            asking.drained_received(origin, header, body, now)
         elif kind is Kind.SETTLED:
             answering.settled_received(origin, header, body, now)
         elif kind is Kind.OPEN:

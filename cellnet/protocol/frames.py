@@ -51,13 +51,15 @@ class Kind(IntEnum):
     HELLO = 1  # listener: [version, project, name, role, epoch, nonce, chain, driver, security]
     JOIN = 2  # connector: [... as HELLO, placement, delegation] + signature
     WELCOME = 3  # listener: [fqcn] + signature
-    REFUSED = 4  # either: [code, message, temporary]
+    REFUSED = 4  # either: [code, message, temporary, the epoch of the last start that is known, or 0]
     PING = 5  # either: []
     PRESENCE = 6  # child: [] + [[1, fqcn, role, fqsn, epoch, driver, security] | [0, fqcn], ...]
     BIND = 7  # either: [origin, destination | nil]; label = what the sender will call this route
     LOST = 8  # back along a route: [name, whether what is lost is name and all below it, or all the rest]
     NACK = 9  # back along a route: [code, message, [[destination, session, counter], ...]]
     GOAWAY = 10  # either: [reason]
+    PROBE = 11  # listener: []; another one wants the name of this child
+    ALIVE = 12  # connector: []; the answer to PROBE
 
     # The header of those below is [session, counter], their body as in cellnet/protocol/envelope.py.
     REQUEST = 32  # order + content
@@ -68,6 +70,7 @@ class Kind(IntEnum):
     OPEN = 37  # header: [0, attempt]; body: introduction + a REQUEST's body, or nothing
     OPENED = 38  # header: [attempt, milliseconds since the answerer was started]; body: introduction
     CLOSED = 39  # header: [session or 0, counter or attempt]; body: [reason]
+    DRAINED = 40  # [[start, stop], ...]: sequence numbers that may have run; no other did, or will in this session
 
 
 FIRST_ROUTED = Kind.REQUEST

@@ -132,6 +132,11 @@ class Introducer:
         me = self._me()
         return None if me is None else Introduction(me, answerer, self._entropy(ENTROPY_BYTES), self._wall)
 
+    def neighbour(self, other: FQCN) -> FQCN | None:
+        """Return who speaks for another cell here: the next on the way there; None for this cell itself."""
+        me = self._me()
+        return None if me is None else me.fqcn.next_hop(other)
+
     def answer(self, asker: FQCN, hello: bytes) -> tuple[bytes, int, Asked]:
         """Judge an OPEN; return the body of OPENED, the session's number, and what is known of the asker.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from cellnet.errors import (
@@ -13,6 +14,7 @@ from cellnet.errors import (
     StillUnreachable,
 )
 from cellnet.protocol.envelope import Order, join
+from cellnet.protocol.frames import MAX_REMAINING_MS
 from cellnet.protocol.ranges import Ranges
 
 if TYPE_CHECKING:
@@ -173,18 +175,20 @@ class Session:
         place = same.index(pending.sequence)
         return same[place - 1] if place else 0
 
-    def order(self, pending: Pending) -> Order:
+    def order(self, pending: Pending, now: float) -> Order:
         """Return what the answerer is told of a request besides its content."""
-        return Order(pending.sequence, self.floor, pending.key, self.predecessor(pending), pending.is_doubtful)
+        after, within_ms = self.predecessor(pending), _milliseconds(pending.deadline - now)
+        return Order(pending.sequence, self.floor, pending.key, after, within_ms, pending.is_doubtful)
 
-    def body(self, pending: Pending) -> bytes:
+    def body(self, pending: Pending, now: float) -> bytes:
         """Return the body of a REQUEST."""
-        return join(self.order(pending).pack(), pending.content.pack())
+        return join(self.order(pending, now).pack(), pending.content.pack())
 
-    def event_body(self, event: Untold) -> bytes:
+    def event_body(self, event: Untold, now: float) -> bytes:
         """Return the body of an EVENT."""
         after = event.after if event.after in self.pending else 0
-        return join(Order(0, self.floor, event.key, after).pack(), event.content.pack())
+        order = Order(0, self.floor, event.key, after, _milliseconds(event.deadline - now))
+        return join(order.pack(), event.content.pack())
 
     def last(self, key: str) -> int:
         """Return the last pending request with an ordering key; 0 if there is none."""
@@ -269,3 +273,7 @@ class Pending:
         if self.error is not None:
             return StillUnreachable(str(self.error))
         return DeadlineBeforeExecution(f"{topic} could not be sent to {destination} in time")
+
+
+def _milliseconds(seconds: float) -> int:
+    return min(max(0, math.ceil(seconds * 1000)), MAX_REMAINING_MS)

@@ -109,14 +109,14 @@ class Sessions:
             return None
         return session, session.channel
 
-    def reply_received(self, source: FQCN, header: bytes, body: bytes) -> tuple[Session, bytes] | None:
-        """Return the session in which a REPLY came, and what it says; None if it belongs to none, or came before.
+    def read(self, source: FQCN, kind: Kind, header: bytes, body: bytes) -> tuple[Session, bytes] | None:
+        """Return the session in which a frame came, and what it says; None if it belongs to none, or came before.
 
         :raises RemoteProtocolError: if it is malformed, or sealed by another
         """
         number, counter = unpack(header, int, int)
         found = self.in_use(source, number)
-        said = found[1].unwrap(Kind.REPLY, counter, body) if found is not None else None
+        said = found[1].unwrap(kind, counter, body) if found is not None else None
         if found is None or said is None:
             self.refused += 1
             return None
@@ -150,7 +150,7 @@ class Sessions:
         # whether it ran. One that belongs to a broadcast waits for the others. And there is no seal for it yet.
         may_carry = session.attempt == 1 and introduction.me.credentials is None
         carried = session.first_alone if may_carry else None
-        request = session.body(carried) if carried is not None else b""
+        request = session.body(carried, now) if carried is not None else b""
         header, body = pack(0, session.attempt), join(introduction.hello(), request)
         try:
             self._send(session.destination, Kind.OPEN, header, body, session.wanted_until(now))
@@ -174,14 +174,14 @@ class Sessions:
             pause = session.pause * (0.5 + self._random() / 2)
             session.opening = self._timers.at(now + pause, partial(self.open, session))
 
-    def lose(self, session: Session, now: float) -> None:
-        """Leave a session because the way broke, and try again soon.
+    def lose(self, session: Session, error: NotExecuted, now: float) -> None:
+        """Leave a session because the way broke, or the answerer stops, and try again soon.
 
-        Whoever is there when there is a way again may be another start: that is asked before anything is sent.
+        Whoever is there then may be another start: that is asked before anything is sent.
         """
         session.channel = session.introduction = None
         session.pause = PAUSE_SECONDS / 2
-        self.fail(session, Unreachable(f"the way to {session.destination} broke"), now)
+        self.fail(session, error, now)
 
     # Frames.
 

@@ -25,7 +25,7 @@ import trio
 from cellnet import Cell, Request
 from cellnet.errors import CellError
 from cellnet.kit import Kit
-from cellnet.node import run_until_signalled
+from cellnet.node import drain, run_until_signalled
 
 if TYPE_CHECKING:
     from anyio.abc import TaskStatus
@@ -121,7 +121,7 @@ def credentials(kit: str | None) -> tuple[Credentials | None, Credentials | None
     return own.listening or own, own
 
 
-async def _run_one(config: dict[str, Any], *, task_status: TaskStatus[str]) -> None:
+async def _run_one(config: dict[str, Any], *, stop: anyio.Event, task_status: TaskStatus[str]) -> None:
     listening, connecting = credentials(config["kit"])
     async with Worker(config["name"], _log(config)).cell as cell:
         # Links are clear even where there are certificates, so that a proxy can read what passes.
@@ -133,7 +133,8 @@ async def _run_one(config: dict[str, Any], *, task_status: TaskStatus[str]) -> N
         task_status.started(json.dumps({"fqcn": str(cell.fqcn), "url": url, "at": time.monotonic()}))
         if config["expect"]:
             await _say_when_present(cell, config["expect"])
-        await anyio.sleep_forever()
+        await stop.wait()
+        await drain(cell)
 
 
 async def _say_when_present(cell: Cell, count: int) -> None:
@@ -142,7 +143,7 @@ async def _say_when_present(cell: Cell, count: int) -> None:
     print(json.dumps({"present": count, "at": time.monotonic()}), flush=True)  # noqa: T201
 
 
-async def _run_many(config: dict[str, Any], *, task_status: TaskStatus[str]) -> None:
+async def _run_many(config: dict[str, Any], *, stop: anyio.Event, task_status: TaskStatus[str]) -> None:
     dialling, joined = anyio.Semaphore(DIALLING_AT_A_TIME), anyio.Semaphore(0)
     log = _log(config)
 
@@ -151,7 +152,8 @@ async def _run_many(config: dict[str, Any], *, task_status: TaskStatus[str]) -> 
             async with dialling:
                 await cell.connect(config["connect"])
             joined.release()
-            await anyio.sleep_forever()
+            await stop.wait()
+            await drain(cell)
 
     async with anyio.create_task_group() as cells:
         for name in config["names"]:
