@@ -14,21 +14,14 @@ import anyio
 import anyio.lowlevel
 
 from cellnet import drivers as ways
-from cellnet.calls import REQUEST_SECONDS, Call, Deadline, Replies
-from cellnet.errors import (
-    DeadlineBeforeExecution,
-    LocalProtocolError,
-    RemoteError,
-    RemoteProtocolError,
-)
+from cellnet.calls import REQUEST_SECONDS, Call, Deadline, Replies, reply_of
+from cellnet.errors import DeadlineBeforeExecution, LocalProtocolError
 from cellnet.fqcn import FQCN, Pattern, check_segment
 from cellnet.groups import unwrapped
 from cellnet.inbox import Inbox, pack_payload
 from cellnet.message import Reply, Request
 from cellnet.neighbours import Neighbours
-from cellnet.payload import decode
 from cellnet.protocol.endpoint import MAX_CHILDREN, Endpoint
-from cellnet.protocol.envelope import Status
 from cellnet.protocol.events import (
     Attached,
     Cancelled,
@@ -49,6 +42,7 @@ if TYPE_CHECKING:
     from cellnet.drivers.base import Driver
     from cellnet.errors import DeliveryError
     from cellnet.message import Handler
+    from cellnet.protocol.envelope import Status
     from cellnet.protocol.events import Event
     from cellnet.protocol.routing import Member
 
@@ -305,7 +299,7 @@ class Cell(anyio.AsyncContextManagerMixin):
             if not self._inbox.receive(event):  # which may have taken further events, and counted theirs
                 self._endpoint.switch.refused += 1
         elif isinstance(event, Replied):
-            self._answer(event.call, _reply(event))
+            self._answer(event.call, reply_of(event))
         elif isinstance(event, Failed):
             self._answer(event.call, Reply(event.destination, error=event.error))
         elif isinstance(event, Cancelled):
@@ -378,17 +372,6 @@ class Cell(anyio.AsyncContextManagerMixin):
             raise LocalProtocolError("a pattern and a name are wanted") from None
         names = sorted(str(member.fqcn) for member in self._endpoint.router.members() if pattern.matches(member.fqcn))
         return [name for name in names if name > last][:MEMBERS_PER_PAGE]
-
-
-def _reply(event: Replied) -> Reply:
-    try:
-        value = decode(event.encoding, event.payload)
-        if event.status == Status.OK:
-            return Reply(event.source, value)
-        code, message = value
-        return Reply(event.source, error=RemoteError(str(event.source), str(code), str(message)))
-    except (RemoteProtocolError, TypeError, ValueError) as error:
-        return Reply(event.source, error=RemoteError(str(event.source), "bad-reply", str(error)))
 
 
 def _wall() -> datetime.datetime:

@@ -374,18 +374,17 @@ async def test_a_lost_parent_is_joined_again_and_presence_comes_back(network: Ne
                 await client.request("server", "origin", once=False)
 
 
-async def test_two_holders_of_one_name_do_not_both_stay(network: Network) -> None:
+async def test_a_name_stays_with_the_cell_that_has_it_for_as_long_as_that_answers(network: Network) -> None:
     driver = MemoryDriver()
     async with Cell("server", drivers={"memory": driver}) as server:
         await server.listen("memory://server")
-        async with (
-            Cell("C1", drivers={"memory": driver}) as first,
-            Cell("C1", drivers={"memory": driver}, handlers=HANDLERS) as second,
-        ):
-            await first.connect("memory://server", reconnect=False)
+        async with Cell("C1", drivers={"memory": driver}, handlers=HANDLERS) as second:
+            async with Cell("C1", drivers={"memory": driver}) as first:
+                await first.connect("memory://server", reconnect=False)
+                with anyio.fail_after(2), pytest.raises(ConnectDeadline, match="another C1 is connected and answers"):
+                    await second.connect("memory://server", reconnect=False)
             with anyio.fail_after(5):
                 await second.connect("memory://server", reconnect=False)
-                await first.wait_disconnected()
             assert await server.request("C1", "origin") == "server"
             assert len(server.members()) == 1
 
