@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio
 import anyio.lowlevel
 
-from cellnet.errors import DeadlineBeforeExecution, RemoteError, RemoteProtocolError
+from cellnet.errors import DeadlineBeforeExecution
 from cellnet.message import Reply
-from cellnet.payload import decode
-from cellnet.protocol.envelope import Status
 from cellnet.wakeup import Wakeup
 
 if TYPE_CHECKING:
@@ -22,9 +20,8 @@ if TYPE_CHECKING:
 
     from cellnet.errors import DeliveryError
     from cellnet.fqcn import FQCN
-    from cellnet.protocol.events import Replied
 
-__all__ = ["Call", "Deadline", "Replies", "reply_of"]
+__all__ = ["Call", "Deadline", "Replies"]
 
 REQUEST_SECONDS = 60.0
 """The deadline of a message whose caller has none."""
@@ -172,15 +169,3 @@ class Replies(AbstractAsyncContextManager["Replies"]):
         for source, error in sorted(self._forget(self._sequence), key=lambda owed: owed[0]):
             self.answer(Reply(source, error=error))
         self._missing.clear()
-
-
-def reply_of(event: Replied) -> Reply:
-    """Read a reply as it arrived. What cannot be read is the far cell's fault."""
-    try:
-        value = decode(event.encoding, event.payload)
-        if event.status == Status.OK:
-            return Reply(event.source, value)
-        code, message = value
-        return Reply(event.source, error=RemoteError(str(event.source), str(code), str(message)))
-    except (RemoteProtocolError, TypeError, ValueError) as error:
-        return Reply(event.source, error=RemoteError(str(event.source), "bad-reply", str(error)))

@@ -8,8 +8,8 @@ import pytest
 
 from cellnet.errors import RemoteProtocolError, Unreachable
 from cellnet.protocol import answering as answering_module
-from cellnet.protocol.answering import HOLD_SECONDS, RECORD_BYTES
-from cellnet.protocol.envelope import MAX_RANGES, Status
+from cellnet.protocol.answering import HOLD_SECONDS, RECORD_BYTES, RECORD_SECONDS
+from cellnet.protocol.envelope import MAX_RANGES, Status, unpack_ranges
 from cellnet.protocol.events import Cancelled, Message
 from cellnet.protocol.frames import Kind, pack
 from tests.protocol.conftest import MINUTE, Net, request_body
@@ -105,7 +105,7 @@ def test_a_message_ends_when_its_asker_said_whatever_relays_say() -> None:
     answerer.request(session, 2, within=2, within_ms=60_000)
     answerer.event(session, within_ms=2000)
     assert [message.deadline for message in answerer.happened()] == [answerer.now + 2] * 3
-    answerer.now += 2
+    answerer.now += 2 + RECORD_SECONDS
     answerer.answering.expire(answerer.now)
     assert answerer.answering.records == 2
     answerer.answering.expire(answerer.now + 0.1)
@@ -126,7 +126,7 @@ def test_a_request_that_comes_after_its_deadline_was_noted_does_not_run() -> Non
     answerer = Answerer()
     session = answerer.open()
     answerer.request(session, 1, within=1)
-    answerer.now += 2
+    answerer.now += 3
     answerer.answering.expire(answerer.now)
     answerer.happened()
     answerer.request(session, 1)
@@ -261,6 +261,26 @@ def test_a_settlement_that_is_malformed_settles_nothing(body: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
         answerer.answering.settled_received(A, pack(session, "60"), pack([[1, 2]]), answerer.now)
     assert answerer.answering.records == 1
+
+
+def test_who_never_used_a_session_is_not_told_what_may_have_run() -> None:
+    answerer = Answerer()
+    session = answerer.open(C)
+    for sequence in (1, 2, 4):
+        answerer.request(session, sequence, origin=C)
+    answerer.open(A, request=request_body(1))
+    answerer.settled(session, (2, 3), origin=C)
+    answerer.wait(1)
+    answerer.take()
+    answerer.answering.drained(answerer.now)
+    (drained,) = answerer.take()
+    assert (drained.destination, drained.kind) == (C, Kind.DRAINED)
+    assert unpack_ranges(drained.body) == [(1, 2), (4, 5)]
+    answerer.request(session, 5, origin=C)
+    answerer.event(session, origin=C)
+    assert answerer.open(A, nonce=1) == 0
+    assert [frame.kind for frame in answerer.take()] == [Kind.REPLY, Kind.CLOSED]
+    assert [message.sequence for message in answerer.happened(Message)] == [1, 2, 4, 1]
 
 
 # Limits

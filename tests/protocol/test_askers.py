@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def reasons(frames: list[Sent]) -> list[str]:
-    return [unpack(frame.body, str)[0] for frame in frames if frame.kind is Kind.CLOSED]
+    return [unpack(frame.body, str, bytes)[0] for frame in frames if frame.kind is Kind.CLOSED]
 
 
 def test_an_earlier_start_of_an_asker_is_refused_and_changes_nothing() -> None:
@@ -110,6 +110,7 @@ def test_an_asker_without_records_makes_room_for_another(monkeypatch: pytest.Mon
     assert [message.origin for message in answerer.happened()] == [A, C]
     answerer.settled(sessions[A], (1, 2))
     assert answerer.open(B)
+    assert len(answerer.answering._askers) == 2
 
 
 def test_a_neighbour_that_brings_too_many_introductions_waits_and_others_do_not(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import accumulate
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,19 +17,11 @@ from cellnet.errors import (
     Unreachable,
 )
 from cellnet.protocol import asking as asking_module
-from cellnet.protocol.envelope import Answer, Content, Order, Status, part
+from cellnet.protocol.envelope import Answer, Content, Status
 from cellnet.protocol.events import Failed, Replied
-from cellnet.protocol.frames import INLINE_LIMIT, Kind, pack, unpack
-from tests.protocol.conftest import MINUTE, Net
-from tests.protocol.halves import A, Asker, B, C, Sent
-
-if TYPE_CHECKING:
-    from cellnet.fqcn import FQCN
-
-
-def settled(asker: Asker) -> list[list[list[int]]]:
-    """Return what each SETTLED since the last call told."""
-    return [unpack(frame.body, list)[0] for frame in asker.take(Kind.SETTLED)]
+from cellnet.protocol.frames import Kind, pack
+from tests.protocol.conftest import MINUTE
+from tests.protocol.halves import A, Asker, B, C
 
 
 def error_of(asker: Asker) -> type:
@@ -158,7 +149,7 @@ def test_giving_up_on_nothing_returns_nothing() -> None:
     asker.reply(2)
     for number in (0, call, call + 1):
         assert asker.give_up(number) == []
-    assert settled(asker) == []
+    assert asker.settled() == []
 
 
 def test_who_still_owes_an_answer_is_told_when_it_is_given_up_and_the_answerers_too_if_they_may_know() -> None:
@@ -169,9 +160,9 @@ def test_who_still_owes_an_answer_is_told_when_it_is_given_up_and_the_answerers_
     asker.reply(2)
     asker.nack(8, 1, source=C)
     assert asker.give_up(call) == [(C, "StillUnreachable"), (A, "DeadlineBeforeExecution")]
-    assert settled(asker) == []
+    assert asker.settled() == []
     assert asker.give_up(asker.ask(B)) == [(B, "DeadlineExceeded")]
-    assert settled(asker) == [[[1, 4]]]
+    assert asker.settled() == [[[1, 4]]]
     assert (asker.asking.pending, asker.happened(Failed)) == (0, [])
 
 
@@ -189,10 +180,10 @@ def test_what_is_given_up_while_its_session_is_left_is_told_in_the_next_one() ->
     asker.ask()
     asker.closed(7, 3)
     asker.give_up(call)
-    assert settled(asker) == []
+    assert asker.settled() == []
     asker.opened(8, 2)
     assert [frame.kind for frame in asker.sent] == [Kind.REQUEST, Kind.SETTLED]
-    assert settled(asker) == [[[1, 3]]]
+    assert asker.settled() == [[[1, 3]]]
 
 
 # Repetition
@@ -338,204 +329,7 @@ def test_the_answerer_is_told_at_once_of_what_ended_at_its_deadline_and_may_stil
     asker.ask(within=1)
     asker.wait(1)
     assert error_of(asker) is DeadlineExceeded
-    assert settled(asker) == [[[1, 3]]]
-
-
-# What is settled
-
-
-def test_what_is_settled_is_told_after_ten_seconds_and_once() -> None:
-    asker = Asker.opened_to(B)
-    assert asker.wait(MINUTE) == [(10, Kind.SETTLED)]
-    assert settled(asker) == [[[1, 2]]]
-    asker.ask()
-    asker.wait(5)
-    asker.reply(2)
-    asker.ask()
-    asker.reply(3)
-    asker.take()
-    assert asker.wait(MINUTE) == [(10, Kind.SETTLED)]
-    assert settled(asker) == [[[1, 4]]]
-    assert len(asker.timers) == 0
-
-
-def test_what_is_settled_is_told_at_once_when_a_mebibyte_of_answers_is_kept() -> None:
-    asker = Asker.opened_to(B)
-    for sequence in range(2, 2 + 17):
-        asker.ask()
-        asker.reply(sequence, payload=bytes(INLINE_LIMIT))
-        assert settled(asker) == ([[[1, 18]]] if sequence == 17 else [])
-
-
-def test_every_request_says_up_to_where_nothing_is_pending() -> None:
-    asker = Asker.opened_to(B)
-    for _ in range(3):
-        asker.ask()
-    asker.reply(3)
-    asker.ask()
-    asker.reply(2)
-    asker.ask()
-    asker.tell()
-    assert [(frame.order.sequence, frame.order.floor) for frame in asker.take()] == [
-        (2, 2),
-        (3, 2),
-        (4, 2),
-        (5, 2),
-        (6, 4),
-        (0, 4),
-    ]
-
-
-def test_only_the_lowest_ranges_of_what_is_settled_are_told_at_a_time() -> None:
-    asker = Asker.opened_to(B)
-    for _ in range(2 * 70):
-        asker.ask()
-    for sequence in range(2, 140, 2):
-        asker.reply(sequence)
-    asker.take()
-    asker.wait(10)
-    assert settled(asker) == [[[1, 3], *([n, n + 1] for n in range(4, 130, 2))]]
-
-
-def test_a_settlement_that_cannot_leave_is_counted_and_forgotten() -> None:
-    asker = Asker.opened_to(B)
-    asker.error = Unreachable("no link")
-    assert asker.wait(MINUTE) == [(10, Kind.SETTLED)]
-    assert asker.refused == 1
-
-
-# Ordering keys
-
-
-def orders(frames: list[Sent]) -> list[tuple[int, str, int]]:
-    return [(order.sequence, order.key, order.after) for order in (frame.order for frame in frames)]
-
-
-def test_a_message_with_a_key_names_the_one_before_it_that_is_not_answered() -> None:
-    asker = Asker.opened_to(B)
-    for key in ("k", "l", "k", "k", ""):
-        asker.ask(key=key)
-    asker.tell(key="k")
-    asker.tell(key="m")
-    assert orders(asker.take()) == [
-        (2, "k", 0),
-        (3, "l", 0),
-        (4, "k", 2),
-        (5, "k", 4),
-        (6, "", 0),
-        (0, "k", 5),
-        (0, "m", 0),
-    ]
-    asker.reply(4)
-    asker.reply(3)
-    asker.wait(2)
-    assert orders(asker.take()) == [(2, "k", 0), (5, "k", 2), (6, "", 0)]
-
-
-def test_an_event_that_waits_for_its_session_follows_the_request_before_it_unless_that_was_answered() -> None:
-    asker = Asker.opened_to(B)
-    first = asker.ask(key="k")
-    asker.closed(7, 1)
-    asker.tell(key="k")
-    asker.ask(key="k")
-    asker.tell(key="k")
-    asker.give_up(first)
-    asker.take()
-    asker.opened(8, 2)
-    assert orders(asker.take(Kind.EVENT, Kind.REQUEST)) == [(0, "k", 0), (0, "k", 3), (3, "k", 0)]
-
-
-# Events
-
-
-def test_an_event_waits_for_its_session_and_is_sent_once() -> None:
-    asker = Asker()
-    asker.tell("one")
-    asker.tell("two", within=1)
-    asker.wait(1.5)
-    asker.tell("three")
-    asker.take()
-    asker.opened()
-    assert [frame.content.topic for frame in asker.take(Kind.EVENT)] == ["one", "two", "three"]
-    assert (asker.asking.untold, asker.asking.pending) == (0, 0)
-    assert asker.wait(MINUTE) == []
-
-
-def test_an_event_that_waited_and_cannot_leave_is_counted_but_a_later_one_is_refused() -> None:
-    asker = Asker()
-    asker.tell()
-    asker.error = Unreachable("no link")
-    asker.opened()
-    assert asker.refused == 1
-    with pytest.raises(Unreachable):
-        asker.tell()
-
-
-# Broadcasts
-
-
-def test_a_broadcast_leaves_at_once_in_sessions_that_are_open() -> None:
-    asker = Asker.opened_to(B, C)
-    asker.ask(B, C, B, payload=b"!")
-    ((entries, content),) = asker.broadcasts
-    assert [(e.destination, e.session, e.counter, Order.unpack(e.order).sequence) for e in entries] == [
-        (B, 7, 1, 2),
-        (C, 8, 1, 2),
-    ]
-    assert content.payload == b"!"
-    assert asker.take() == []
-    assert asker.wait(3) == [(2, Kind.REQUEST), (2, Kind.REQUEST)]
-
-
-def test_a_broadcast_waits_for_sessions_for_half_a_second_and_who_comes_later_is_asked_alone() -> None:
-    asker = Asker.opened_to(B)
-    asker.ask(B, C, A)
-    assert [part(frame.body)[1] for frame in asker.take(Kind.OPEN)] == [b"", b""]
-    asker.wait(0.2)
-    asker.opened(8, source=C)
-    asker.wait(0.29)
-    assert asker.broadcasts == []
-    asker.wait(0.01)
-    assert [[entry.destination for entry in entries] for entries, _content in asker.broadcasts] == [[B, C]]
-    asker.opened(9, source=A)
-    assert [(frame.destination, frame.order.sequence) for frame in asker.take()] == [(A, 1)]
-
-
-@pytest.mark.parametrize("order", [(B, C), (C, B)])
-def test_a_broadcast_leaves_as_soon_as_nobody_is_missing(order: tuple[FQCN, FQCN]) -> None:
-    asker = Asker()
-    asker.ask(B, C)
-    asker.opened(7, source=order[0])
-    assert asker.broadcasts == []
-    asker.opened(8, source=order[1])
-    assert len(asker.broadcasts) == 1
-
-
-def test_a_broadcast_does_not_wait_for_those_that_failed() -> None:
-    net = Net.tree("A", "B")
-    net.request("server", "A", "B", "X", once=False)
-    net.run()
-    assert len(net.outcomes("server")) == 3
-
-
-def test_a_broadcast_leaves_without_those_whose_session_was_left_again() -> None:
-    asker = Asker.opened_to(B, C)
-    asker.ask(B, C, A)
-    asker.closed(7, 99)
-    asker.wait(0.5)
-    assert [[entry.destination for entry in entries] for entries, _content in asker.broadcasts] == [[C]]
-    asker.opened(9, 2)
-    assert [(frame.kind, frame.order.sequence) for frame in asker.take(Kind.REQUEST)] == [(Kind.REQUEST, 2)]
-
-
-def test_a_broadcast_that_nobody_could_take_in_time_is_asked_one_by_one() -> None:
-    asker = Asker()
-    asker.ask(B, C)
-    asker.wait(0.5)
-    assert asker.broadcasts == []
-    asker.opened(7, source=B)
-    asker.opened(8, source=C)
-    assert [frame.kind for frame in asker.take(Kind.REQUEST)] == [Kind.REQUEST] * 2
+    assert asker.settled() == [[[1, 3]]]
 
 
 # A new name

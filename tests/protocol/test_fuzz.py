@@ -1,7 +1,8 @@
-"""200,000 mutated frames, into endpoints in every state: nothing comes out but the errors that are documented.
+"""Mutated frames, into endpoints in every state: nothing comes out but the errors that are documented.
 
 Plain seeded mutation, which takes microseconds an input. A quarter of the inputs are changed behind the prefix only,
-with a prefix that still fits, because others mostly die at the first check. ``CELLNET_FUZZ_SEED`` runs another seed.
+with a prefix that still fits, because others mostly die at the first check. ``CELLNET_FUZZ_SEED`` runs another seed,
+``CELLNET_FUZZ_INPUTS`` more than the 20,000 that every run does.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ import msgpack
 import pytest
 from coverage import Coverage
 
-from cellnet.errors import ProtocolError
+from cellnet.errors import HandshakeError, ProtocolError
 from cellnet.fqcn import FQCN
-from cellnet.protocol.envelope import Answer, Content, Order, Status, join, part
+from cellnet.protocol.envelope import Answer, Content, Entry, Order, Status, join, part, unpack_ranges
 from cellnet.protocol.events import Cancelled, LinkFailed, Message
 from cellnet.protocol.frames import PREFIX, FrameDecoder, Kind, pack, unpack
+from cellnet.protocol.introduction import ENTROPY_BYTES, Introduction, Party, answer
+from cellnet.protocol.switch import _nacked
 from tests.protocol.conftest import (
     MEMORY,
+    WALL,
     Peer,
     Project,
     encode_frame,
@@ -32,7 +36,9 @@ from tests.protocol.conftest import (
     open_body,
     opened_body,
     order,
+    request_body,
 )
+from tests.protocol.halves import A, B
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +47,7 @@ if TYPE_CHECKING:
     from cellnet.protocol.endpoint import Endpoint
 
 SEED = int(os.environ.get("CELLNET_FUZZ_SEED", "20261122"))
-INPUTS = 20_000 if Coverage.current() else 200_000
+INPUTS = 4_000 if Coverage.current() else int(os.environ.get("CELLNET_FUZZ_INPUTS", "20000"))
 """Coverage makes them four times as slow, and learns nothing from most."""
 WITH_CREDENTIALS_EVERY = 200
 """An input that reaches a certificate costs a hundred times as much as any other."""
@@ -99,6 +105,8 @@ FRAMES: tuple[Callable[[Talk], bytes], ...] = (
         Kind.NACK, pack("unreachable", "gone", [["server", 0, 1], [LONGEST, ASKING, 2]]), label=1
     ),
     lambda talk: encode_frame(Kind.GOAWAY, pack("bye")),
+    lambda talk: encode_frame(Kind.PROBE, b"\x90"),
+    lambda talk: encode_frame(Kind.ALIVE, b"\x90"),
     lambda talk: encode_frame(Kind.OPEN, pack(0, 1), open_body(*talk.names, epoch=talk.epoch), label=0, **ROUTED),
     lambda talk: encode_frame(
         Kind.OPEN,
@@ -120,6 +128,7 @@ FRAMES: tuple[Callable[[Talk], bytes], ...] = (
     lambda talk: encode_frame(
         Kind.EVENT, pack(talk.session, 6), join(order(0, floor=4, key="k"), CONTENT), label=0, **ROUTED
     ),
+    lambda talk: encode_frame(Kind.DRAINED, pack(ASKING, 9), pack([[1, 2], [5, 6]]), label=0, **ROUTED),
     lambda talk: encode_frame(Kind.SETTLED, pack(talk.session, 7), pack([[1, 3], [5, 6]]), label=0, **ROUTED),
     *(
         lambda talk, number=number, status=status: encode_frame(  # type: ignore[misc]
@@ -412,6 +421,50 @@ def test_the_decoders_raise_nothing_but_protocol_errors() -> None:
             pass
         except Exception as error:
             pytest.fail(f"seed {SEED}, input {number}, {data.hex()}: {error!r}")
+
+
+HELLO_TO_B = part(open_body("A", "B"))[0]
+DECODERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
+    "order": (Order.unpack, order(7, floor=3, key="key", after=5, within_ms=1000, doubt=True)),
+    "content": (Content.unpack, CONTENT),
+    "answer": (Answer.unpack, Answer(7, 3, Status.OK, 1, b"answer").pack()),
+    "entries": (lambda data: Entry.unpack(unpack(data, list)[0]), pack(entries(Talk()))),
+    "nack": (lambda data: _nacked(unpack(data, list)[0]), pack([["B", 7, 1], [LONGEST, 0, 2]])),
+    "ranges": (unpack_ranges, pack([[1, 3], [5, 6], [2**40, 2**41]])),
+    "closed": (lambda data: unpack(data, str), pack("no such session")),
+    "request": (
+        lambda data: [one.unpack(said) for one, said in zip((Order, Content), part(data), strict=True)],
+        request_body(2),
+    ),
+    "open": (lambda data: answer(Party(B, 1), A, data, 7, bytes(ENTROPY_BYTES), WALL), HELLO_TO_B),
+    "opened": (lambda data: asking().opened(data), opened_body(open_body("A", "B"), 7)),
+}
+
+
+def asking() -> Introduction:
+    """Return what said ``HELLO_TO_B``, and was not answered yet."""
+    me = Introduction(Party(A, 1), B, bytes(ENTROPY_BYTES // 2).ljust(ENTROPY_BYTES), lambda: WALL)
+    assert me.hello() == HELLO_TO_B
+    return me
+
+
+@pytest.mark.parametrize("what", DECODERS)
+def test_what_is_behind_the_prefix_is_read_or_is_malformed(what: str) -> None:
+    decode, valid = DECODERS[what]
+    rng = random.Random(f"{SEED} {what}")
+    decode(valid)
+    read = 0
+    inputs = INPUTS // 5
+    for number in range(inputs):
+        data = mutate(rng, valid)
+        try:
+            decode(data)
+            read += 1
+        except (ProtocolError, HandshakeError):
+            pass
+        except Exception as error:
+            pytest.fail(f"seed {SEED}, input {number}, {data.hex()}: {error!r}")
+    assert inputs // 1000 < read < inputs - inputs // 1000
 
 
 def test_a_mutated_frame_behind_its_prefix_is_still_one_frame() -> None:
