@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from cellnet.kit import Endpoint
     from cellnet.message import Request
 
-__all__ = ["BACKENDS", "RelayRunner", "joined_line", "run_node", "run_until_signalled", "serve"]
+__all__ = ["BACKENDS", "RelayRunner", "drain", "joined_line", "run_node", "run_until_signalled"]
 
 BACKENDS = ("asyncio", "trio")
 MAX_SOCKET_BYTES = 100
@@ -115,9 +115,8 @@ def joined_line(cell: Cell, connect: Endpoint) -> str:
     return f"{cell.fqcn} joined {cell.fqcn.parent} over {scheme}, {connect.security}"
 
 
-async def serve(cell: Cell, stop: anyio.Event) -> None:
-    """Wait until *stop* is set, and let a cell answer what it has taken."""
-    await stop.wait()
+async def drain(cell: Cell) -> None:
+    """Let a cell that is to end answer what it has taken, but not for long."""
     with anyio.move_on_after(DRAIN_SECONDS):
         await cell.drain()
 
@@ -153,11 +152,13 @@ async def _run_server(kit: Kit, folder: Path, backend: str, stop: anyio.Event, t
         return present_page(cell, request)
 
     handlers = {**coordinator.handlers, "cells.present": cells_present}
-    async with Cell(kit.name, handlers=handlers) as cell, host.serving(cell), coordinator.serving(cell):
-        await cell.listen(url, kit.credentials)
-        bound = await cell.listen(kit.listen.url, kit.credentials, security=kit.listen.security)
-        task_status.started(f"{ROOT} listens at {bound}, {kit.listen.security}")
-        await serve(cell, stop)
+    async with Cell(kit.name, handlers=handlers) as cell:
+        async with host.serving(cell), coordinator.serving(cell):
+            await cell.listen(url, kit.credentials)
+            bound = await cell.listen(kit.listen.url, kit.credentials, security=kit.listen.security)
+            task_status.started(f"{ROOT} listens at {bound}, {kit.listen.security}")
+            await stop.wait()
+        await drain(cell)
 
 
 async def _run_client(kit: Kit, folder: Path, backend: str, stop: anyio.Event, task_status: TaskStatus[str]) -> None:
@@ -166,11 +167,13 @@ async def _run_client(kit: Kit, folder: Path, backend: str, stop: anyio.Event, t
     assert placement is not None  # noqa: S101 - and this too
     url = f"unix://{folder / SOCKET}"
     host = JobHost(FQSN(placement.fqsn), kit.credentials, folder / JOBS, url, backend=backend)
-    async with Cell(kit.name, handlers=host.handlers) as cell, host.serving(cell):
-        await cell.listen(url, kit.credentials)
-        await cell.connect(kit.connect.url, kit.credentials, security=kit.connect.security)
-        task_status.started(joined_line(cell, kit.connect))
-        await serve(cell, stop)
+    async with Cell(kit.name, handlers=host.handlers) as cell:
+        async with host.serving(cell):
+            await cell.listen(url, kit.credentials)
+            await cell.connect(kit.connect.url, kit.credentials, security=kit.connect.security)
+            task_status.started(joined_line(cell, kit.connect))
+            await stop.wait()
+        await drain(cell)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import anyio
 
 from cellnet.cell import Cell
 from cellnet.errors import ConfigurationError
-from cellnet.node import joined_line, serve
+from cellnet.node import drain, joined_line
 
 if TYPE_CHECKING:
     from anyio.abc import TaskStatus
@@ -31,4 +31,5 @@ async def run_relay(kit: Kit, *, stop: anyio.Event, task_status: TaskStatus[str]
         url = await cell.listen(kit.listen.url, kit.credentials.listening, security=kit.listen.security)
         task_status.started(f"{joined_line(cell, kit.connect)}; listens at {url}, {kit.listen.security}")
         # the cell itself logs who joins and who leaves
-        await serve(cell, stop)
+        await stop.wait()
+        await drain(cell)
