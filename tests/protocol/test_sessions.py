@@ -256,7 +256,7 @@ def test_what_was_in_doubt_is_doubtful_for_another_start_of_the_answerer(epoch: 
 
 
 @pytest.mark.parametrize(
-    ("attempt", "age", "sent", "doubt"), [(1, 0, 0, None), (2, 3.01, 1, False), (2, 3.0, 1, True), (2, 0, 1, True)]
+    ("attempt", "age", "sent", "doubt"), [(1, 0, 0, None), (2, 3.01, 1, False), (2, 3.002, 1, True), (2, 0, 1, True)]
 )
 def test_what_the_first_open_carried_is_doubtful_if_another_was_answered_by_a_young_cell(
     attempt: int, age: float, sent: int, doubt: bool | None
@@ -283,6 +283,9 @@ def test_what_the_first_open_carried_and_was_settled_is_not_sent_again() -> None
     request, settled = asker.take()
     assert (request.kind, request.order.sequence, request.order.floor) == (Kind.REQUEST, 2, 2)
     assert settled.kind is Kind.SETTLED
+    session = asker.asking.sessions.known(B)
+    assert session is not None
+    assert list(session.flying) == [1]
 
 
 def test_what_an_answerer_no_longer_knows_ends_in_doubt() -> None:
