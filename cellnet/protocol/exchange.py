@@ -89,6 +89,11 @@ class Exchange:
         """Take the news that the way to some cells broke. What they asked goes on: they will ask for the answer."""
         self.asking.lost(is_lost, now)
 
+    def renamed(self, now: float) -> None:
+        """Take the news that this cell has another name: for all others it is another cell."""
+        self.asking.renamed(now)
+        self.answering.renamed()
+
     def _look_later(self, now: float) -> None:
         if not self._looks:
             self._looks = True

@@ -51,7 +51,7 @@ def _messages(endpoint: Endpoint, answers: int) -> dict[str, int]:
     return {
         "answers awaited": asking.pending,
         "calls": len(asking._calls),
-        "transmissions of which nothing is known": sum(len(session.flying.keys() - {0}) for session in sessions),
+        "transmissions of which nothing is known": sum(len(session.flying.keys()) for session in sessions),
         "events that wait for a session": asking.untold + sum(len(session.events) for session in sessions),
         "requests worked on": answering.running,
         "requests with an ordering key that wait": sum(asker.lanes.held for asker in askers),

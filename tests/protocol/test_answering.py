@@ -8,7 +8,7 @@ import pytest
 
 from cellnet.errors import RemoteProtocolError, Unreachable
 from cellnet.protocol import answering as answering_module
-from cellnet.protocol.answering import HOLD_SECONDS, RECORD_BYTES
+from cellnet.protocol.answering import HOLD_SECONDS, RECORD_BYTES, RECORD_SECONDS
 from cellnet.protocol.envelope import MAX_RANGES, Status, unpack_ranges
 from cellnet.protocol.events import Cancelled, Message
 from cellnet.protocol.frames import Kind, pack
@@ -105,7 +105,7 @@ def test_a_message_ends_when_its_asker_said_whatever_relays_say() -> None:
     answerer.request(session, 2, within=2, within_ms=60_000)
     answerer.event(session, within_ms=2000)
     assert [message.deadline for message in answerer.happened()] == [answerer.now + 2] * 3
-    answerer.now += 2
+    answerer.now += 2 + RECORD_SECONDS
     answerer.answering.expire(answerer.now)
     assert answerer.answering.records == 2
     answerer.answering.expire(answerer.now + 0.1)
@@ -126,7 +126,7 @@ def test_a_request_that_comes_after_its_deadline_was_noted_does_not_run() -> Non
     answerer = Answerer()
     session = answerer.open()
     answerer.request(session, 1, within=1)
-    answerer.now += 2
+    answerer.now += 3
     answerer.answering.expire(answerer.now)
     answerer.happened()
     answerer.request(session, 1)
