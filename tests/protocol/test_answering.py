@@ -369,7 +369,7 @@ def test_events_are_not_remembered_and_pass_when_a_cell_is_busy(monkeypatch: pyt
     assert (answerer.answering.records, answerer.answering.running) == (0, 0)
     for event in events:
         answerer.answer(event.number)
-    assert (answerer.take(), answerer.answering.cached_bytes) == ([], 0)
+    assert (answerer.take(), answerer.answering.cached_bytes, answerer.answering.running) == ([], 0, 0)
 
 
 def test_an_event_with_a_key_that_was_overtaken_by_another_does_not_run() -> None:
@@ -428,6 +428,15 @@ def test_a_request_that_names_one_that_ended_need_not_wait(end: Callable[[Answer
     end(answerer, session, answerer.happened()[0])
     answerer.happened()
     answerer.request(session, 2, key="k", after=1)
+    assert [event.sequence for event in answerer.happened()] == [2]
+
+
+def test_a_request_that_follows_one_that_will_never_come_starts_when_that_is_settled() -> None:
+    answerer = Answerer()
+    session = answerer.open()
+    answerer.request(session, 2, key="k", after=1)
+    assert answerer.happened() == []
+    answerer.settled(session, (1, 2))
     assert [event.sequence for event in answerer.happened()] == [2]
 
 

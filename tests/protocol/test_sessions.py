@@ -287,6 +287,15 @@ def test_an_opened_that_may_have_travelled_for_long_is_asked_for_again(age: floa
     assert [frame.order.doubt for frame in asker.take()] == [doubt]
 
 
+@pytest.mark.parametrize(("age", "doubt"), [(7.0, True), (7.006, True), (7.008, False)])
+def test_two_clocks_may_differ_by_a_thousandth(age: float, doubt: bool) -> None:
+    asker = Asker()
+    asker.ask()
+    asker.wait(7)
+    asker.opened(7, 2, age=age)  # there is a third OPEN by now
+    assert asker.take(Kind.REQUEST)[0].order.doubt is doubt
+
+
 def test_what_the_first_open_carried_and_was_settled_is_not_sent_again() -> None:
     asker = Asker()
     asker.give_up(asker.ask())
@@ -332,6 +341,27 @@ def test_a_lost_way_ends_only_what_went_over_it_and_is_not_repeated() -> None:
     asker.reply(3, session=8, source=C)
     asker.reply(3, session=9)
     assert [event.source for event in asker.happened(Replied)] == [C, B]
+
+
+def test_a_session_that_was_not_granted_before_the_way_was_lost_is_asked_for_anew() -> None:
+    asker = Asker()
+    asker.ask()
+    before = opened_body(asker.asked[B], 7)
+    asker.lost(B)
+    asker.wait(1)
+    asker.asking.sessions.opened_received(B, pack(1, 0), before, asker.now)
+    assert asker.refused == 1
+    asker.opened(8, 2)
+    assert asker.asking.sessions.in_use(B, 8)
+
+
+def test_when_a_session_was_granted_the_next_one_is_asked_for_without_patience() -> None:
+    asker = Asker()
+    asker.ask()
+    asker.wait(31)
+    asker.opened(attempt=5)
+    asker.closed(7, 1)
+    assert asker.wait(3) == [(2, Kind.OPEN)]
 
 
 def test_what_is_in_use_is_left_when_the_way_is_lost_and_its_replies_are_no_news() -> None:
