@@ -122,6 +122,19 @@ def test_what_waits_for_its_turn_until_its_deadline_never_starts() -> None:
     assert len(net.received("A", Cancelled)) == 1
 
 
+def test_what_waits_for_its_turn_does_not_start_after_its_deadline_though_its_record_is_kept_a_little_longer() -> None:
+    answerer = Answerer()
+    session = answerer.open()
+    answerer.request(session, 1, key="k")
+    answerer.request(session, 2, key="k", within=1)
+    answerer.now += 1 + RECORD_SECONDS / 2
+    answerer.answering.expire(answerer.now)
+    (first,) = answerer.happened()
+    answerer.answer(first.number)
+    assert answerer.happened() == []
+    assert answerer.answering.records == 1
+
+
 def test_a_request_that_comes_after_its_deadline_was_noted_does_not_run() -> None:
     answerer = Answerer()
     session = answerer.open()

@@ -362,6 +362,14 @@ def test_when_a_session_was_granted_the_next_one_is_asked_for_without_patience()
     asker.opened(attempt=5)
     asker.closed(7, 1)
     assert asker.wait(3) == [(2, Kind.OPEN)]
+    asker.error = Unreachable("no link")
+    asker.wait(20)
+    asker.error = None
+    asker.wait(2)
+    asker.opened(8, asker.take(Kind.OPEN)[-1].numbers[1])
+    asker.closed(8, 1)
+    asker.nack(0, asker.take(Kind.OPEN)[-1].numbers[1])
+    assert asker.wait(1) == [(0.1, Kind.OPEN)]
 
 
 def test_what_is_in_use_is_left_when_the_way_is_lost_and_its_replies_are_no_news() -> None:
