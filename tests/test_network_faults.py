@@ -263,7 +263,7 @@ def test_the_example_of_the_readme_passes_as_it_stands(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         check=False,
     )
     assert "1 passed" in found.stdout, found.stdout

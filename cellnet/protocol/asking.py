@@ -182,11 +182,8 @@ class Asking:
     def renamed(self, now: float) -> None:
         """Take the news that this cell has another name: nobody knows what it asked under the old one."""
         for session in self.sessions.those(lambda _name: True):
-            for pending in list(session.pending.values()):
-                if pending.in_doubt:
-                    self._fail(
-                        session, pending, pending.doubt(session.destination, "this cell was given another name"), now
-                    )
+            for pending in [one for one in session.pending.values() if one.in_doubt]:
+                self._fail(session, pending, pending.doubt(session.destination, "this cell has another name"), now)
             self.sessions.lose(session, Unreachable("this cell has another name"), now)
 
     # Frames.
