@@ -213,6 +213,12 @@ class Answering:
         """Forget all askers: nobody can ask again under the new name for what he asked under the old one."""
         self._askers.clear()
 
+    def first_deadline(self) -> float | None:
+        """Return when the first request or event that is remembered is over."""
+        records = (record.expires for asker in self._askers for record in asker.records.values())
+        held = (message.deadline for asker in self._askers for message in asker.lanes)
+        return min((*records, *held), default=None)
+
     def expire(self, now: float) -> None:
         """Forget what nobody can want any more, as its deadline passed."""
         for asker in self._askers:
