@@ -190,9 +190,9 @@ class Answering:
                 record.reply = (status, encoding, payload)
                 self.cached_bytes += RECORD_BYTES + len(payload)
             session = asker.current or asker.offered
-            if session is not None:
-                answer = Answer(taken.sequence, record.counter, status, encoding, payload)
-                self._answer(session, answer, record.expires)
+            assert session is not None  # noqa: S101  # it was asked in one
+            answer = Answer(taken.sequence, record.counter, status, encoding, payload)
+            self._answer(session, answer, record.expires)
         self._ended(asker, taken)
 
     def stopped(self, message: int) -> None:

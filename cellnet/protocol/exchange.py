@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cellnet.protocol.events import Event
     from cellnet.protocol.introduction import Party
     from cellnet.protocol.switch import Switch
-    from cellnet.protocol.timers import Timers
+    from cellnet.protocol.timers import Timer, Timers
 
 __all__ = ["Exchange"]
 
