@@ -227,7 +227,7 @@ class Network:
                 rng=random.Random(self._rng.random()),  # noqa: S311  # jitter, not secrets
             )
 
-        return _Machine(name, path, driver, make, listens=listens)
+        return _Machine(name, path, make, listens=listens)
 
     @staticmethod
     def _with_ancestors(names: Iterable[str]) -> list[FQCN]:
@@ -246,16 +246,15 @@ class Network:
 class _Machine:
     """Where one cell runs, one start after another. It keeps its way to the parent."""
 
-    def __init__(
-        self, name: FQCN, path: Path, driver: MemoryDriver, make: Callable[[], Cell], *, listens: bool
-    ) -> None:
+    def __init__(self, name: FQCN, path: Path, make: Callable[[], Cell], *, listens: bool) -> None:
         self.name = name
         self.path = path
         self.cell: Cell | None = None
         """The one that runs, once it has joined."""
         self._is_on = False
         """Whether one runs, starts or ends."""
-        self._driver = driver
+        self._life: anyio.CancelScope
+        self._ended: anyio.Event
         self._make = make
         self._listens = listens
 
@@ -264,8 +263,10 @@ class _Machine:
 
         :param cells: where it is noted while it runs
         """
-        if self._is_on:
+        if self._is_on and not self._life.cancel_called:
             raise ConfigurationError(f"{self.name} runs already: it cannot be started")
+        while self._is_on:  # it crashed, and its tasks have not all ended
+            await self._ended.wait()
         self._is_on, self._ended, self._stop, self._life = True, anyio.Event(), anyio.Event(), anyio.CancelScope()
         try:
             with self._life:
@@ -281,14 +282,12 @@ class _Machine:
 
     def stop(self) -> None:
         """End the cell in order, if it runs."""
-        if self._is_on:
-            self._stop.set()
+        self._stop.set()
 
     async def crash(self) -> None:
         """End the cell at once. What it would still say gets nowhere: its links are closed before it can."""
         self._life.cancel()
         self.path.leave(child=True)
-        self._driver.close(_listener(self.name))
         await self._ended.wait()
 
     async def _join(self, cell: Cell, dialling: anyio.Semaphore) -> None:
