@@ -270,10 +270,10 @@ class _Machine:
 
         :param cells: where it is noted while it runs
         """
-        if self._is_on and not self._life.cancel_called:
-            raise ConfigurationError(f"{self.name} runs already: it cannot be started")
-        while self._is_on:  # it crashed, and its tasks have not all ended
-            await self._ended.wait()
+        while self._is_on:
+            if not self._life.cancel_called:
+                raise ConfigurationError(f"{self.name} runs already: it cannot be started")
+            await self._ended.wait()  # it crashed, and its tasks have not all ended
         self._is_on, self._ended, self._stop, self._life = True, anyio.Event(), anyio.Event(), anyio.CancelScope()
         try:
             with self._life:

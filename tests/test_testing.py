@@ -183,6 +183,7 @@ async def test_nobody_reaches_a_crashed_cell_until_it_is_started_again() -> None
     network = Network(latency=0.01)
     async with network.tree(relays=1, clients=1, handlers={"echo": echo}) as server:
         await network.crash("R1.C1")
+        await anyio.sleep(1)
         with anyio.fail_after(60), pytest.raises(StillUnreachable):
             await server.request("R1.C1", "echo", 1)
         await network.restart("R1.C1")
