@@ -377,7 +377,7 @@ class Asking:
             del self._calls[pending.call]
         if pending.gathering is not None:
             pending.gathering.drop(pending, now)
-        may_run = bool(pending.in_doubt) and not is_answered
+        may_run = settled > 1 or (pending.in_doubt > 0 and not is_answered)
         is_waited_for = pending.key in session.keys and settled > is_answered
         if may_run or is_waited_for:
             self._tell_settled(session, now)
