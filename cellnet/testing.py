@@ -226,7 +226,7 @@ class Network:
                 rng=random.Random(self._rng.random()),  # noqa: S311  # jitter, not secrets
             )
 
-        return _Machine(name, path, driver, make, listens=listens)
+        return _Machine(name, path, make, listens=listens)
 
     @staticmethod
     def _with_ancestors(names: Iterable[str]) -> list[FQCN]:
@@ -245,9 +245,7 @@ class Network:
 class _Machine:
     """Where one cell runs, one start after another. It keeps its way to the parent."""
 
-    def __init__(
-        self, name: FQCN, path: Path, driver: MemoryDriver, make: Callable[[], Cell], *, listens: bool
-    ) -> None:
+    def __init__(self, name: FQCN, path: Path, make: Callable[[], Cell], *, listens: bool) -> None:
         self.name = name
         self.path = path
         self.cell: Cell | None = None
@@ -256,7 +254,8 @@ class _Machine:
         """Set when its first start has joined."""
         self._is_on = False
         """Whether one runs, starts or ends."""
-        self._driver = driver
+        self._life: anyio.CancelScope
+        self._ended: anyio.Event
         self._make = make
         self._listens = listens
 
@@ -271,8 +270,10 @@ class _Machine:
 
         :param cells: where it is noted while it runs
         """
-        if self._is_on:
-            raise ConfigurationError(f"{self.name} runs already: it cannot be started")
+        while self._is_on:
+            if not self._life.cancel_called:
+                raise ConfigurationError(f"{self.name} runs already: it cannot be started")
+            await self._ended.wait()  # it crashed, and its tasks have not all ended
         self._is_on, self._ended, self._stop, self._life = True, anyio.Event(), anyio.Event(), anyio.CancelScope()
         try:
             with self._life:
@@ -289,14 +290,12 @@ class _Machine:
 
     def stop(self) -> None:
         """End the cell in order, if it runs."""
-        if self._is_on:
-            self._stop.set()
+        self._stop.set()
 
     async def crash(self) -> None:
         """End the cell at once. What it would still say gets nowhere: its links are closed before it can."""
         self._life.cancel()
         self.path.leave(child=True)
-        self._driver.close(_listener(self.name))
         await self._ended.wait()
 
     async def _join(self, cell: Cell, dialling: anyio.Semaphore) -> None:

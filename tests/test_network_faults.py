@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from cellnet import FQCN, ConfigurationError, Indeterminate, StillUnreachable, Unreachable
+from cellnet import FQCN, ConfigurationError, Indeterminate, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from cellnet.testing import Network
 
 pytestmark = pytest.mark.anyio
+LIMIT_SECONDS = 30
+"""No test takes so long: real time passes, and the machine may be busy."""
 
 
 class Site:
@@ -67,7 +69,7 @@ async def test_a_request_survives_a_cut_link_and_runs_once(network: Network, sit
         async def ask() -> None:
             answers.append(await server.request("R1.C1", "work", 1))
 
-        with anyio.fail_after(20):
+        with anyio.fail_after(LIMIT_SECONDS):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(ask)
                 await site.started.wait()
@@ -81,7 +83,7 @@ async def test_a_cut_link_is_noticed_on_both_sides_at_once(network: Network) -> 
     async with network.tree(relays=1, clients=1) as server:
         client = network["R1.C1"]
         network.cut("R1.C1")
-        with anyio.fail_after(3):
+        with anyio.fail_after(LIMIT_SECONDS):
             await client.wait_disconnected()
             with pytest.raises(Unreachable):
                 await network["R1"].request("R1.C1", "any", once=False)
@@ -97,7 +99,7 @@ async def test_what_a_held_cell_sends_arrives_in_order_once_it_is_released(netwo
             await client.send("server", "note", number, key="one after the other")
         await anyio.wait_all_tasks_blocked()
         assert site.ran == ["before"]
-        with anyio.fail_after(5):
+        with anyio.fail_after(LIMIT_SECONDS):
             assert await server.request("R1", "note", "by the way") == "by the way"
             network.release("R1.C1")
             await client.request("server", "note", "after", key="one after the other")
@@ -114,7 +116,7 @@ async def test_a_handler_runs_while_its_cell_is_held_and_its_answer_comes_at_the
         async def ask() -> None:
             answers.append(await server.request("R1.C1", "work", 1))
 
-        with anyio.fail_after(5):
+        with anyio.fail_after(LIMIT_SECONDS):
             assert await server.request("R1.C1", "note", 0) == 0
             network.hold("R1.C1")
             async with anyio.create_task_group() as tasks:
@@ -140,7 +142,7 @@ async def test_a_crash_stops_the_handlers_and_the_caller_learns_that_they_may_ha
                 await server.request("R1.C1", "work", 1)
             errors.append(caught.value)
 
-        with anyio.fail_after(10):
+        with anyio.fail_after(LIMIT_SECONDS):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(ask)
                 await site.started.wait()
@@ -159,7 +161,7 @@ async def test_a_crashed_cell_says_nothing_more_whatever_its_handlers_do(network
             with pytest.raises(Indeterminate):  # and not RemoteError: nobody was there to say so
                 await server.request("R1.C1", "resist", once=False)
 
-        with anyio.fail_after(5):
+        with anyio.fail_after(LIMIT_SECONDS):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(ask)
                 await site.started.wait()
@@ -167,15 +169,23 @@ async def test_a_crashed_cell_says_nothing_more_whatever_its_handlers_do(network
             assert await server.request("R1.C2", "note", 1) == 1
 
 
-async def test_nobody_reaches_a_crashed_cell_until_it_is_started_again(network: Network, site: Site) -> None:
-    async with network.tree(relays=1, clients=1, handlers=site.handlers) as server:
-        await network.crash("R1.C1")
-        with anyio.move_on_after(0.5), pytest.raises(StillUnreachable):
-            await server.request("R1.C1", "note", 1)
-        await network.restart("R1.C1")
-        with anyio.fail_after(5):
-            assert await server.request("R1.C1", "note", 2) == 2
-        assert site.ran == [2]
+@pytest.mark.parametrize(("asker", "name"), [("server", "R1.C1"), ("R1.C1", "R1")])
+async def test_an_answer_that_is_ready_when_its_cell_crashes_is_not_sent(
+    network: Network, site: Site, asker: str, name: str
+) -> None:
+    async with network.tree(relays=1, clients=1, handlers=site.handlers):
+
+        async def ask() -> None:
+            with pytest.raises(Indeterminate):
+                await network[asker].request(name, "work", once=False)
+
+        with anyio.fail_after(LIMIT_SECONDS):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(ask)
+                await site.started.wait()
+                await anyio.wait_all_tasks_blocked()
+                site.go_on.set()
+                await network.crash(name)
 
 
 @pytest.mark.parametrize("name", ["R1", "server"])
@@ -186,7 +196,7 @@ async def test_those_below_a_crashed_cell_join_its_next_start_by_themselves(
         before = network[name]
         assert await network["R1.C1"].request("R2.C4", "note", 1) == 1
         await network.crash(name)
-        with anyio.fail_after(10):
+        with anyio.fail_after(LIMIT_SECONDS):
             await network.restart(name)
             assert network[name] is not before
             await network["server"].wait_present(["R1.C1", "R1.C2", "R2.C3", "R2.C4"])
@@ -196,7 +206,7 @@ async def test_those_below_a_crashed_cell_join_its_next_start_by_themselves(
 
 
 async def test_a_network_ends_in_order_whatever_was_done_to_it(network: Network) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(LIMIT_SECONDS):
         async with network.tree(relays=2, clients=2):
             await network.crash("R1")
             network.partition("R2.C3")
@@ -217,7 +227,7 @@ async def test_every_cell_and_every_start_of_it_can_have_handlers_of_its_own(net
         return {"who": who}
 
     async with network.tree(relays=1, clients=1, handlers=handlers) as server:
-        with anyio.fail_after(5):
+        with anyio.fail_after(LIMIT_SECONDS):
             assert await server.request("R1.C1", "who") == ["R1.C1", 1]
             assert await server.request("R1", "who") == ["R1", 1]
             await network.crash("R1.C1")
@@ -246,7 +256,7 @@ async def test_a_handler_may_crash_its_own_cell(network: Network, site: Site) ->
         await network.crash("R1.C1")
 
     async with network.tree(relays=1, clients=1, handlers={**site.handlers, "die": die}) as server:
-        with anyio.fail_after(5):
+        with anyio.fail_after(LIMIT_SECONDS):
             with pytest.raises(Indeterminate):
                 await server.request("R1.C1", "die", once=False)
             await network.restart("R1.C1")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from cellnet import FQCN, ConfigurationError, ConnectDeadline, DeadlineExceeded, DeliveryError
+from cellnet import FQCN, ConfigurationError, ConnectDeadline, DeadlineExceeded, DeliveryError, StillUnreachable
 from cellnet.testing import Network
 
 if TYPE_CHECKING:
@@ -177,6 +177,17 @@ async def test_a_machine_that_loses_its_power_closes_no_link() -> None:
         assert len(server.members()) == 2
         await anyio.sleep(4.1)
         assert len(server.members()) == 1
+
+
+async def test_nobody_reaches_a_crashed_cell_until_it_is_started_again() -> None:
+    network = Network(latency=0.01)
+    async with network.tree(relays=1, clients=1, handlers={"echo": echo}) as server:
+        await network.crash("R1.C1")
+        await anyio.sleep(1)
+        with anyio.fail_after(60), pytest.raises(StillUnreachable):
+            await server.request("R1.C1", "echo", 1)
+        await network.restart("R1.C1")
+        assert await server.request("R1.C1", "echo", 2) == 2
 
 
 async def test_a_start_behind_a_partition_waits_for_the_repair_and_ends_with_the_callers_scope() -> None:

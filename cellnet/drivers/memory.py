@@ -75,11 +75,6 @@ class MemoryDriver:
         listener = self._listeners[address.host] = MemoryListener(str(address), self._listeners, address.host)
         return listener
 
-    def close(self, name: str) -> None:
-        """Close the listener of that name, if there is one, as the end of its process does."""
-        if listener := self._listeners.get(name):
-            listener.close()
-
 
 class MemoryListener:
     """A name that others can reach."""
