@@ -80,6 +80,8 @@ class Asking:
         self._entropy = entropy
         self._calls: dict[int, dict[FQCN, Pending]] = {}
         self._waiting = 0
+        self._lingering = 0
+        """Requests that nobody waits for, and that are not settled."""
         self._made = 0
 
     @property
@@ -141,8 +143,6 @@ class Asking:
             session = self.sessions.to(destination)
             owed.append((destination, pending.verdict(destination)))
             self._finish(session, pending, now)
-            if pending.in_doubt:
-                self._tell_settled(session, now)
         return owed
 
     # What becomes of sessions.
@@ -159,6 +159,7 @@ class Asking:
         """Send what waited for a session, and again what is in doubt."""
         if carried is not None:
             session.flying[0] = carried
+            carried.counters.append(0)
         for event in self._take_events(session):
             self._try_event(session, event, now)
         for pending in list(session.pending.values()):
@@ -217,7 +218,7 @@ class Asking:
         elif answer.status == Status.UNKNOWN:
             self._fail(session, pending, pending.doubt(source, "it was restarted"), now)
         else:
-            self._finish(session, pending, now)
+            self._finish(session, pending, now, is_answered=True)
             session.kept_bytes += len(answer.payload)
             if session.kept_bytes >= MANY_BYTES:
                 self._tell_settled(session, now)
@@ -270,7 +271,7 @@ class Asking:
     # Requests.
 
     def _check_room(self, more: int) -> None:
-        if self._waiting + self.untold + more > MAX_PENDING:
+        if self._waiting + self._lingering + self.untold + more > MAX_PENDING:
             raise Busy(f"this cell already waits for {self._waiting} answers")
 
     def _begin(self, session: Session, pending: Pending, gathering: Gathering | None, now: float) -> None:
@@ -363,8 +364,6 @@ class Asking:
     def _deadline_passed(self, session: Session, pending: Pending, now: float) -> None:
         pending.over = None
         self._fail(session, pending, pending.verdict(session.destination), now)
-        if pending.in_doubt:
-            self._tell_settled(session, now)
 
     def _give_up_on(self, session: Session, pending: Pending, error: NotExecuted, now: float) -> None:
         """End what is not repeated after bad news."""
@@ -374,22 +373,27 @@ class Asking:
         self._finish(session, pending, now)
         self._events.append(Failed(pending.call, session.destination, error))
 
-    def _finish(self, session: Session, pending: Pending, now: float) -> None:
-        """Wait no longer for an answer."""
+    def _finish(self, session: Session, pending: Pending, now: float, *, is_answered: bool = False) -> None:
+        """Wait no longer for an answer, and see to it that the answerer hears of that, at once if it matters there."""
         for timer in (pending.again, pending.over):
             if timer is not None:
                 timer.cancel()
         for counter in pending.counters:
             session.flying.pop(counter, None)
-        session.remove(pending)
+        settled = session.remove(pending)
         self._waiting -= 1
+        self._lingering += 1 - settled
         owed = self._calls[pending.call]
         del owed[session.destination]
         if not owed:
             del self._calls[pending.call]
         if pending.gathering is not None:
             pending.gathering.drop(pending, now)
-        if session.settling is None:
+        may_run = bool(pending.in_doubt) and not is_answered
+        is_waited_for = pending.key in session.keys and settled > is_answered
+        if may_run or is_waited_for:
+            self._tell_settled(session, now)
+        elif session.settling is None:
             session.settling = self._timers.at(now + SETTLE_SECONDS, partial(self._tell_settled, session))
 
     def _tell_settled(self, session: Session, now: float) -> None:

@@ -65,6 +65,7 @@ class Load:
         handling: float = 0.0,
         filler: bytes = b"",
         then: str | None = None,
+        topic: str = "work",
         scope: CancelScope | None = None,
     ) -> Outcome | None:
         """Ask *destination* to work; return what came of it, None if nothing was told.
@@ -72,6 +73,7 @@ class Load:
         :param within: seconds until the deadline
         :param handling: seconds of work
         :param then: a cell that the handler asks in turn
+        :param topic: ``work``, or ``keep``, which is durable
         :param scope: the request is cancelled with it
         """
         number, now = str(next(self._numbers)), time.monotonic()
@@ -84,7 +86,7 @@ class Load:
         with scope or anyio.CancelScope() as scope:
             try:
                 with anyio.fail_after(within):
-                    value_is_right = await self._cell.request(destination, "work", message) == [number, message[-1]]
+                    value_is_right = await self._cell.request(destination, topic, message) == [number, message[-1]]
                 asked.outcome = Outcome.OK
             except CellError as error:
                 asked.outcome, asked.error = _outcome(error), f"{type(error).__name__}: {error}"

@@ -2,138 +2,150 @@
 
 from __future__ import annotations
 
-from itertools import count
-from typing import TYPE_CHECKING
-
 import pytest
 
-from cellnet.errors import Busy
-from cellnet.fqcn import FQCN
-from cellnet.protocol import asking as asking_module
-from cellnet.protocol.envelope import Answer, Status
-from cellnet.protocol.events import Cancelled, Failed, Message, Replied
-from cellnet.protocol.frames import Kind, pack, unpack
-from tests.protocol.conftest import MINUTE, Net, Peer, events, new_endpoint
-
-if TYPE_CHECKING:
-    from cellnet.protocol.endpoint import Endpoint
-
-A = [FQCN("A")]
+from cellnet.errors import Indeterminate
+from cellnet.protocol.envelope import Content
+from cellnet.protocol.events import Failed, Message
+from cellnet.protocol.frames import Kind
+from cellnet.protocol.lanes import Lanes
+from tests.protocol.conftest import request_body
+from tests.protocol.halves import A, Answerer, Asker, B, C, Cell
 
 
 def fails(reason: str) -> pytest.MarkDecorator:
     return pytest.mark.xfail(reason=reason, strict=True, raises=(AssertionError, KeyError))
 
 
-@fails("a session that was forgotten begins at sequence 1 again, where the answerer has records")
-@pytest.mark.parametrize("pause", [1, 15])
-def test_a_session_that_was_forgotten_is_not_mistaken_for_the_old_one(
-    pause: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(asking_module, "MAX_SESSIONS", 1)
-    net = Net.tree("A", "B")
-    for number, name in enumerate(("A", "B", "A")):
-        net.request("server", name, payload=str(number).encode())
-        net.tick(pause)
-    assert [o.payload for o in net.outcomes("server") if isinstance(o, Replied)] == [b"0", b"1", b"2"]
+def keyed(sequence: int) -> Message:
+    return Message(sequence, A, 1, sequence, False, "k", "t", 0, b"", 60.0)
 
 
-@fails("a request that finds no room for a session leaves the others of its broadcast behind")
-def test_a_broadcast_that_finds_no_room_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking_module, "MAX_SESSIONS", 1)
-    net = Net.tree("A", "B")
-    with pytest.raises(Busy):
-        net.request("server", "A", "B")
-    net.request("server", "A")
-    net.tick(MINUTE + 5)
-    assert [type(outcome) for outcome in net.outcomes("server")] == [Replied]
-    assert [message.sequence for message in net.received("A", Message)] == [1]
+def started(answerer: Answerer) -> list[int]:
+    return [event.sequence for event in answerer.happened(Message)]
 
 
-@fails("a request that failed is still waited for by its broadcast")
-def test_a_broadcast_does_not_wait_for_those_that_failed() -> None:
-    net = Net.tree("A", "B")
-    net.request("server", "A", "B", "X", once=False)
-    net.run()
-    assert len(net.outcomes("server")) == 3
+@fails("a request that follows another is taken to say that all before that one have ended")
+def test_a_request_that_waits_does_not_start_because_one_that_follows_it_came() -> None:
+    lanes = Lanes()
+    assert list(lanes.add(keyed(2), 1)) == []
+    assert list(lanes.add(keyed(3), 2)) == []  # says nothing of 1, which was lost and comes again
+    assert list(lanes.add(keyed(1), 0)) == [keyed(1)]
+    assert list(lanes.ended(keyed(1))) == [keyed(2)]
 
 
-@fails("a counter of an earlier session is taken for one of the present session")
-def test_what_ended_does_not_take_along_what_is_under_way_in_a_later_session() -> None:
-    server, peer = asked()
-    ask(server)
-    reply(peer, 7, 2, sequence=2)
-    ask(server)
-    assert requests(peer) == [[7, 1], [7, 2]]
-    peer.send(Kind.CLOSED, 7, 99, body=pack("no such session"))
-    peer.send(Kind.OPENED, 8, 2, body=pack(1, 0))
-    ask(server, once=False)
-    assert requests(peer) == [[8, 1], [8, 2]]
-    reply(peer, 8, 1, sequence=3)
-    events(server)
-    peer.send(Kind.NACK, "unreachable", "gone", [["A", 8, 2]], label=0)
-    assert [str(failed.error) for failed in events(server, Failed)] == ["gone"]
+@fails("an event is taken to say that all requests but the one that it follows have ended, whenever it was told")
+@pytest.mark.parametrize("after", [0, 2])
+def test_a_request_that_waits_does_not_start_because_of_an_event(after: int) -> None:
+    lanes = Lanes()
+    assert list(lanes.add(keyed(2), 1)) == []
+    event = keyed(0)._replace(number=9)
+    assert [one.sequence for one in lanes.add(event, after)] in ([], [0])  # it may go first, and 2 may not
+    assert lanes.held == (1 if after == 0 else 2)
 
 
-@fails("what is in doubt from an earlier session is said to be not executed")
-def test_what_may_have_run_in_an_earlier_session_is_not_said_to_be_not_executed() -> None:
-    server, peer = asked()
-    ask(server, once=False)
-    ask(server)
-    assert requests(peer) == [[7, 1], [7, 2]]
-    events(server)
-    peer.send(Kind.CLOSED, 7, 2, body=pack("no such session"))
-    peer.send(Kind.NACK, "unreachable", "gone", [["A", 0, 2]], label=0)
-    assert [type(failed.error).__name__ for failed in events(server, Failed)] == ["Indeterminate"]
+@fails("who follows a request that was given up no longer waits for the one before that")
+def test_a_request_that_was_given_up_does_not_let_the_next_one_overtake_the_one_before_it() -> None:
+    asker, answerer = Cell(A), Cell(B)
+
+    def ask(payload: bytes, key: str = "k") -> int:
+        content = Content.of("t", 0, payload, key)
+        return asker.exchange.asking.ask([B], content, deadline=160.0, now=asker.now, once=True, key=key)
+
+    def bring(*lost: int) -> None:
+        for _ in range(3):
+            for number, frame in enumerate(asker.take()):
+                if number not in lost:
+                    answerer.hear(A, frame)
+            for frame in answerer.take():
+                asker.hear(B, frame)
+
+    ask(b"0", key="")
+    bring()
+    answerer.wait(0.1)
+    bring()
+    calls = [ask(payload) for payload in (b"1", b"2", b"3")]
+    bring(0, 1)
+    asker.exchange.asking.give_up(calls[1], asker.now)
+    bring()
+    asker.wait(3)  # the first is sent again
+    bring()
+    assert [event.payload for event in answerer.happened(Message)] == [b"0", b"1"]
 
 
-@fails("CLOSED to an OPEN leaves the request in it in doubt")
-def test_a_request_whose_open_was_refused_was_not_executed() -> None:
-    server = new_endpoint("server")
-    peer = Peer.child(server, "A")
-    peer.bind(0, "A", "server")
-    server.request(A, "t", 0, b"", deadline=3.0, now=0.0)
-    for attempt in count(1):
-        assert Kind.OPEN in peer.kinds()
-        peer.send(Kind.CLOSED, 0, attempt, body=pack("too many"))
-        if (due := server.due) >= 3.0:
-            break
-        peer.now = due
-        server.tick(due)
-    server.tick(3.0)
-    assert [type(failed.error).__name__ for failed in events(server, Failed)] == ["StillUnreachable"]
+@fails("only the first arrival of a request says whom it follows: if SETTLED was lost, it waits until its deadline")
+def test_a_request_that_comes_again_and_follows_nobody_any_more_need_not_wait() -> None:
+    answerer = Answerer()
+    session = answerer.open()
+    answerer.request(session, 1)
+    answerer.request(session, 3, key="k", after=2)
+    assert started(answerer) == [1]
+    answerer.request(session, 3, key="k", after=0)  # 2 was given up; 1 still runs, so the floor stays
+    assert started(answerer) == [3]
 
 
-@fails("what waited for its turn starts after its deadline, and is cancelled at once")
-def test_what_waits_for_its_turn_until_its_deadline_never_starts() -> None:
-    net = Net.tree("A")
-    for number in range(3):
-        net.request("server", "A", topic="hold", payload=str(number).encode(), key="k", deadline=net.now + 5)
-    net.tick(10)
-    assert [message.payload for message in net.received("A", Message)] == [b"0"]
-    assert len(net.received("A", Cancelled)) == 1
+@fails("an event that waits for its turn has no end: if its asker is gone for good, it is kept for good")
+def test_an_event_that_waits_for_its_turn_is_forgotten_when_its_time_is_over() -> None:
+    answerer = Answerer()
+    session = answerer.open()
+    answerer.event(session, key="k", after=1, within_ms=1000)
+    answerer.now += 100
+    answerer.answering.expire(answerer.now)
+    assert len(answerer.answering._messages) == 0
 
 
-def asked() -> tuple[Endpoint, Peer]:
-    """Return a cell that asked its neighbour once, and was answered in session 7."""
-    server = new_endpoint("server")
-    peer = Peer.child(server, "A")
-    peer.bind(0, "A", "server")
-    ask(server)
-    peer.frames()
-    peer.send(Kind.OPENED, 7, 1, body=pack(1, 0))
-    reply(peer, 7, 1, sequence=1)
-    return server, peer
+@fails("the events that an earlier start left waiting stay in the table of messages")
+def test_nothing_is_kept_of_what_an_earlier_start_of_an_asker_left_waiting() -> None:
+    answerer = Answerer()
+    session = answerer.open()
+    answerer.request(session, 1, key="k")
+    answerer.event(session, key="k")
+    answerer.open(epoch=2)
+    answerer.answering.stopped(answerer.happened(Message)[0].number)
+    assert len(answerer.answering._messages) == 0
 
 
-def ask(server: Endpoint, *, once: bool = True) -> None:
-    server.request(A, "t", 0, b"", deadline=MINUTE, now=0.0, once=once)
+@fails("CLOSED does not say which start's OPEN was refused")
+def test_closed_to_an_open_of_an_earlier_start_says_nothing_of_the_first_open_of_a_later_one() -> None:
+    asker, answerer = Asker(epoch=2), Answerer()
+    asker.ask(once=False)
+    answerer.open(epoch=2, request=request_body(1))
+    assert started(answerer) == [1]
+    answerer.open(epoch=1, attempt=1)  # it was under way for long
+    (closed,) = answerer.take(Kind.CLOSED)
+    asker.asking.sessions.closed_received(B, closed.header, closed.body, asker.now)
+    assert [type(failed.error) for failed in asker.happened(Failed)] in ([], [Indeterminate])
 
 
-def reply(peer: Peer, session: int, counter: int, *, sequence: int) -> None:
-    peer.send(Kind.REPLY, session, counter, body=Answer(sequence, 0, Status.OK, 0, b"").pack())
+@fails("what the first OPEN carried, 64 KiB at most, is kept as long as the session")
+def test_nothing_is_kept_of_a_request_that_the_first_open_carried_once_it_was_answered() -> None:
+    asker = Asker()
+    asker.ask(C)
+    asker.opened(source=C)
+    asker.reply(1, source=C)
+    session = asker.asking.sessions.known(C)
+    assert session is not None
+    assert session.flying == {}
 
 
-def requests(peer: Peer) -> list[list[int]]:
-    """Return session and counter of the requests that came since the last call."""
-    return [unpack(frame.header, int, int) for frame in peer.frames() if frame.kind is Kind.REQUEST]
+@fails("a record whose deadline is rounded down ends before its request does at the asker, and is not in DRAINED")
+def test_what_ran_until_just_before_its_deadline_is_not_said_to_be_not_executed() -> None:
+    asker, answerer = Cell(A), Cell(B)
+    content = Content.of("t", 0, b"", "")
+    asker.exchange.asking.ask([B], content, deadline=101.0009, now=asker.now, once=True, key="")
+    for _ in range(2):
+        for frame in asker.take():
+            answerer.hear(A, frame)
+        answerer.wait(0.1 if answerer.now == 100 else 0)
+        for frame in answerer.take():
+            asker.hear(B, frame)
+        asker.exchange.asking.tell(B, content, deadline=200.0, now=asker.now, key="")
+    assert len(answerer.happened(Message)) == 2
+    answerer.now = 101.0005
+    answerer.exchange.answering.expire(answerer.now)
+    answerer.exchange.answering.drained(answerer.now)
+    for frame in answerer.take(Kind.DRAINED):
+        asker.now = answerer.now
+        asker.hear(B, frame)
+    asker.wait(1)
+    assert [type(failed.error) for failed in asker.happened(Failed)] == [Indeterminate]
