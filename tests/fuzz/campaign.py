@@ -35,6 +35,7 @@ LIMIT_MIB = 32.0
 WARM_UP = 300
 """Inputs of each target that come first, while caches and pools fill."""
 LOOK_EVERY = 256
+LOOKS_PER_COLLECTION = 16
 STUCK_SECONDS = 10.0
 """Of processor time: who is not done by then is stopped."""
 
@@ -85,6 +86,7 @@ def run(
         rows = [Row(name, target.is_signed) for name, target in targets.items()]
         for row in rows if first == 0 else ():
             _give(targets[row.name], Row(row.name, False), seed + 1, range(min(WARM_UP, mutations)), watch, limit_ms)
+        _collect_between_inputs(lab)
         memory = _Memory()
         for row in rows:
             count = round(mutations * plan[row.name][0] / total)
@@ -92,6 +94,7 @@ def run(
             for start in range(first, first + count, LOOK_EVERY):
                 numbers = range(start, min(start + LOOK_EVERY, first + count))
                 _give(targets[row.name], row, seed, numbers, watch, limit_ms)
+                gc.collect(generation=2 if start // LOOK_EVERY % LOOKS_PER_COLLECTION == 0 else 1)
                 memory.look()
                 if row.wrong:
                     break
@@ -107,18 +110,19 @@ def _give(target: Target, row: Row, seed: int, numbers: range, watch: _Watch, li
     for number in numbers:
         # Of its own, so that an input can be made without those before it.
         data = target.make(random.Random(f"{seed} {row.name} {number}"))
-        watch.begin()
-        began = time.thread_time()
-        reason = ""
-        try:
-            row.refused += target.take(data) is False
-        except target.errors:
-            row.refused += 1
-        except (Exception, Stuck) as error:
-            reason = f"{type(error).__name__}: {error}"
-        spent = time.thread_time() - began
-        watch.end()
+        reason, is_refused = "", False
+        with watch:
+            began = time.thread_time()
+            try:
+                is_refused = target.take(data) is False
+            except target.errors:
+                is_refused = True
+            except (Exception, Stuck) as error:
+                reason = f"{type(error).__name__}: {error}"
+            spent = time.thread_time() - began
+            reason = reason or _settled(target)
         row.inputs += 1
+        row.refused += is_refused
         row.seconds += spent
         row.slowest_ms = max(row.slowest_ms, spent * 1000)
         if spent * 1000 > limit_ms:
@@ -128,11 +132,28 @@ def _give(target: Target, row: Row, seed: int, numbers: range, watch: _Watch, li
             return
 
 
+def _collect_between_inputs(lab: Lab) -> None:
+    """Let no collection of garbage be an input's time, nor go through all that was imported."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    lab.stack.callback(gc.unfreeze)
+    lab.stack.callback(gc.enable)
+
+
+def _settled(target: Target) -> str:
+    try:
+        if target.settle is not None:
+            target.settle()
+    except (Exception, Stuck) as error:
+        return f"afterwards, {type(error).__name__}: {error}"
+    return ""
+
+
 class _Memory:
     """How much the process has grown since this was made, at its largest."""
 
     def __init__(self) -> None:
-        gc.collect()
         with suppress(OSError):  # else the warm-up hides what is not larger than itself
             Path("/proc/self/clear_refs").write_text("5")
         self._base = _resident_mib()
@@ -160,15 +181,16 @@ class _Watch:
         self._is_busy = False
         self._was_busy = False
 
-    def begin(self) -> None:
+    def __enter__(self) -> None:
         self._is_busy, self._was_busy = True, False
 
-    def end(self) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._is_busy = False
 
     def look(self, *_signal: object) -> None:
+        """Be called after each five seconds of processor time."""
         if self._is_busy and self._was_busy:
-            self.end()
+            self._is_busy = False
             raise Stuck(f"it was not done after {STUCK_SECONDS / 2:.0f} s of processor time")
         self._was_busy = self._is_busy
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from tests.fuzz import values
+from tests.fuzz import links, values
 
 if TYPE_CHECKING:
     from tests.fuzz.campaign import Plan
@@ -20,5 +20,7 @@ PLAN: Plan = MappingProxyType(
         "payloads": (100, values.payloads),
         "arrays": (80, values.arrays),
         "answers": (40, values.answers),
+        "frames": (250, links.frames_into_endpoints),
+        "handshakes": (12, links.handshakes),
     }
 )

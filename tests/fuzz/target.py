@@ -27,6 +27,8 @@ class Target:
     """Those that its documentation names."""
     is_signed: bool = False
     """Whether its inputs were signed anew after they were changed, by the key that it should be."""
+    settle: Callable[[], None] | None = None
+    """Called after each input, and not measured: checks what the input did, and makes ready for the next."""
     goes_on: bool = False
     """Whether it remembers the inputs before: then one is shown again only after them."""
 

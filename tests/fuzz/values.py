@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 import numpy as np
 
-from cellnet.cell import _reply
+from cellnet.message import Reply
 from cellnet.credentials import Identity
 from cellnet.errors import ConfigurationError, InvalidName, RemoteProtocolError
 from cellnet.fqcn import FQCN, FQSN, Pattern, check_segment
@@ -161,6 +161,6 @@ def answers(_lab: Lab) -> Target:
         return bytes([status, encoding]) + vary_packed(rng, data)[:65536]
 
     def take(data: bytes) -> bool:
-        return _reply(Replied(1, SOURCE, data[0], data[1], data[2:])).error is None
+        return Reply.of(Replied(1, SOURCE, data[0], data[1], data[2:])).error is None
 
     return Target(make, take)
