@@ -13,7 +13,7 @@ from cellnet.placement import Delegation, Placement
 from cellnet.protocol.frames import pack
 from cellnet.protocol.handshake import _JOIN_CONTEXT, _WELCOME_CONTEXT, Handshake, Self
 from cellnet.signing import sign
-from tests.fuzz.mutation import vary_packed
+from tests.fuzz.mutation import LONGEST, vary_packed
 from tests.fuzz.signed import recertified, resigned
 from tests.fuzz.target import Target
 from tests.protocol.conftest import DAY, MEMORY, NONCE, WALL, Project
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["frames_into_endpoints", "handshakes"]
 
 
-SECONDS_PER_INPUT = 1e-3
+SECONDS_PER_INPUT = 1e-2
 
 
 class Endpoints:
@@ -115,11 +115,11 @@ class Meeting:
         """Return HELLO, JOIN or WELCOME with changes, and the signature of who says it."""
         step = rng.randrange(3)
         if step == 0:
-            return pack(step, vary_packed(rng, self._hello)[:65535], b"")
+            return pack(step, vary_packed(rng, self._hello), b"")
         if step == 1:
-            header = self._changed_join(rng)[:65535]
+            header = self._changed_join(rng)[:LONGEST]
             return pack(step, header, sign(self._connects.key, _JOIN_CONTEXT, self._hello, header))
-        header = vary_packed(rng, self._welcome)[:65535]
+        header = vary_packed(rng, self._welcome)
         return pack(step, header, sign(self._listens.key, _WELCOME_CONTEXT, self._hello, self._join, header))
 
     def take(self, data: bytes) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from tests.fuzz import links, values
+from tests.fuzz import documents, jobs, links, sessions, values
 
 if TYPE_CHECKING:
     from tests.fuzz.campaign import Plan
@@ -22,5 +22,18 @@ PLAN: Plan = MappingProxyType(
         "answers": (40, values.answers),
         "frames": (250, links.frames_into_endpoints),
         "handshakes": (12, links.handshakes),
+        "introductions": (30, sessions.introductions),
+        "signed introductions": (12, sessions.signed_introductions),
+        "sealed frames": (60, sessions.sealed_frames),
+        "signed words": (15, documents.signed_words),
+        "certificates": (10, documents.certificates),
+        "job credentials": (10, documents.job_credentials),
+        "kits": (3, documents.kits),
+        "project files": (4, documents.project_files),
+        "journals": (1, documents.journals),
+        "bundles": (15, jobs.bundles),
+        "starts": (15, jobs.starts),
+        "partials": (20, jobs.partials),
+        "job messages": (20, jobs.job_messages),
     }
 )

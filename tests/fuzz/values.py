@@ -94,7 +94,7 @@ def envelopes(_lab: Lab) -> Target:
             data = mutate(rng, data)
         elif reader in in_two_parts:
             head, rest = part(data)
-            data = join(vary_packed(rng, head)[:65535], rest)
+            data = join(vary_packed(rng, head), rest)
         else:
             data = vary_packed(rng, data)
         return bytes([at]) + data
@@ -119,7 +119,7 @@ def payloads(_lab: Lab) -> Target:
 
     def make(rng: random.Random) -> bytes:
         encoding = rng.choice((*Encoding, 4, 255)) if rng.random() < 0.05 else Encoding.VALUE
-        return bytes([encoding]) + vary_packed(rng, rng.choice(valid))[:65536]
+        return bytes([encoding]) + vary_packed(rng, rng.choice(valid))
 
     return Target(make, lambda data: decode(data[0], data[1:]), (RemoteProtocolError,))
 
@@ -158,7 +158,7 @@ def answers(_lab: Lab) -> Target:
     def make(rng: random.Random) -> bytes:
         status, data = rng.choice(valid)
         encoding = Encoding.VALUE if rng.random() < 0.9 else rng.choice((*Encoding, 9))
-        return bytes([status, encoding]) + vary_packed(rng, data)[:65536]
+        return bytes([status, encoding]) + vary_packed(rng, data)
 
     def take(data: bytes) -> bool:
         return Reply.of(Replied(1, SOURCE, data[0], data[1], data[2:])).error is None
