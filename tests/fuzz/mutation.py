@@ -114,7 +114,7 @@ def _changed_list(rng: random.Random, value: list[Any]) -> Any:
     elif choice < 0.9:
         value.insert(at, _anything(rng))
     elif choice < 0.94:
-        value[at:at] = [value[at]] * rng.choice((1, 2, 100))
+        value[at:at] = [value[at]] * (1 if isinstance(value[at], Raw) else rng.choice((1, 2, 100)))
     elif choice < 0.98:
         other = rng.randrange(len(value))
         value[at], value[other] = value[other], value[at]
