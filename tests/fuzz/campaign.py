@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import logging
 import random
 import resource
 import signal
 import threading
 import time
+import warnings
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,11 +83,11 @@ def run(
     :param first: the number of the first input of each target
     """
     total = sum(share for share, _ in plan.values())
-    with reproducible(), laboratory() as lab, _watch() as watch:
-        targets = {name: make(lab) for name, (_, make) in plan.items()}
+    with reproducible(), laboratory() as lab, _silence(), _watch() as watch:
+        targets = {name: _made(make, lab) for name, (_, make) in plan.items()}
         rows = [Row(name, target.is_signed) for name, target in targets.items()]
         for row in rows if first == 0 else ():
-            _give(targets[row.name], Row(row.name, False), seed + 1, range(min(WARM_UP, mutations)), watch, limit_ms)
+            _give(targets[row.name], Row(row.name, False), seed, range(WARM_UP), watch, limit_ms)
         _collect_between_inputs(lab)
         memory = _Memory()
         for row in rows:
@@ -103,6 +105,11 @@ def run(
                 reason = f"all inputs until here enlarged the process by {memory.growth_mib:.1f} MiB"
                 row.wrong.append(Wrong(row.name, first + row.inputs - 1, 0, b"", reason))
     return rows
+
+
+def _made(make: Callable[[Lab], Target], lab: Lab) -> Target:
+    with reproducible():  # its keys are the same, whichever others are made
+        return make(lab)
 
 
 def _give(target: Target, row: Row, seed: int, numbers: range, watch: _Watch, limit_ms: float) -> None:
@@ -130,6 +137,18 @@ def _give(target: Target, row: Row, seed: int, numbers: range, watch: _Watch, li
         if reason:
             row.wrong.append(Wrong(row.name, number, 0 if target.goes_on else number, data, reason))
             return
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Let nobody be told of what is refused; nor let a warning be an error, as it is not in use."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable()
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
 
 
 def _collect_between_inputs(lab: Lab) -> None:

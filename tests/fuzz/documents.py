@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
 from typing import TYPE_CHECKING
 
 import msgpack
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from cellnet.credentials import CONNECT, LISTEN, Credentials, Identity
+from cellnet.credentials import CONNECT, Credentials, Identity
 from cellnet.errors import ConfigurationError, HandshakeError, JournalError
 from cellnet.fqcn import FQCN
 from cellnet.kit import Endpoint, Kit, KitFile, Member, Roster, sign_manifest
@@ -125,6 +124,7 @@ class Kits:
         self._authority = project.authority
         self._folder = folder
         self._files = {"server": self._server(project), "relay": self._relay(project)}
+        self._written: dict[str, dict[str, bytes]] = {}
         self._names = {kit: sorted({**files, "manifest.json": b""}) for kit, files in self._files.items()}
         for kit, files in self._files.items():
             for name in ("startup", "local", "transfer"):
@@ -153,13 +153,15 @@ class Kits:
         Kit.load(self._folder / kit)
 
     def _write(self, kit: str, files: dict[str, bytes]) -> None:
-        startup = self._folder / kit / "startup"
-        for old in startup.iterdir():
-            if old.name not in files:
-                old.unlink()
+        startup, written = self._folder / kit / "startup", self._written.setdefault(kit, {})
+        for name in written.keys() - files.keys():
+            (startup / name).unlink()
+            del written[name]
         for name, content in files.items():
-            (startup / name).write_bytes(content)
-            (startup / name).chmod(0o600)
+            if written.get(name) != content:
+                (startup / name).write_bytes(content)
+                (startup / name).chmod(0o600)
+                written[name] = content
 
     def _server(self, project: Project) -> dict[str, bytes]:
         credentials = project.server()

@@ -228,5 +228,3 @@ def job_messages(lab: Lab) -> Target:
         jobs.run(topic, origin, decode(Encoding.VALUE, data[1:]))
 
     return Target(make, take, (JobError, RemoteProtocolError))
-
-

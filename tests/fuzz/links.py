@@ -10,7 +10,8 @@ import msgpack
 from cellnet.errors import HandshakeError, RemoteProtocolError
 from cellnet.fqcn import FQCN
 from cellnet.placement import Delegation, Placement
-from cellnet.protocol.frames import pack
+from cellnet.protocol.envelope import join, part
+from cellnet.protocol.frames import PREFIX, Kind, pack
 from cellnet.protocol.handshake import _JOIN_CONTEXT, _WELCOME_CONTEXT, Handshake, Self
 from cellnet.signing import sign
 from tests.fuzz.mutation import LONGEST, vary_packed
@@ -41,6 +42,9 @@ __all__ = ["frames_into_endpoints", "handshakes"]
 SECONDS_PER_INPUT = 1e-2
 
 
+_IN_TWO_PARTS = frozenset({Kind.REQUEST, Kind.EVENT, Kind.REPLY, Kind.BROADCAST, Kind.OPEN})
+
+
 class Endpoints:
     """One endpoint in each state, which goes on with whatever the inputs before brought it to."""
 
@@ -58,7 +62,7 @@ class Endpoints:
         at = rng.choice(STATES)
         make = rng.choice(self._expected[at]) if rng.random() < 0.9 else rng.randrange(len(FRAMES))
         frame = FRAMES[make](self._ends[at].talk)
-        return bytes([at]) + (mutate if rng.random() < 0.2 else mutate_behind_the_prefix)(rng, frame)
+        return bytes([at]) + rng.choice((mutate, mutate_behind_the_prefix, _vary, _vary))(rng, frame)
 
     def take(self, data: bytes) -> bool:
         """Let a neighbour send it; return whether its link stays."""
@@ -87,6 +91,21 @@ class Endpoints:
         if not self._ends[at].talk.session:  # some input told of a far later start, and this one is refused now
             self._endpoints[at] = PLAIN[at].endpoint(self._now)
             self._ends[at] = PLAIN[at].open(self._endpoints[at], self._now)
+
+
+def _vary(rng: random.Random, frame: bytes) -> bytes:
+    """Change what header or body say, and write the prefix anew, so that it fits."""
+    _length, size, kind, hop, label, remaining = PREFIX.unpack_from(frame)
+    header, body = frame[PREFIX.size : PREFIX.size + size], frame[PREFIX.size + size :]
+    if body and rng.random() < 0.6:
+        if kind in _IN_TWO_PARTS:
+            head, rest = part(body)
+            body = join(vary_packed(rng, head), rest)
+        else:
+            body = vary_packed(rng, body)
+    else:
+        header = vary_packed(rng, header)
+    return PREFIX.pack(len(header) + len(body), len(header), kind, hop, label, remaining) + header + body
 
 
 def frames_into_endpoints(_lab: Lab) -> Target:

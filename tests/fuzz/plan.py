@@ -32,8 +32,8 @@ PLAN: Plan = MappingProxyType(
         "project files": (4, documents.project_files),
         "journals": (1, documents.journals),
         "bundles": (15, jobs.bundles),
-        "starts": (15, jobs.starts),
-        "partials": (20, jobs.partials),
+        "job starts": (15, jobs.starts),
+        "job rounds": (20, jobs.partials),
         "job messages": (20, jobs.job_messages),
     }
 )

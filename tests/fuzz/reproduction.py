@@ -30,12 +30,12 @@ def reproducible() -> Iterator[None]:
     def generate(curve: ec.EllipticCurve) -> ec.EllipticCurvePrivateKey:
         return ec.derive_private_key(next(numbers) << 200 | 1, curve)
 
-    def sign(builder: x509.CertificateBuilder, *how: Any) -> x509.Certificate:
-        return sign_certificate(builder, *how, ecdsa_deterministic=True)
+    def sign(builder: x509.CertificateBuilder, *how: Any, **more: Any) -> x509.Certificate:
+        return sign_certificate(builder, *how, **{**more, "ecdsa_deterministic": True})
 
     # Only where signatures are made: the library compares with the real class.
     signing = SimpleNamespace(**vars(ec))
-    signing.ECDSA = partial(ec.ECDSA, deterministic_signing=True)
+    signing.ECDSA = partial(ec.ECDSA, deterministic_signing=True)  # in a block in a block, the same again
     with (
         patch.object(ec, "generate_private_key", generate),
         patch.object(x509.CertificateBuilder, "sign", sign),

@@ -53,6 +53,11 @@ class Pair:
         """Return the body of OPENED."""
         return answer(self.answerer, self.asker.fqcn, hello, SESSION, MORE_ENTROPY, WALL)[0]
 
+    def bodies(self) -> tuple[bytes, bytes]:
+        """Return what each of them says when nothing is changed."""
+        hello = self.ask().hello()
+        return hello, self.answer(hello)
+
     def take(self, is_hello: bool, body: bytes) -> None:
         """Let the one judge what is said to be the other's."""
         if is_hello:
@@ -77,7 +82,7 @@ def _pairs(project: Project) -> list[Pair]:
 def introductions(_lab: Lab) -> Target:
     """Change an introduction on its way."""
     pairs = _pairs(Project())
-    bodies = [(pair.ask().hello(), pair.answer(pair.ask().hello())) for pair in pairs]
+    bodies = [pair.bodies() for pair in pairs]
 
     def make(rng: random.Random) -> bytes:
         at, step = rng.randrange(len(pairs)), rng.randrange(2)
@@ -93,15 +98,14 @@ def signed_introductions(_lab: Lab) -> Target:
     """Change what an introduction states, or what others signed in it, and sign it as its cell does."""
     project = Project()
     pairs = _pairs(project)[:-1]
+    bodies = [pair.bodies() for pair in pairs]
 
     def make(rng: random.Random) -> bytes:
         at, step = rng.randrange(len(pairs)), rng.randrange(2)
         pair, signer = pairs[at], (pairs[at].asker, pairs[at].answerer)[step]
         assert signer.credentials is not None
-        hello = pair.ask().hello()
-        said = hello if step == 0 else pair.answer(hello)
-        statement = _changed(rng, msgpack.unpackb(said)[0], project.authority.key, pair.site)
-        before = (_OPEN_CONTEXT,) if step == 0 else (_OPENED_CONTEXT, hello)
+        statement = _changed(rng, msgpack.unpackb(bodies[at][step])[0], project.authority.key, pair.site)
+        before = (_OPEN_CONTEXT,) if step == 0 else (_OPENED_CONTEXT, bodies[at][0])
         return bytes([at, step]) + pack(statement, sign(signer.credentials.key, *before, statement))
 
     def take(data: bytes) -> None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 import numpy as np
 
-from cellnet.message import Reply
 from cellnet.credentials import Identity
 from cellnet.errors import ConfigurationError, InvalidName, RemoteProtocolError
 from cellnet.fqcn import FQCN, FQSN, Pattern, check_segment
+from cellnet.message import Reply
 from cellnet.payload import Encoding, decode, encode
 from cellnet.protocol.envelope import Answer, Content, Entry, Order, Status, join, part, unpack_ranges
 from cellnet.protocol.events import Replied
@@ -54,7 +54,7 @@ def names(_lab: Lab) -> Target:
 def headers(_lab: Lab) -> Target:
     valid = [make(Talk()) for make in FRAMES]
     types = (int, str, bytes, list, dict, bool, (str, type(None)))
-    read = [list(FrameDecoder().feed(frame))[0].header for frame in valid]
+    read = [next(iter(FrameDecoder().feed(frame))).header for frame in valid]
     shapes = [[type(field) for field in msgpack.unpackb(header)] for header in read]
 
     def make(rng: random.Random) -> bytes:
