@@ -17,7 +17,7 @@ from cellnet.placement import Delegation, Placement
 from cellnet.protocol.envelope import Status
 from cellnet.protocol.events import Message
 from cellnet.signing import sign
-from provisioning.authority import key_pem
+from provisioning.authority import Authority, key_pem
 from provisioning.plan import draw
 from provisioning.source import Source
 from tests.fuzz.mutation import vary_packed
@@ -30,10 +30,9 @@ if TYPE_CHECKING:
     import random
     from pathlib import Path
 
-    from provisioning import Authority
     from tests.fuzz.target import Lab
 
-__all__ = ["certificates", "job_credentials", "journals", "kits", "project_files", "signed_words"]
+__all__ = ["authorities", "certificates", "job_credentials", "journals", "kits", "project_files", "signed_words"]
 
 
 def signed_words(_lab: Lab) -> Target:
@@ -198,6 +197,26 @@ class Kits:
 def kits(lab: Lab) -> Target:
     files = Kits(lab.folder / "kits")
     return Target(files.make, files.take, (ConfigurationError,), is_signed=True)
+
+
+def authorities(lab: Lab) -> Target:
+    """Mutate the files of the authority itself, as they lie where kits are made."""
+    folder = lab.folder / "authority"
+    Project().authority.save(folder)
+    valid = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def make(rng: random.Random) -> bytes:
+        name = rng.choice(sorted(valid))
+        packed: bytes = msgpack.packb([name, mutate(rng, valid[name])])
+        return packed
+
+    def take(data: bytes) -> None:
+        name, content = msgpack.unpackb(data)
+        for other, was in valid.items():
+            (folder / other).write_bytes(content if other == name else was)
+        Authority.load(folder)
+
+    return Target(make, take, (ConfigurationError,))
 
 
 PROJECT_FILE = b"""\

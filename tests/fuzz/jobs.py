@@ -15,7 +15,8 @@ import anyio
 import msgpack
 import numpy as np
 
-from cellnet.errors import JobError, RemoteProtocolError
+from cellnet.cell import Cell
+from cellnet.errors import InvalidName, JobError, LocalProtocolError, RemoteProtocolError
 from cellnet.fqcn import FQCN, FQSN
 from cellnet.jobs.assignment import MAX_ASSIGNMENT_BYTES, Assignment, Placed, Start, receive
 from cellnet.jobs.bundle import Bundle
@@ -24,6 +25,7 @@ from cellnet.jobs.coordinator import Coordinator
 from cellnet.jobs.host import Ended, JobHost
 from cellnet.jobs.opaque import packed as opaque
 from cellnet.jobs.opaque import unpacked
+from cellnet.jobs.operator import present_page
 from cellnet.jobs.record import Record
 from cellnet.jobs.reduction import Partial, weighted_mean
 from cellnet.jobs.submission import Run, Submission
@@ -38,7 +40,6 @@ from tests.protocol.test_fuzz import mutate
 if TYPE_CHECKING:
     import random
 
-    from cellnet.cell import Cell
     from tests.fuzz.target import Lab
 
 __all__ = ["bundles", "job_messages", "partials", "starts"]
@@ -160,6 +161,9 @@ class Jobs:
         self._coordinator = Coordinator([FQSN("C1"), FQSN("C1.C11")], self._host)
         self._coordinator._cell = cast("Cell", self)
         self._news: Any = None
+        self._cell = Cell("server")
+        for member in self.members():
+            self._cell._endpoint.router.join(member, cast("Any", self))
 
     def members(self) -> list[Member]:
         """Return who is present, as the server's cell does."""
@@ -181,6 +185,12 @@ class Jobs:
             return
         if topic == "ended":
             Ended.from_value(value)
+            return
+        if topic == "cellnet.members":
+            await self._cell._answer_members(Request(origin, topic, value, 0.0))
+            return
+        if topic == "cells.present":
+            present_page(cast("Cell", self), Request(origin, topic, value, 0.0))
             return
         submission = Submission(b"", b"", None, flat=False)
         sites = JobTree([FQSN("C1")])
@@ -215,6 +225,8 @@ def job_messages(lab: Lab) -> Target:
         ("news", FQCN("server"), {"reports": [opaque({"round": 1})], "next": 1, "outcome": None}),
         ("news", FQCN("server"), {"reports": [], "next": 1, "outcome": outcome}),
         ("news", FQCN("server"), {"reports": [], "next": 1, "outcome": {"error": "it failed"}}),
+        ("cells.present", jobs.OPERATOR, "R1.C1"),
+        ("cellnet.members", jobs.SITE, ["R1.*", "R1.C1"]),
         ("ended", FQCN("server"), Ended(1, "a traceback").to_value()),
     )
     valid = [msgpack.packb(value) for _topic, _origin, value in messages]
@@ -227,4 +239,4 @@ def job_messages(lab: Lab) -> Target:
         topic, origin, _value = messages[data[0]]
         jobs.run(topic, origin, decode(Encoding.VALUE, data[1:]))
 
-    return Target(make, take, (JobError, RemoteProtocolError))
+    return Target(make, take, (JobError, InvalidName, LocalProtocolError, RemoteProtocolError))

@@ -28,6 +28,7 @@ PLAN: Plan = MappingProxyType(
         "signed words": (15, documents.signed_words),
         "certificates": (10, documents.certificates),
         "job credentials": (10, documents.job_credentials),
+        "authorities": (2, documents.authorities),
         "kits": (3, documents.kits),
         "project files": (4, documents.project_files),
         "journals": (1, documents.journals),

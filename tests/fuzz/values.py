@@ -10,6 +10,7 @@ import msgpack
 import numpy as np
 
 from cellnet.credentials import Identity
+from cellnet.drivers.base import Address
 from cellnet.errors import ConfigurationError, InvalidName, RemoteProtocolError
 from cellnet.fqcn import FQCN, FQSN, Pattern, check_segment
 from cellnet.message import Reply
@@ -31,16 +32,17 @@ __all__ = ["answers", "arrays", "envelopes", "headers", "names", "payloads"]
 
 NAMES = ("server", "server.j", "R1.C1", "C1.C11", LONGEST, "a.b.c.d.e.f.g.h.i.j.k.l.m.n.o.p", "R1.*", "R1.>", "*.C1")
 URIS = ("cellnet://mobile/client/C1", "cellnet://a%20b/server/fl.example.com", "cellnet://[::1]/client/C1")
+URLS = ("tcp://localhost:8002", "tcp://[::1]:8002/", "unix:///run/cell.sock", "memory://server")
 SOURCE = FQCN("C1")
 
 
 def names(_lab: Lab) -> Target:
-    readers: tuple[Callable[[str], object], ...] = (FQCN, FQSN, Pattern, check_segment, Identity.parse)
+    readers: tuple[Callable[[str], object], ...] = (FQCN, FQSN, Pattern, check_segment, Identity.parse, Address.parse)
 
     def make(rng: random.Random) -> bytes:
         reader = rng.randrange(len(readers))
-        text = rng.choice(URIS if readers[reader] == Identity.parse else NAMES)
-        return bytes([reader]) + mutate(rng, text.encode())
+        texts = {Identity.parse: URIS, Address.parse: URLS}.get(readers[reader], NAMES)
+        return bytes([reader]) + mutate(rng, rng.choice(texts).encode())
 
     def take(data: bytes) -> None:
         text = data[1:].decode(errors="replace")
