@@ -12,6 +12,7 @@ import time
 import warnings
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,7 +83,6 @@ def run(
 
     :param first: the number of the first input of each target
     """
-    total = sum(share for share, _ in plan.values())
     with reproducible(), laboratory() as lab, _silence(), _watch() as watch:
         targets = {name: _made(make, lab) for name, (_, make) in plan.items()}
         rows = [Row(name, target.is_signed) for name, target in targets.items()]
@@ -90,8 +90,7 @@ def run(
             _give(targets[row.name], Row(row.name, False), seed, range(WARM_UP), watch, limit_ms)
         _collect_between_inputs(lab)
         memory = _Memory()
-        for row in rows:
-            count = round(mutations * plan[row.name][0] / total)
+        for row, count in zip(rows, _shared(mutations, [share for share, _ in plan.values()]), strict=True):
             before = memory.growth_mib
             for start in range(first, first + count, LOOK_EVERY):
                 numbers = range(start, min(start + LOOK_EVERY, first + count))
@@ -105,6 +104,12 @@ def run(
                 reason = f"all inputs until here enlarged the process by {memory.growth_mib:.1f} MiB"
                 row.wrong.append(Wrong(row.name, first + row.inputs - 1, 0, b"", reason))
     return rows
+
+
+def _shared(count: int, shares: list[int]) -> list[int]:
+    """Divide a number so that the parts are whole, and their sum is the number."""
+    until = [count * sum(shares[:to]) // sum(shares) for to in range(len(shares) + 1)]
+    return [end - begin for begin, end in pairwise(until)]
 
 
 def _made(make: Callable[[Lab], Target], lab: Lab) -> Target:

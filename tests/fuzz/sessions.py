@@ -252,4 +252,4 @@ class Liar:
 
 def sealed_frames(_lab: Lab) -> Target:
     liar = Liar()
-    return Target(liar.make, liar.take, settle=liar.settle, goes_on=True, is_signed=True)
+    return Target(liar.make, liar.take, settle=liar.settle, goes_on=True)

@@ -21,7 +21,9 @@ def test_no_decoder_answers_a_mutated_input_with_anything_but_its_documented_err
     rows = run(PLAN, MUTATIONS, SEED)
     wrong = [explained(one, SEED) for row in rows for one in row.wrong]
     assert not wrong, "\n".join(wrong)
-    assert sum(row.inputs for row in rows if row.is_signed) >= 3000
+    assert sum(row.inputs for row in rows) == MUTATIONS
+    assert sum(row.inputs for row in rows if row.is_signed) >= 2000
     for row in rows:
-        # Or the inputs all die at the first check, or nothing is changed.
-        assert row.inputs // 100 <= row.refused <= row.inputs - row.inputs // 100, row.name
+        # Or nothing is changed, or all inputs die at the first check.
+        few = row.inputs // 200
+        assert few <= row.refused <= row.inputs - few, row.name
