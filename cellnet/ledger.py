@@ -54,8 +54,8 @@ _STRICT = "STRICT" if sqlite3.sqlite_version_info >= (3, 37) else ""
 _SCHEMA = f"""
 CREATE TABLE cellnet_answers (
     cell TEXT NOT NULL, origin TEXT NOT NULL, epoch TEXT NOT NULL, sequence TEXT NOT NULL,
-    status INTEGER NOT NULL, encoding INTEGER NOT NULL, payload BLOB NOT NULL,
     saved REAL NOT NULL, expires REAL NOT NULL,
+    status INTEGER NOT NULL, encoding INTEGER NOT NULL, payload BLOB NOT NULL,
     PRIMARY KEY (cell, origin, epoch, sequence)
 ) {_STRICT};
 CREATE INDEX cellnet_answers_expires ON cellnet_answers (expires);
@@ -219,7 +219,7 @@ class Ledger:
             if message.wants_reply:
                 self._connection.execute(
                     "INSERT INTO cellnet_answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (*_key(cell, message), *map(int, answer[:2]), answer[2], now, expires),
+                    (*_key(cell, message), now, expires, *map(int, answer[:2]), answer[2]),
                 )
                 self._count(1, ROW_BYTES + len(answer[2]))
             is_saving = True
@@ -323,7 +323,7 @@ class Ledger:
             connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
         (said,) = connection.execute("PRAGMA quick_check(cellnet_answers)").fetchone()
         if said != "ok":
-            raise sqlite3.DatabaseError(said)
+            raise sqlite3.DatabaseError(said.splitlines()[-1])
         connection.execute("BEGIN IMMEDIATE")
         self._known_topics = frozenset(row[0] for row in connection.execute("SELECT topic FROM cellnet_topics"))
         connection.execute("DELETE FROM cellnet_topics")

@@ -90,9 +90,11 @@ class Network:
                 # Level by level, so that no cell waits for its parent's name. And every cell has a task of its own:
                 # task groups inside each other, a thousand deep, are slow or worse.
                 for _depth, level in groupby(wanted, key=lambda name: name.depth):
-                    async with anyio.create_task_group() as starts:
-                        for name in level:
-                            starts.start_soon(self._start, self._machines[name], dialling)
+                    started = [self._machines[name] for name in level]
+                    for machine in started:
+                        tasks.start_soon(machine.run, self.cells, dialling)
+                    for machine in started:
+                        await machine.joined.wait()
                 server = self.cells[FQCN(ROOT)]
                 await server.wait_present(name for name in wanted if not name.is_root)
                 yield server
@@ -197,10 +199,7 @@ class Network:
         :raises HandshakeError: if its parent refuses it, and trying again would not help
         :raises ConnectDeadline: shortly before the caller's scope ends
         """
-        await self._start(self._find(name))
-
-    async def _start(self, machine: _Machine, dialling: anyio.Semaphore | None = None) -> None:
-        await self._tasks.start(machine.run, self.cells, dialling or anyio.Semaphore(1))
+        await self._tasks.start(self._find(name).run, self.cells, anyio.Semaphore(1))
 
     def _find(self, name: str | FQCN) -> _Machine:
         machine = self._machines.get(FQCN(name))
@@ -253,13 +252,21 @@ class _Machine:
         self.path = path
         self.cell: Cell | None = None
         """The one that runs, once it has joined."""
+        self.joined = anyio.Event()
+        """Set when its first start has joined."""
         self._is_on = False
         """Whether one runs, starts or ends."""
         self._driver = driver
         self._make = make
         self._listens = listens
 
-    async def run(self, cells: dict[FQCN, Cell], dialling: anyio.Semaphore, *, task_status: TaskStatus[None]) -> None:
+    async def run(
+        self,
+        cells: dict[FQCN, Cell],
+        dialling: anyio.Semaphore,
+        *,
+        task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+    ) -> None:
         """Run the cell until it is stopped or crashes; report when it has joined.
 
         :param cells: where it is noted while it runs
@@ -272,6 +279,7 @@ class _Machine:
                 async with self._make() as cell:
                     await self._join(cell, dialling)
                     self.cell = cells[self.name] = cell
+                    self.joined.set()
                     task_status.started()
                     await self._stop.wait()
         finally:

@@ -221,6 +221,16 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:5000])
 
 
+def unlinked(path: Path) -> None:
+    """Break the chain of pages of one answer: nobody would see it before the answer is asked for."""
+    with opened(path) as found:
+        save(found, message(), payload=b"\xaa" * 60_000)
+    data = bytearray(path.read_bytes())
+    page = data.index(b"\xaa" * 4000) // 4096 * 4096
+    data[page : page + 4] = b"\xff" * 4
+    path.write_bytes(data)
+
+
 def text(path: Path) -> None:
     path.write_text("no database at all\n" * 100)
 
@@ -233,6 +243,7 @@ def text(path: Path) -> None:
         (later, "is a journal of version 2, this cellnet knows 1: install a later cellnet"),
         (damaged, "the journal is damaged .*: move it away"),
         (unreadable, "the journal is damaged .*: move it away"),
+        (unlinked, "the journal is damaged .*: move it away"),
         (cut, "the journal is damaged .*: move it away"),
         (Path.mkdir, "is no file"),
     ],

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
@@ -248,3 +251,19 @@ async def test_a_handler_may_crash_its_own_cell(network: Network, site: Site) ->
                 await server.request("R1.C1", "die", once=False)
             await network.restart("R1.C1")
             assert await server.request("R1.C1", "note", 1) == 1
+
+
+def test_the_example_of_the_readme_passes_as_it_stands(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (tmp_path / "test_example.py").write_text(
+        readme.split("## What goes wrong, in a test")[1].split("```python\n")[1].split("```")[0]
+    )
+    found = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert "1 passed" in found.stdout, found.stdout

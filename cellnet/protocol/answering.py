@@ -184,11 +184,15 @@ class Answering:
             return
         record = asker.records.get(taken.sequence)
         if record is not None and record.message == message:
-            record.reply = (status, encoding, payload)
-            self.cached_bytes += RECORD_BYTES + len(payload)
+            if status is Status.BUSY:  # it did not run, and may when it comes again
+                del asker.records[taken.sequence]
+            else:
+                record.reply = (status, encoding, payload)
+                self.cached_bytes += RECORD_BYTES + len(payload)
             session = asker.current or asker.offered
-            if session is not None:
-                self._answer(session, Answer(taken.sequence, record.counter, *record.reply), record.expires)
+            assert session is not None  # noqa: S101  # it was asked in one
+            answer = Answer(taken.sequence, record.counter, status, encoding, payload)
+            self._answer(session, answer, record.expires)
         self._ended(asker, taken)
 
     def stopped(self, message: int) -> None:
@@ -204,6 +208,16 @@ class Answering:
             if asker.current is not None:
                 header, body = asker.current.channel.wrap(Kind.DRAINED, pack_ranges(_covering(asker.records)))
                 self._try_send(asker.origin, Kind.DRAINED, header, body, now + NOTICE_SECONDS)
+
+    def renamed(self) -> None:
+        """Forget all askers: nobody can ask again under the new name for what he asked under the old one."""
+        self._askers.clear()
+
+    def first_deadline(self) -> float | None:
+        """Return when the first request or event that is remembered is over."""
+        records = (record.expires for asker in self._askers for record in asker.records.values())
+        held = (message.deadline for asker in self._askers for message in asker.lanes)
+        return min((*records, *held), default=None)
 
     def expire(self, now: float) -> None:
         """Forget what nobody can want any more, as its deadline passed."""
@@ -302,6 +316,9 @@ class Answering:
         """
         for start, stop in ranges:
             asker.settled.add(start, stop)
+        if (excess := len(asker.settled) - MAX_RECORDS) > 0:  # only who lies has so many gaps: its lowest are closed
+            lowest = asker.settled.below(excess + 1)
+            asker.settled.add(lowest[0][0], lowest[-1][1])
         withdrawn = []
         for sequence in gone:
             record = asker.records.pop(sequence)

@@ -14,7 +14,6 @@ from cellnet.protocol.envelope import Answer, Entry, Status, pack_ranges, unpack
 from cellnet.protocol.events import Failed, Replied
 from cellnet.protocol.frames import Kind
 from cellnet.protocol.gathering import Gathering
-from cellnet.protocol.ranges import Ranges
 from cellnet.protocol.sealing import KEY_BYTES, seal_content
 from cellnet.protocol.session import (
     MAX_PAUSE_SECONDS,
@@ -149,10 +148,7 @@ class Asking:
 
     def wants(self, session: Session, now: float) -> bool:
         """Return whether anybody waits for a session to be open; forget the events whose time is over."""
-        late = sum(event.deadline <= now for event in session.events)
-        if late:
-            session.events = [event for event in session.events if event.deadline > now]
-            self.untold -= late
+        self.untold -= session.drop_late_events(now)
         return session.is_wanted
 
     def opened(self, session: Session, carried: Pending | None, now: float, *, restarted: bool) -> None:
@@ -186,11 +182,8 @@ class Asking:
     def renamed(self, now: float) -> None:
         """Take the news that this cell has another name: nobody knows what it asked under the old one."""
         for session in self.sessions.those(lambda _name: True):
-            for pending in list(session.pending.values()):
-                if pending.in_doubt:
-                    self._fail(
-                        session, pending, pending.doubt(session.destination, "this cell was given another name"), now
-                    )
+            for pending in [one for one in session.pending.values() if one.in_doubt]:
+                self._fail(session, pending, pending.doubt(session.destination, "this cell has another name"), now)
             self.sessions.lose(session, Unreachable("this cell has another name"), now)
 
     # Frames.
@@ -233,12 +226,7 @@ class Asking:
         if read is None:
             return
         session, said = read
-        may_have_run = Ranges()
-        for start, stop in unpack_ranges(said):
-            may_have_run.add(start, stop)
-        for pending in session.pending.values():
-            if pending.sequence not in may_have_run and not pending.is_doubtful:
-                pending.in_doubt = 0
+        session.ran_only(unpack_ranges(said))
         self.sessions.lose(session, Unreachable(f"{source} is being stopped"), now)
 
     def nack_received(self, destination: FQCN, number: int, counter: int, error: NotExecuted, now: float) -> None:
@@ -389,7 +377,7 @@ class Asking:
             del self._calls[pending.call]
         if pending.gathering is not None:
             pending.gathering.drop(pending, now)
-        may_run = bool(pending.in_doubt) and not is_answered
+        may_run = settled > 1 or (pending.in_doubt > 0 and not is_answered)
         is_waited_for = pending.key in session.keys and settled > is_answered
         if may_run or is_waited_for:
             self._tell_settled(session, now)

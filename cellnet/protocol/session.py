@@ -215,6 +215,18 @@ class Session:
             pending.in_doubt -= is_certain
         return pending
 
+    def ran_only(self, ranges: list[tuple[int, int]]) -> None:
+        """Take the answerer's word for it that it ran nothing but these; what an earlier start ran it cannot know."""
+        for pending in self.pending.values():
+            if not pending.is_doubtful and not any(start <= pending.sequence < stop for start, stop in ranges):
+                pending.in_doubt = 0
+
+    def drop_late_events(self, now: float) -> int:
+        """Forget the events whose time is over; return how many."""
+        count = len(self.events)
+        self.events = [event for event in self.events if event.deadline > now]
+        return count - len(self.events)
+
     def stop_opening(self) -> None:
         """Cancel the next OPEN."""
         if self.opening is not None:

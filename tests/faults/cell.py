@@ -43,7 +43,7 @@ def digest(number: str, handling: float, filler: bytes, then: str | None) -> byt
 
 
 class Worker:
-    """Answers ``work``, after it noted in a file that it began: a line of number, time and name.
+    """Answers ``work``, after it noted in a file that it began: a line of number, time, name and origin.
 
     With a journal it answers ``keep``, too: it notes the same in a table there, as its effect, and before that in
     another file that it began.
@@ -60,7 +60,7 @@ class Worker:
     async def work(self, request: Request) -> list[object]:
         now = time.monotonic()
         number, handling, then, right = self._read(request, now)
-        self._note(self._log, number, now)
+        self._note(self._log, number, now, request)
         if then is not None:
             await self.cell.request(then, "work", payload(nested(number), handling / 2))
         await anyio.sleep(handling)
@@ -69,10 +69,11 @@ class Worker:
     async def keep(self, request: DurableRequest) -> list[object]:
         now = time.monotonic()
         number, handling, _then, right = self._read(request, now)
-        self._note(self._begun, number, now)
+        self._note(self._begun, number, now, request)
         execute = request.transaction.execute
-        await execute("CREATE TABLE IF NOT EXISTS effects (at REAL, number TEXT, cell TEXT)")
-        await execute("INSERT INTO effects VALUES (?, ?, ?)", (now, number, str(self.cell.fqcn)))
+        await execute("CREATE TABLE IF NOT EXISTS effects (at REAL, number TEXT, cell TEXT, origin TEXT)")
+        effect = (now, number, str(self.cell.fqcn), str(request.origin))
+        await execute("INSERT INTO effects VALUES (?, ?, ?, ?)", effect)
         await anyio.sleep(handling)
         return [number, right]
 
@@ -86,13 +87,13 @@ class Worker:
         except (TypeError, ValueError):
             is_right = False
         if not is_right:
-            self._note(self._log, "altered", now)
+            self._note(self._log, "altered", now, request)
             raise ValueError("the payload is not as it was sent")
         return number, handling, then, right
 
-    def _note(self, file: int, number: str, now: float) -> None:
+    def _note(self, file: int, number: str, now: float, request: Request) -> None:
         # One write each: lines do not mix, and what was written survives a SIGKILL.
-        os.write(file, f"{number} {now:.6f} {self.cell.fqcn}\n".encode())
+        os.write(file, f"{number} {now:.6f} {self.cell.fqcn} {request.origin}\n".encode())
 
 
 def payload(number: str, handling: float, filler: bytes = b"", then: str | None = None) -> list[object]:

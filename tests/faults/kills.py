@@ -176,7 +176,7 @@ async def _kill_durable_handlers(bench: Bench, load: Load, receiver: CellProcess
     verdict.demand(not wrong, f"{len(wrong)} durable requests did not end well, such as {[w.error for w in wrong[:3]]}")
     effects = len(receiver.effects())
     verdict.demand(effects == len(told), f"{len(told)} durable requests have {effects} effects")
-    begun_again = len(receiver.begun()) - len({number for _now, number, _where in receiver.begun()})
+    begun_again = len(receiver.begun()) - len({ran.number for ran in receiver.begun()})
     verdict.demand(begun_again > 0, "no durable handler was killed")
     verdict.figures |= {"durable": len(told), "durable_effects": effects, "durable_begun_again": begun_again}
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from anyio import CancelScope
 
     from cellnet import Cell
+    from tests.faults.processes import Ran
 
 __all__ = ["Asked", "Load", "percentile"]
 
@@ -128,10 +129,10 @@ class Load:
             for _ in range(in_flight):
                 tasks.start_soon(work)
 
-    def close(self, runs: list[tuple[float, str, str]]) -> list[str]:
-        """Take what ran, when and where, in order; return what must not have happened."""
-        for now, number, where in runs:
-            self.history.ran(number, where, now)
+    def close(self, runs: list[Ran]) -> list[str]:
+        """Take what ran, in order; return what must not have happened."""
+        for now, number, where, origin in runs:
+            self.history.ran(number, where, now, asked_by=origin)
             if number in self.asked:
                 asked = self.asked[number]
                 asked.ran = [*(asked.ran or ()), now]

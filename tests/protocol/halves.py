@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from hashlib import sha256
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -174,7 +175,8 @@ class Asker(Half):
         self.asking.sessions.opened_received(source, pack(attempt, int(age * 1000)), body, self.now)
 
     def closed(self, session: int, counter: int, *, source: FQCN = B) -> None:
-        body = pack("no such session")
+        hello = part(self.asked.get(source, bytes(2)))[0]
+        body = pack("no such session", sha256(hello).digest())
         self.asking.sessions.closed_received(source, pack(session, counter), body, self.now)
 
     def reply(

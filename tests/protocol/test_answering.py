@@ -8,7 +8,7 @@ import pytest
 
 from cellnet.errors import RemoteProtocolError, Unreachable
 from cellnet.protocol import answering as answering_module
-from cellnet.protocol.answering import HOLD_SECONDS, RECORD_BYTES
+from cellnet.protocol.answering import HOLD_SECONDS, RECORD_SECONDS
 from cellnet.protocol.envelope import MAX_RANGES, Status, unpack_ranges
 from cellnet.protocol.events import Cancelled, Message
 from cellnet.protocol.frames import Kind, pack
@@ -105,7 +105,7 @@ def test_a_message_ends_when_its_asker_said_whatever_relays_say() -> None:
     answerer.request(session, 2, within=2, within_ms=60_000)
     answerer.event(session, within_ms=2000)
     assert [message.deadline for message in answerer.happened()] == [answerer.now + 2] * 3
-    answerer.now += 2
+    answerer.now += 2 + RECORD_SECONDS
     answerer.answering.expire(answerer.now)
     assert answerer.answering.records == 2
     answerer.answering.expire(answerer.now + 0.1)
@@ -122,11 +122,24 @@ def test_what_waits_for_its_turn_until_its_deadline_never_starts() -> None:
     assert len(net.received("A", Cancelled)) == 1
 
 
+def test_what_waits_for_its_turn_does_not_start_after_its_deadline_though_its_record_is_kept_a_little_longer() -> None:
+    answerer = Answerer()
+    session = answerer.open()
+    answerer.request(session, 1, key="k")
+    answerer.request(session, 2, key="k", within=1)
+    answerer.now += 1 + RECORD_SECONDS / 2
+    answerer.answering.expire(answerer.now)
+    (first,) = answerer.happened()
+    answerer.answer(first.number)
+    assert answerer.happened() == []
+    assert answerer.answering.records == 1
+
+
 def test_a_request_that_comes_after_its_deadline_was_noted_does_not_run() -> None:
     answerer = Answerer()
     session = answerer.open()
     answerer.request(session, 1, within=1)
-    answerer.now += 2
+    answerer.now += 3
     answerer.answering.expire(answerer.now)
     answerer.happened()
     answerer.request(session, 1)
@@ -294,76 +307,6 @@ def test_who_never_used_a_session_is_not_told_what_may_have_run() -> None:
     assert [message.sequence for message in answerer.happened(Message)] == [1, 2, 4, 1]
 
 
-# Limits
-
-
-def test_a_cell_works_on_a_limited_number_of_requests_and_one_asker_leaves_room_for_others(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(answering_module, "MAX_INCOMING", 4)
-    answerer = Answerer()
-    sessions = {origin: answerer.open(origin) for origin in (A, C)}
-    for sequence in (1, 2, 3):
-        answerer.request(sessions[A], sequence)
-    assert answerer.take(Kind.REPLY)[-1].answer == (3, 3, Status.BUSY, 0, b"")
-    first, _second = answerer.happened()
-    for sequence in (1, 2):
-        answerer.request(sessions[C], sequence, origin=C)
-    assert answerer.answers() == [(2, Status.BUSY)]
-    assert [event.origin for event in answerer.happened()] == [C]
-    answerer.answer(first.number)
-    answerer.request(sessions[A], 4, floor=2)
-    assert [event.sequence for event in answerer.happened()] == [4]
-
-
-def test_replies_are_kept_up_to_a_number_of_bytes_and_then_nothing_new_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answering_module, "CACHE_BYTES", 1000)
-    answerer = Answerer()
-    session = answerer.open()
-    for sequence in (1, 2):
-        answerer.request(session, sequence)
-    first, second = answerer.happened()
-    answerer.answer(first.number, payload=bytes(1000 - RECORD_BYTES))
-    answerer.take()
-    answerer.request(session, 3)
-    assert (answerer.answers(), answerer.happened()) == ([(3, Status.BUSY)], [])
-    answerer.answer(second.number, payload=bytes(500))
-    assert answerer.answering.cached_bytes == 1500 + RECORD_BYTES
-    answerer.request(session, 1)
-    assert answerer.answers() == [(2, Status.OK), (1, Status.OK)]
-    answerer.settled(session, (1, 2))
-    answerer.request(session, 3)
-    assert answerer.answering.cached_bytes == 500 + RECORD_BYTES
-    assert [event.sequence for event in answerer.happened()] == [3]
-
-
-def test_one_asker_has_a_limited_number_of_records_and_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answering_module, "MAX_RECORDS", 4)
-    answerer = Answerer()
-    session = answerer.open()
-    answerer.settled(session, (2, 3), (4, 5))
-    for sequence in (1, 3, 5):
-        answerer.request(session, sequence)
-    assert answerer.answers() == [(5, Status.BUSY)]
-    answerer.settled(session, (1, 2))
-    answerer.request(session, 5)
-    assert answerer.answers() == []
-    assert [event.sequence for event in answerer.happened(Message)] == [1, 3, 5]
-    other = answerer.open(C)
-    answerer.request(other, 1, origin=C)
-    assert len(answerer.happened(Message)) == 1
-
-
-def test_a_busy_cell_notes_nothing_of_what_it_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answering_module, "MAX_RECORDS", 0)
-    answerer = Answerer()
-    session = answerer.open(request=request_body(1))
-    assert answerer.answers() == [(1, Status.BUSY)]
-    answerer.request(session, 1)
-    assert answerer.answers() == [(1, Status.BUSY)]
-    assert (answerer.answering.records, answerer.answering.running, answerer.happened()) == (0, 0, [])
-
-
 # Events
 
 
@@ -380,7 +323,7 @@ def test_events_are_not_remembered_and_pass_when_a_cell_is_busy(monkeypatch: pyt
     assert (answerer.answering.records, answerer.answering.running) == (0, 0)
     for event in events:
         answerer.answer(event.number)
-    assert (answerer.take(), answerer.answering.cached_bytes) == ([], 0)
+    assert (answerer.take(), answerer.answering.cached_bytes, answerer.answering.running) == ([], 0, 0)
 
 
 def test_an_event_with_a_key_that_was_overtaken_by_another_does_not_run() -> None:
@@ -439,6 +382,15 @@ def test_a_request_that_names_one_that_ended_need_not_wait(end: Callable[[Answer
     end(answerer, session, answerer.happened()[0])
     answerer.happened()
     answerer.request(session, 2, key="k", after=1)
+    assert [event.sequence for event in answerer.happened()] == [2]
+
+
+def test_a_request_that_follows_one_that_will_never_come_starts_when_that_is_settled() -> None:
+    answerer = Answerer()
+    session = answerer.open()
+    answerer.request(session, 2, key="k", after=1)
+    assert answerer.happened() == []
+    answerer.settled(session, (1, 2))
     assert [event.sequence for event in answerer.happened()] == [2]
 
 

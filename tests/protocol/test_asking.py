@@ -168,8 +168,8 @@ def test_who_still_owes_an_answer_is_told_when_it_is_given_up_and_the_answerers_
 
 def test_what_waits_for_the_others_of_its_broadcast_is_given_up_before_it_leaves() -> None:
     asker = Asker.opened_to(B)
-    call = asker.ask(B, C)
-    assert asker.give_up(call) == [(B, "DeadlineBeforeExecution"), (C, "DeadlineBeforeExecution")]
+    for names in ((B, C), (C, B)):
+        assert asker.give_up(asker.ask(*names)) == [(name, "DeadlineBeforeExecution") for name in names]
     asker.wait(5)
     assert asker.broadcasts == []
 
@@ -262,14 +262,17 @@ def test_a_counter_of_an_earlier_session_is_not_taken_for_one_of_the_present_ses
     asker = Asker.opened_to(B)
     asker.ask()
     asker.ask()
+    asker.wait(2)
+    asker.reply(2)
     asker.closed(7, 99)
     asker.opened(8, 2)
+    assert asker.take(Kind.REQUEST)[-1].numbers == (8, 1)
+    asker.nack(8, 4)
+    assert [kind for _when, kind in asker.wait(1)] == []
     asker.ask(once=False)
-    asker.take()
-    asker.reply(2, session=8)
     asker.reply(3, session=8)
     asker.happened()
-    asker.nack(8, 3)
+    asker.nack(8, 2)
     assert error_of(asker) is Unreachable
 
 
@@ -302,6 +305,16 @@ def test_at_its_deadline_a_request_ends_as_what_is_known_of_it(news: tuple[str, 
         asker.error = Busy("full")
     asker.wait(3)
     assert error_of(asker) is error
+
+
+def test_what_the_first_open_carried_and_found_no_room_was_not_executed() -> None:
+    asker = Asker()
+    asker.ask(within=1)
+    asker.opened()
+    asker.reply(1, Status.BUSY, to=0)
+    asker.error = Busy("full")
+    asker.wait(1)
+    assert error_of(asker) is StillBusy
 
 
 def test_what_could_not_be_sent_at_all_was_not_executed() -> None:
@@ -342,6 +355,7 @@ def test_what_may_have_run_under_another_name_ends_in_doubt_and_the_rest_is_aske
     asker.nack(7, 1)
     asker.take()
     asker.asking.renamed(asker.now)
+    asker.reply(2)
     (failed,) = asker.happened(Failed)
     assert isinstance(failed.error, Indeterminate)
     assert "another name" in str(failed.error)

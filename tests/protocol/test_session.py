@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cellnet.errors import (
-    Unreachable,
-)
+from cellnet.errors import Busy, Unreachable
+from cellnet.protocol import asking as asking_module
 from cellnet.protocol.frames import INLINE_LIMIT, Kind
 from tests.protocol.conftest import MINUTE
 from tests.protocol.halves import Asker, B, Sent
@@ -74,6 +73,33 @@ def test_a_settlement_that_cannot_leave_is_counted_and_forgotten() -> None:
     assert asker.refused == 1
 
 
+def test_what_was_given_up_is_settled_when_nothing_before_it_with_its_key_is_pending(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(asking_module, "MAX_PENDING", 3)
+    asker = Asker.opened_to(B)
+    calls = [asker.ask(key="k") for _ in range(3)]
+    asker.give_up(calls[1])
+    assert asker.settled()[-1] == [[1, 2]]
+    with pytest.raises(Busy):
+        asker.ask()
+    asker.reply(2)
+    assert asker.settled() == [[[1, 4]]]
+    asker.ask()
+    asker.ask()
+
+
+def test_the_answerer_is_told_at_once_that_nobody_need_wait_for_what_never_came() -> None:
+    asker = Asker.opened_to(B)
+    for key in ("k", ""):
+        call = asker.ask(key=key)
+        asker.ask(key=key)
+        counter = asker.take(Kind.REQUEST)[0].numbers[1]
+        asker.nack(7, counter)
+        asker.give_up(call)
+        assert len(asker.settled()) == (1 if key else 0)
+
+
 # Ordering keys
 
 
@@ -99,7 +125,7 @@ def test_a_message_with_a_key_names_the_one_before_it_that_is_not_answered() -> 
     asker.reply(4)
     asker.reply(3)
     asker.wait(2)
-    assert orders(asker.take()) == [(2, "k", 0), (5, "k", 2), (6, "", 0)]
+    assert orders(asker.take()) == [(2, "k", 0), (5, "k", 4), (6, "", 0)]
 
 
 def test_an_event_that_waits_for_its_session_follows_the_request_before_it_unless_that_was_answered() -> None:
@@ -128,7 +154,10 @@ def test_an_event_waits_for_its_session_and_is_sent_once() -> None:
     asker.opened()
     assert [frame.content.topic for frame in asker.take(Kind.EVENT)] == ["one", "two", "three"]
     assert (asker.asking.untold, asker.asking.pending) == (0, 0)
-    assert asker.wait(MINUTE) == []
+    asker.ask()
+    asker.closed(7, 9)
+    asker.opened(8, 2)
+    assert asker.kinds() == [Kind.REQUEST, Kind.OPEN, Kind.REQUEST]
 
 
 def test_an_event_that_waited_and_cannot_leave_is_counted_but_a_later_one_is_refused() -> None:

@@ -150,6 +150,16 @@ def test_an_opened_that_answers_an_earlier_start_or_another_open_is_no_news() ->
     assert asker.asking.sessions.in_use(B, 7)
 
 
+def test_an_opened_that_nobody_waits_for_any_more_is_no_news() -> None:
+    asker = Asker()
+    asker.give_up(asker.ask())
+    asker.wait(3)
+    asker.opened()
+    assert asker.refused == 1
+    asker.ask()
+    assert asker.kinds() == [Kind.OPEN, Kind.OPEN]
+
+
 def test_who_cannot_prove_who_it_is_is_asked_again_after_a_pause() -> None:
     asker = Asker()
     asker.ask(within=3)
@@ -201,7 +211,7 @@ def test_closed_in_a_session_leads_to_another_open_at_once_and_what_is_pending_i
     assert [frame.numbers for frame in asker.take()] == [(0, 2)]
     asker.closed(7, 2)
     assert asker.kinds() == []
-    assert asker.refused == 3
+    assert asker.refused == 4
     asker.opened(8, 2)
     assert [(f.numbers, f.order.sequence, f.order.doubt) for f in asker.take()] == [
         ((8, 1), 2, False),
@@ -219,71 +229,6 @@ def test_a_nack_of_another_open_than_the_last_is_no_news() -> None:
     assert asker.wait(1) == [(0.1, Kind.OPEN)]
     asker.nack(0, 1)
     assert asker.wait(4) == [(3.1, Kind.OPEN)]
-
-
-# Doubt
-
-
-@pytest.mark.parametrize(("epoch", "doubt"), [(1, [False, False]), (2, [True, False])])
-def test_what_was_in_doubt_is_doubtful_for_another_start_of_the_answerer(epoch: int, doubt: list[bool]) -> None:
-    asker = Asker.opened_to(B)
-    asker.ask()
-    asker.ask(once=False)
-    asker.ask()
-    asker.nack(7, 3)
-    asker.closed(7, 1)
-    asker.closed(7, 2)
-    asker.take()
-    asker.opened(8, 2, epoch=epoch)
-    sent = asker.take()
-    failed = asker.happened(Failed)
-    if epoch == 1:
-        assert [(frame.order.sequence, frame.order.doubt) for frame in sent] == [(2, False), (3, False), (4, False)]
-        assert failed == []
-    else:
-        assert [(frame.order.sequence, frame.order.doubt) for frame in sent] == [(2, False), (4, False)]
-        assert [type(one.error) for one in failed] == [Indeterminate]
-
-
-@pytest.mark.parametrize(
-    ("attempt", "age", "sent", "doubt"), [(1, 0, 0, None), (2, 3.01, 1, False), (2, 3.0, 1, True), (2, 0, 1, True)]
-)
-def test_what_the_first_open_carried_is_doubtful_if_another_was_answered_by_a_young_cell(
-    attempt: int, age: float, sent: int, doubt: bool | None
-) -> None:
-    asker = Asker()
-    asker.ask()
-    asker.wait(3)
-    asker.take()
-    asker.opened(7, attempt, age=age)
-    frames = asker.take()
-    assert len(frames) == sent
-    if frames:
-        assert (frames[0].order.sequence, frames[0].order.doubt) == (1, doubt)
-    else:
-        assert asker.wait(2) == [(2, Kind.REQUEST)]
-
-
-def test_what_the_first_open_carried_and_was_settled_is_not_sent_again() -> None:
-    asker = Asker()
-    asker.give_up(asker.ask())
-    asker.ask()
-    asker.take()
-    asker.opened()
-    request, settled = asker.take()
-    assert (request.kind, request.order.sequence, request.order.floor) == (Kind.REQUEST, 2, 2)
-    assert settled.kind is Kind.SETTLED
-
-
-def test_what_an_answerer_no_longer_knows_ends_in_doubt() -> None:
-    asker = Asker.opened_to(B)
-    asker.ask()
-    asker.closed(7, 9)
-    asker.opened(8, 2, epoch=2)
-    assert asker.take(Kind.REQUEST)[-1].order.doubt
-    asker.reply(2, Status.UNKNOWN, session=8)
-    (failed,) = asker.happened(Failed)
-    assert isinstance(failed.error, Indeterminate)
 
 
 # Broken ways
@@ -306,6 +251,35 @@ def test_a_lost_way_ends_only_what_went_over_it_and_is_not_repeated() -> None:
     asker.reply(3, session=8, source=C)
     asker.reply(3, session=9)
     assert [event.source for event in asker.happened(Replied)] == [C, B]
+
+
+def test_a_session_that_was_not_granted_before_the_way_was_lost_is_asked_for_anew() -> None:
+    asker = Asker()
+    asker.ask()
+    before = opened_body(asker.asked[B], 7)
+    asker.lost(B)
+    asker.wait(1)
+    asker.asking.sessions.opened_received(B, pack(1, 0), before, asker.now)
+    assert asker.refused == 1
+    asker.opened(8, 2)
+    assert asker.asking.sessions.in_use(B, 8)
+
+
+def test_when_a_session_was_granted_the_next_one_is_asked_for_without_patience() -> None:
+    asker = Asker()
+    asker.ask()
+    asker.wait(31)
+    asker.opened(attempt=5)
+    asker.closed(7, 1)
+    assert asker.wait(3) == [(2, Kind.OPEN)]
+    asker.error = Unreachable("no link")
+    asker.wait(20)
+    asker.error = None
+    asker.wait(2)
+    asker.opened(8, asker.take(Kind.OPEN)[-1].numbers[1])
+    asker.closed(8, 1)
+    asker.nack(0, asker.take(Kind.OPEN)[-1].numbers[1])
+    assert asker.wait(1) == [(0.1, Kind.OPEN)]
 
 
 def test_what_is_in_use_is_left_when_the_way_is_lost_and_its_replies_are_no_news() -> None:

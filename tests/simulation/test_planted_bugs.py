@@ -163,7 +163,7 @@ hostile = partial(faulty, hostile=True)
         (Asking, "give_up", goes_on_waiting, faulty, "the endpoint awaits"),
         (Answering, "_settle", does_nothing, faulty, "answers kept"),
         (Answering, "_take", ignores_the_floor, faulty, "answers kept"),
-        (Exchange, "_look_later", does_nothing, faulty, "answers kept"),
+        (Exchange, "_look_by", does_nothing, faulty, "answers kept"),
         (Connection, "release", does_nothing, faulty, "over dead links"),
         (Presence, "announce", does_nothing, faulty, "missing among the cells known below"),
         (Switch, "bind", believes_whoever_speaks, hostile, " in the name of "),

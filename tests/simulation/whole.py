@@ -72,6 +72,7 @@ class WholeRun:
             if name.parent is not None:
                 self._network.set_latency(str(name.parent), latency)
         self._callers: dict[FQCN, dict[str, anyio.CancelScope]] = defaultdict(dict)
+        self._starts: Counter[FQCN] = Counter()
         self._nested = 0
 
     async def run(self) -> None:
@@ -118,8 +119,11 @@ class WholeRun:
             return False
         untold = {name: errand.name_at(name) for name in errand.destinations}
         deadline = self._now + seconds - min(MARGIN_SECONDS, seconds / 10)
+        # A key orders what one start of a cell asks: what its next start asks may begin while handlers of the earlier
+        # one are still on their way out.
+        key = errand.key and f"{errand.key} of start {self._starts[origin]}"
         for destination, number in untold.items():
-            self.history.asked(number, str(origin), str(destination), deadline=deadline, key=errand.key)
+            self.history.asked(number, str(origin), str(destination), deadline=deadline, key=key)
         answered: list[bool] = []
 
         def tell(destination: FQCN, outcome: Outcome, *, is_right: bool = True) -> None:
@@ -180,21 +184,28 @@ class WholeRun:
     # Answering.
 
     def _handlers(self, name: FQCN) -> dict[str, Handler]:
-        async def answer(request: Request) -> str | None:
+        self._starts[name] += 1
+
+        async def answer(request: Request) -> str:
             errand = self._errands[number_in(request.payload)]
             number = errand.name_at(name)
-            self.history.ran(number, str(name), self._now)
+            self.history.ran(number, str(name), self._now, asked_by=str(request.origin))
             self._note(name, "runs", number)
-            if errand.form == "event":
-                return None
-            await anyio.sleep(errand.handling)
-            if errand.asks is not None and not await self._ask_further(name, errand.asks, errand, request):
-                raise ValueError("what was asked further was not answered")
-            if errand.raises:
-                raise ValueError("as planned")
+            try:
+                await self._handle(name, errand, request)
+            finally:
+                self._note(name, "ends", number)
+                self.history.ended(number, str(name), self._now)
             return _answer(number)
 
         return {"errand": answer}
+
+    async def _handle(self, name: FQCN, errand: Errand, request: Request) -> None:
+        await anyio.sleep(errand.handling)
+        if errand.asks is not None and not await self._ask_further(name, errand.asks, errand, request):
+            raise ValueError("what was asked further was not answered")
+        if errand.raises:
+            raise ValueError("as planned")
 
     async def _ask_further(self, name: FQCN, asks: FQCN, errand: Errand, request: Request) -> bool:
         seconds = request.deadline - anyio.current_time()
