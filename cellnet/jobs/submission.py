@@ -153,7 +153,8 @@ class Run:
             case {"error": str(error)}:
                 raise JobError(error)
             case {"value": bytes(value), "messages": int(messages), "bytes": int(size), "sites": list(sites)}:
-                return RunResult(self.job, unpacked(value), messages, size, tuple(map(str, sites)))
+                if all(isinstance(site, str) for site in sites):
+                    return RunResult(self.job, unpacked(value), messages, size, tuple(sites))
         raise JobError(f"what the server tells of the end of {self.job} is malformed")
 
 

@@ -15,7 +15,7 @@ from cellnet.protocol.frames import Kind, pack, unpack
 from cellnet.protocol.introduction import _OPEN_CONTEXT, _OPENED_CONTEXT, ENTROPY_BYTES, Introduction, Party, answer
 from cellnet.protocol.sealing import KEY_BYTES, seal_content
 from cellnet.signing import sign
-from tests.fuzz.mutation import vary_packed
+from tests.fuzz.mutation import LONGEST, vary_packed
 from tests.fuzz.signed import recertified, resigned
 from tests.fuzz.target import Target
 from tests.protocol.conftest import DAY, WALL, Net, Project, encode_frame
@@ -162,7 +162,8 @@ class Liar:
             content = mutate(rng, content)
         sealed, digest = seal_content(content, key)
         entry = pack(order, key, digest)
-        return pack(kind, vary_packed(rng, entry) if rng.random() < 0.5 else entry, sealed)
+        # Its seal and the rest of the header must have room beside it.
+        return pack(kind, vary_packed(rng, entry)[: LONGEST - 100] if rng.random() < 0.5 else entry, sealed)
 
     def take(self, data: bytes) -> bool:
         """Say it; return whether nothing was refused."""

@@ -45,6 +45,7 @@ async def test_reports_and_the_result_are_read() -> None:
         {"reports": [], "next": 0, "outcome": "error"},
         {"reports": [], "next": 0, "outcome": {"error": 7}},
         {"reports": [], "next": 0, "outcome": {**END, "sites": None}},
+        {"reports": [], "next": 0, "outcome": {**END, "sites": [["C1"]]}},
         {"reports": [], "next": 0, "outcome": {**END, "value": b""}},
     ],
 )
