@@ -378,11 +378,11 @@ class Cell(anyio.AsyncContextManagerMixin):
         return [name for name in names if name != self.fqcn]
 
     async def _answer_members(self, request: Request) -> list[str]:
-        try:
-            text, last = request.payload
-            pattern = Pattern(text)
-        except (TypeError, ValueError, AttributeError):
-            raise LocalProtocolError("a pattern and a name are wanted") from None
+        match request.payload:
+            case [str(text), str(last)]:
+                pattern = Pattern(text)
+            case _:
+                raise LocalProtocolError("a pattern and a name are wanted")
         names = sorted(str(member.fqcn) for member in self._endpoint.router.members() if pattern.matches(member.fqcn))
         return [name for name in names if name > last][:MEMBERS_PER_PAGE]
 

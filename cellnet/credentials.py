@@ -191,7 +191,7 @@ class Credentials:
             certificates = tuple(x509.load_der_x509_certificate(der) for der in chain)
             site_key = _public_key(certificates[0])
             return cls(
-                cast("ec.EllipticCurvePrivateKey", serialization.load_der_private_key(key, None)),
+                _elliptic(serialization.load_der_private_key(key, None)),
                 certificates,
                 tuple(x509.load_der_x509_certificate(der) for der in roots),
                 delegation=Delegation.verify(signed, site_key, now),
@@ -286,7 +286,10 @@ def _public_key(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
 
 
 def _parse_key(data: bytes) -> ec.EllipticCurvePrivateKey:
-    key = serialization.load_pem_private_key(data, None)
+    return _elliptic(serialization.load_pem_private_key(data, None))
+
+
+def _elliptic(key: object) -> ec.EllipticCurvePrivateKey:
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise ValueError("not a P-256 key")
     return key

@@ -33,7 +33,9 @@ def check_segment(text: str) -> str:
 
     :raises InvalidName: if it is not
     """
-    if not isinstance(text, str) or _SEGMENT.fullmatch(text) is None:
+    if not isinstance(text, str):
+        raise InvalidName(f"a {type(text).__name__} is no name: a text is wanted")
+    if _SEGMENT.fullmatch(text) is None:
         raise InvalidName(
             f"{text!r} is no name: a letter or digit, then at most 62 letters, digits, '_' or '-' are allowed"
         )
@@ -57,7 +59,7 @@ class _TreeName:
         if isinstance(text, cls):
             return text
         if not isinstance(text, str):
-            raise InvalidName(f"{text!r} is no {cls._kind}: a text is wanted")
+            raise InvalidName(f"a {type(text).__name__} is no {cls._kind}: a text is wanted")
         return cls._parsed(text)
 
     @classmethod

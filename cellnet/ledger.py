@@ -128,7 +128,7 @@ class Ledger:
             except BaseException:
                 self._connection.close()
                 raise
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter: what SQLite says quotes the damaged file
             os.close(self._lock)
             raise ConfigurationError(_complaint(error), where) from None
         except BaseException:
@@ -343,7 +343,7 @@ def _key(cell: FQCN, message: Message) -> tuple[str, str, str, str]:
     return str(cell), str(message.origin), f"{message.epoch:020}", f"{message.sequence:020}"
 
 
-def _code(error: sqlite3.Error) -> int:
+def _code(error: Exception) -> int:
     """Return SQLite's primary code of an error; 0 if it has none."""
     code: int = getattr(error, "sqlite_errorcode", 0)
     return code & 0xFF
@@ -371,7 +371,7 @@ def _locked(path: Path) -> int:
     return lock
 
 
-def _complaint(error: sqlite3.Error) -> str:
+def _complaint(error: sqlite3.Error | UnicodeDecodeError) -> str:
     code = _code(error)
     if code == sqlite3.SQLITE_NOTADB:
         return "is no SQLite database: name another file for the journal"

@@ -55,7 +55,9 @@ class Reply:
             if event.status == Status.OK:
                 return cls(event.source, value)
             code, message = value
-            return cls(event.source, error=RemoteError(str(event.source), str(code), str(message)))
+            if type(code) is not str or type(message) is not str:
+                raise ValueError("an error without its two texts")
+            return cls(event.source, error=RemoteError(str(event.source), code, message))
         except (RemoteProtocolError, TypeError, ValueError) as error:
             return cls(event.source, error=RemoteError(str(event.source), "bad-reply", str(error)))
 

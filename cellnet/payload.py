@@ -22,12 +22,18 @@ import msgpack
 from cellnet.errors import LocalProtocolError, RemoteProtocolError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
 
 __all__ = ["Encoding", "decode", "encode"]
 
 MAX_ARRAYS = 4096
+MAX_DIMENSIONS = 64
+"""Of an array; numpy has no more."""
 _ALIGNMENT = 64
+_SMALL = 1024
+"""Bytes in which nothing can be announced that takes much memory."""
 _ARRAY = 1
 _DTYPES = frozenset(f"<{letter}" for letter in ("f2", "f4", "f8", "i2", "i4", "i8", "u2", "u4", "u8", "c8", "c16")) | {
     "|i1",
@@ -75,7 +81,7 @@ def decode(encoding: int, data: bytes) -> Any:
         return data
     try:
         if encoding == Encoding.VALUE:
-            return msgpack.unpackb(data, ext_hook=_no_extension, strict_map_key=False)
+            return _unpack(data, _no_extension)
         if encoding == Encoding.ARRAYS:
             return _decode_arrays(data)
     except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
@@ -121,13 +127,13 @@ def _decode_arrays(data: bytes) -> Any:
     import numpy as np
 
     size = int.from_bytes(data[:4], "big")
-    packed, table = msgpack.unpackb(data[4 : 4 + size], ext_hook=_no_extension)
+    packed, table = _unpack(data[4 : 4 + size], _no_extension)
     start = _padded(4 + size)
     if len(table) > MAX_ARRAYS:
         raise ValueError("too many arrays")
     arrays = []
     for dtype, shape, offset, nbytes in table:
-        if dtype not in _DTYPES or type(shape) is not list:
+        if dtype not in _DTYPES or type(shape) is not list or len(shape) > MAX_DIMENSIONS:
             raise ValueError("an array has a dtype or a shape that is not allowed")
         if not all(type(n) is int and n >= 0 for n in (*shape, offset, nbytes)):
             raise ValueError("an array has a dtype or a shape that is not allowed")
@@ -141,7 +147,17 @@ def _decode_arrays(data: bytes) -> Any:
             raise ValueError("an array is missing")
         return arrays[int.from_bytes(index, "big")]
 
-    return msgpack.unpackb(packed, ext_hook=restore, strict_map_key=False)
+    return _unpack(packed, restore)
+
+
+def _unpack(data: bytes, ext_hook: Callable[[int, bytes], Any]) -> Any:
+    # A list takes its memory when its length is read. Of lists in lists that announce more than follows, 64 KiB would
+    # take half a gigabyte, so it is first seen whether all is there.
+    if len(data) > _SMALL:
+        unpacker = msgpack.Unpacker(max_buffer_size=len(data))
+        unpacker.feed(data)
+        unpacker.skip()
+    return msgpack.unpackb(data, ext_hook=ext_hook, strict_map_key=False)
 
 
 def _padded(size: int) -> int:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["load_public_key", "public_key_bytes", "sign", "unpack_signed", "verify"]
 
+_MAX_LIST = 128
+"""Elements: a list takes its memory when its length is read, although nothing may follow."""
+
 
 def sign(key: ec.EllipticCurvePrivateKey, context: bytes, *fields: bytes) -> bytes:
     """Sign *fields* under *context* (ECDSA over P-256 and SHA-256)."""
@@ -58,7 +61,7 @@ def unpack_signed(data: bytes, *types: type, what: str) -> list[Any]:
     :raises HandshakeError: if it is anything else
     """
     try:
-        fields = msgpack.unpackb(data)
+        fields = msgpack.unpackb(data, max_array_len=_MAX_LIST)
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
         raise HandshakeError(f"the {what} is malformed", f"bad-{what.split()[0]}") from error
     if (

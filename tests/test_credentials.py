@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 NOW = datetime.datetime(2026, 3, 1, 12, 0, 0, tzinfo=datetime.UTC)
 C1 = Identity("mobile", "client", "C1")
 DAY = datetime.timedelta(days=1)
+ED25519_KEY = ed25519.Ed25519PrivateKey.from_private_bytes(bytes(32)).private_bytes(
+    serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+)
 SECOND = datetime.timedelta(seconds=1)
 DER = serialization.Encoding.DER
 
@@ -236,6 +239,7 @@ def test_a_jobs_credentials_travel_as_bytes_and_hold_a_key_that_is_not_the_sites
     "spoil",
     [
         lambda fields: [b"no key", *fields[1:]],
+        lambda fields: [ED25519_KEY, *fields[1:]],
         lambda fields: [fields[0], [], *fields[2:]],
         lambda fields: [fields[0], [7], *fields[2:]],
         lambda fields: [fields[0], [b"no certificate"], *fields[2:]],

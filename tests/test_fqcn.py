@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 
+import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -161,7 +162,12 @@ def test_a_segment_is_what_the_grammar_says() -> None:
                 check_segment(text)
 
 
-@pytest.mark.parametrize("value", [None, 7, b"a", ["a"], FQSN("a")])
+def deep() -> object:
+    """Return a value that came over the network, and that has no repr."""
+    return msgpack.unpackb(b"\x91" * 1020 + b"\xc0")
+
+
+@pytest.mark.parametrize("value", [None, 7, b"a", ["a"], FQSN("a"), deep()])
 def test_what_is_no_text_is_no_name(value: object) -> None:
     with pytest.raises(InvalidName):
         FQCN(value)  # type: ignore[arg-type]  # that is what is tested

@@ -208,6 +208,14 @@ def damaged(path: Path) -> None:
     path.write_bytes(data)
 
 
+def unreadable(path: Path) -> None:
+    with opened(path):
+        pass
+    path.write_bytes(
+        path.read_bytes().replace(b"CREATE TABLE cellnet_topics", b"CREATE TABLE \xc1\xc1\xc1\xc1net_topics")
+    )
+
+
 def cut(path: Path) -> None:
     damaged(path)
     path.write_bytes(path.read_bytes()[:5000])
@@ -234,6 +242,7 @@ def text(path: Path) -> None:
         (foreign, "is the database of another program: name another file"),
         (later, "is a journal of version 2, this cellnet knows 1: install a later cellnet"),
         (damaged, "the journal is damaged .*: move it away"),
+        (unreadable, "the journal is damaged .*: move it away"),
         (unlinked, "the journal is damaged .*: move it away"),
         (cut, "the journal is damaged .*: move it away"),
         (Path.mkdir, "is no file"),

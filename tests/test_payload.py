@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import time
+import tracemalloc
+from contextlib import suppress
 from typing import Any
 
 import msgpack
@@ -250,6 +253,26 @@ def test_an_extension_that_is_no_array_of_the_table_is_malformed(extension: tupl
 def test_a_value_that_is_no_messagepack_is_malformed(data: bytes) -> None:
     with pytest.raises(RemoteProtocolError, match="a payload is malformed"):
         decode(Encoding.VALUE, data)
+
+
+def test_lists_that_announce_more_than_follows_take_no_memory() -> None:
+    data = (b"\xdd" + (60_000).to_bytes(4, "big")) * 1000 + b"\xc0" * 55_000
+    head = len(data).to_bytes(4, "big") + data
+    for encoding, payload in ((Encoding.VALUE, data), (Encoding.ARRAYS, head), (Encoding.ARRAYS, arrays_of(1, []))):
+        tracemalloc.start()
+        with suppress(RemoteProtocolError):
+            decode(encoding, payload)
+        _now, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 2**20
+
+
+def test_an_array_of_thousands_of_dimensions_is_refused_before_its_size_is_computed() -> None:
+    payload = arrays_of([REFERENCE], [["<f4", [2**64 - 1] * 7000, 0, 0]])
+    began = time.thread_time()
+    with pytest.raises(RemoteProtocolError, match="a shape that is not allowed"):
+        decode(Encoding.ARRAYS, payload)
+    assert time.thread_time() - began < 0.1
 
 
 @pytest.mark.parametrize(

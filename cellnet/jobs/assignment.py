@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
-from cellnet.errors import InvalidName, JobError
+from cellnet.errors import InvalidName, JobError, RemoteProtocolError
 from cellnet.fqcn import FQCN, FQSN, check_segment
+from cellnet.payload import Encoding, decode
 
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -126,8 +127,14 @@ def receive(descriptor: int) -> Start:
     length = int.from_bytes(_exactly(descriptor, _LENGTH_BYTES), "big")
     if length > MAX_ASSIGNMENT_BYTES:
         raise JobError("the start of a job process is malformed: the node and the process differ in version")
-    value, socket, bundle, backend, credential = msgpack.unpackb(_exactly(descriptor, length))
-    return Start(Assignment.from_value(value), socket, Path(bundle), backend, credential)
+    try:
+        fields = decode(Encoding.VALUE, _exactly(descriptor, length))
+    except RemoteProtocolError as error:
+        raise JobError(f"the start of a job process is malformed: {error}") from None
+    match fields:
+        case [value, str(socket), str(bundle), str(backend), bytes(credential)]:
+            return Start(Assignment.from_value(value), socket, Path(bundle), backend, credential)
+    raise JobError("the start of a job process is malformed")
 
 
 def end_with(descriptor: int) -> None:

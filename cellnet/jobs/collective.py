@@ -60,6 +60,7 @@ class Order:
         """Read what :meth:`pack` made.
 
         :raises JobError: if it is malformed, or names an unknown reduction
+        :raises RemoteProtocolError: if it is not even a packed value
         """
         match unpacked(data):
             case {"task": str(task), "value": value, "combine": str(name)} if name in REDUCTIONS:

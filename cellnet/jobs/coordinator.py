@@ -109,7 +109,9 @@ class Coordinator(Service):
         await record.finished.wait()
 
     def _submitted(self, request: Request, job: object) -> Record:
-        record = self._records.get(job) if isinstance(job, str) else None
+        if not isinstance(job, str):
+            raise JobError("a job's name is wanted")
+        record = self._records.get(job)
         if record is None or record.submitter != request.origin:
             raise JobError(f"there is no job {job!r} of yours")
         return record

@@ -137,13 +137,15 @@ def check_operator(cell: Cell, request: Request) -> None:
 def present_page(cell: Cell, request: Request) -> list[list[str]]:
     """Answer what :func:`present_cells` asks: the next cells after a name, without job processes and commands.
 
-    :raises JobError: if the request is not the operator's
+    :raises JobError: if the request is not the operator's, or names no cell
     """
     check_operator(cell, request)
+    if not isinstance(request.payload, str):
+        raise JobError("a cell's name is wanted")
     members = [member for member in cell.members() if member.role not in ("job", "operator")]
     later = sorted(
         (str(member.fqcn), member.role, member.fqsn, member.driver, member.security)
         for member in members
-        if str(member.fqcn) > str(request.payload)
+        if str(member.fqcn) > request.payload
     )
     return [list(fields) for fields in later[:PAGE]]

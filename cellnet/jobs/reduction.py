@@ -68,7 +68,8 @@ class Partial:
 
         match value:
             case {"sums": dict(sums), "weight": float(weight), "count": int(count)} if count > 0 and weight >= 0:
-                if all(isinstance(array, np.ndarray) and array.dtype == np.float64 for array in sums.values()):
+                arrays = all(isinstance(array, np.ndarray) and array.dtype == np.float64 for array in sums.values())
+                if arrays and all(isinstance(name, str) for name in sums):
                     return cls(sums, weight, count)
         raise JobError("it is no partial result")
 

@@ -137,16 +137,25 @@ class Run:
                 raise JobError(
                     f"the server ended while {self.job} ran, which ends the job too ({error.__cause__})"
                 ) from error
-        self._reports += map(unpacked, news["reports"])
-        self._next = news["next"]
-        outcome = news["outcome"]
-        if outcome is None:
-            return
-        if "error" in outcome:
-            raise JobError(outcome["error"])
-        self._result = RunResult(
-            self.job, unpacked(outcome["value"]), outcome["messages"], outcome["bytes"], tuple(outcome["sites"])
-        )
+        match news:
+            case {"reports": list(reports), "next": int(following), "outcome": outcome}:
+                self._reports += map(unpacked, reports)
+                self._next = following
+                self._result = self._ended(outcome)
+            case _:
+                raise JobError(f"what the server tells of {self.job} is malformed")
+
+    def _ended(self, outcome: object) -> RunResult | None:
+        """Read how the job ended, if it has."""
+        match outcome:
+            case None:
+                return None
+            case {"error": str(error)}:
+                raise JobError(error)
+            case {"value": bytes(value), "messages": int(messages), "bytes": int(size), "sites": list(sites)}:
+                if all(isinstance(site, str) for site in sites):
+                    return RunResult(self.job, unpacked(value), messages, size, tuple(sites))
+        raise JobError(f"what the server tells of the end of {self.job} is malformed")
 
 
 @asynccontextmanager

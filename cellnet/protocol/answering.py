@@ -307,7 +307,7 @@ class Answering:
                 gone += [sequence for sequence in range(start, stop) if sequence in records]
             else:
                 gone += [sequence for sequence in records if start <= sequence < stop]
-        self._settle(asker, gone, ranges)
+        self._settle(asker, list(dict.fromkeys(gone)), ranges)  # ranges may overlap
 
     def _settle(self, asker: Asker, gone: list[int], ranges: list[tuple[int, int]]) -> None:
         """Nobody wants these requests any more: neither their replies nor that they run, or run on.

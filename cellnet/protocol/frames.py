@@ -27,6 +27,7 @@ __all__ = [
     "INLINE_LIMIT",
     "MAX_BODY",
     "MAX_HEADER",
+    "MAX_LIST",
     "PREFIX",
     "Frame",
     "FrameDecoder",
@@ -42,6 +43,9 @@ INLINE_LIMIT = 65536
 MAX_HEADER = 65535
 MAX_BODY = INLINE_LIMIT + 4096
 """A payload, and what a broadcast or a seal puts around it."""
+MAX_LIST = 128
+"""Elements of a list in a header. It takes its memory when its length is read: of lists in lists that announce more
+than follows, 64 KiB would take half a gigabyte."""
 MAX_REMAINING_MS = 0xFFFFFFFF
 
 
@@ -152,7 +156,7 @@ def unpack(data: bytes, *types: type | tuple[type, ...]) -> list[Any]:
     :raises RemoteProtocolError: if it is anything else
     """
     try:
-        fields = msgpack.unpackb(data, ext_hook=_refuse_extension, strict_map_key=True)
+        fields = msgpack.unpackb(data, ext_hook=_refuse_extension, strict_map_key=True, max_array_len=MAX_LIST)
     except (ValueError, msgpack.UnpackException) as error:
         raise RemoteProtocolError(f"a header is no MessagePack: {type(error).__name__}") from None
     if not isinstance(fields, list) or len(fields) != len(types):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import stat
+import struct
 import subprocess
 import sys
 import zipfile
@@ -116,6 +117,22 @@ def test_an_archive_that_grows_beyond_the_limit_when_unpacked_is_refused() -> No
     assert len(bomb) < limits.MAX_PACKED_BYTES
     with pytest.raises(JobError, match=f"more than {limits.MAX_BUNDLE_BYTES} bytes"):
         Bundle.unpack(bomb)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_archive_that_may_take_any_memory_to_unpack_is_refused(method: int) -> None:
+    with pytest.raises(JobError, match="compressed in a way that is not ours"):
+        Bundle.unpack(archive(("job.py", b"a"), compression=method))
+
+
+def test_an_archive_whose_file_is_said_to_lie_beyond_all_bounds_is_refused() -> None:
+    entry = zipfile.ZipInfo("job.py")
+    entry.extra = struct.pack("<HHQ", 1, 8, 2**64 - 1)
+    data = bytearray(archive((entry, b"a")))
+    at = data.rindex(b"PK\x01\x02")
+    data[at + 42 : at + 46] = b"\xff" * 4
+    with pytest.raises(JobError, match="no archive that this version reads"):
+        Bundle.unpack(bytes(data))
 
 
 def test_an_archive_that_lies_about_a_size_is_refused() -> None:

@@ -68,6 +68,13 @@ def test_a_malformed_assignment_is_refused(change: dict[str, object]) -> None:
         Assignment.from_value({**ASSIGNMENT.to_value(), **change})
 
 
+@pytest.mark.parametrize("start", [b"", b"\xc1", b"\x90", b"\x95\xc0\xc0\xc0\xc0\xc0", b"\x01", b"\x91" * 2000])
+def test_a_malformed_start_is_refused(start: bytes, tmp_path: Path) -> None:
+    (tmp_path / "start").write_bytes(len(start).to_bytes(4, "big") + start)
+    with (tmp_path / "start").open("rb", buffering=0) as said, pytest.raises(JobError, match="malformed"):
+        told.receive(said.fileno())
+
+
 def test_a_start_does_not_show_its_credential(tmp_path: Path) -> None:
     assert "secret" not in repr(Start(ASSIGNMENT, "unix:///x", tmp_path, "asyncio", b"secret"))
 

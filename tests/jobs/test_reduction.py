@@ -76,6 +76,7 @@ def test_a_partial_result_survives_the_journey() -> None:
         {"sums": {}, "weight": float("nan"), "count": 1},
         {"sums": {"x": [1.0]}, "weight": 1.0, "count": 1},
         {"sums": {"x": np.ones(1, "float32")}, "weight": 1.0, "count": 1},
+        {"sums": {"x": np.ones(1), 1: np.ones(1)}, "weight": 1.0, "count": 1},
     ],
 )
 def test_a_malformed_partial_result_is_refused(value: Any) -> None:

@@ -245,6 +245,17 @@ def test_what_is_settled_together_does_not_start_one_another() -> None:
     assert [event.sequence for event in answerer.happened()] == [4]
 
 
+def test_what_is_settled_twice_at_once_ends_once() -> None:
+    answerer = Answerer()
+    session = answerer.open()
+    for sequence in (1, 2):
+        answerer.request(session, sequence)
+    first, second = answerer.happened()
+    answerer.settled(session, (1, 2), (1, 3), (1, 10**9))
+    assert answerer.happened() == [Cancelled(first.number), Cancelled(second.number)]
+    assert answerer.answering.records == 0
+
+
 def test_a_request_that_was_settled_before_it_came_does_not_run() -> None:
     answerer = Answerer()
     session = answerer.open()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import msgpack
@@ -16,6 +17,7 @@ from cellnet.protocol.envelope import MAX_ENTRIES, MAX_KEY, Entry, Order
 from cellnet.protocol.frames import (
     MAX_BODY,
     MAX_HEADER,
+    MAX_LIST,
     PREFIX,
     Frame,
     FrameDecoder,
@@ -146,6 +148,17 @@ def test_a_header_is_read_as_it_was_written(fields: list[Any]) -> None:
 def test_a_header_of_other_fields_is_refused(data: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
         unpack(data, int, str, (int, type(None)))
+
+
+def test_lists_that_announce_more_than_follows_take_little_memory() -> None:
+    tracemalloc.start()
+    with pytest.raises(RemoteProtocolError):
+        unpack((b"\xdd" + (60_000).to_bytes(4, "big")) * 1000 + b"\xc0" * 55_000, list)
+    with pytest.raises(RemoteProtocolError):
+        unpack((b"\xdc" + MAX_LIST.to_bytes(2, "big")) * 1000 + b"\xc0" * 55_000, list)
+    _now, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 << 20
 
 
 def test_a_field_may_have_one_of_several_types() -> None:

@@ -54,6 +54,7 @@ def test_every_kind_of_frame_has_its_number_there() -> None:
     [
         ("header of a frame", f"{frames.MAX_HEADER:,} bytes"),
         ("body of a frame", f"{frames.MAX_BODY:,} bytes"),
+        ("elements of an array in MessagePack, but for payloads", f"{frames.MAX_LIST}"),
         ("payload", f"{frames.INLINE_LIMIT:,} bytes"),
         ("topic", f"{envelope.MAX_TOPIC} characters"),
         ("ordering key", f"{envelope.MAX_KEY} bytes"),
