@@ -52,9 +52,11 @@ class CellsMachine(RuleBasedStateMachine):
         origin = self.process(pick)
         self.world.ask(origin, [names[to % len(names)]], topic, seconds=seconds, once=once, key=key)
 
-    @rule(pick=picks, once=st.booleans(), topic=st.sampled_from(["echo", "hold"]))
-    def ask_all(self, pick: int, topic: str, *, once: bool) -> None:
+    @rule(pick=picks, once=st.booleans(), topic=st.sampled_from(["echo", "hold"]), leaves=st.booleans())
+    def ask_all(self, pick: int, topic: str, *, once: bool, leaves: bool = False) -> None:
         self.world.ask(self.process(pick), self.names(), topic, once=once, seconds=20)
+        if leaves:
+            self.world.wait(0.6)  # so long a broadcast waits for sessions
 
     @rule(pick=picks, to=picks)
     def tell(self, pick: int, to: int) -> None:
@@ -217,5 +219,5 @@ class CellsMachine(RuleBasedStateMachine):
 
 TestCellsMachine = CellsMachine.TestCase
 TestCellsMachine.settings = settings(
-    max_examples=60, stateful_step_count=30, deadline=None, derandomize=True, database=None
+    max_examples=120, stateful_step_count=30, deadline=None, derandomize=True, database=None
 )
