@@ -3,6 +3,7 @@
 #   make demo            the guide's federation, as nine processes: trains a model, and shows the table of cells
 #   make test            the whole test suite, then branch coverage of cellnet/protocol
 #   make faults          real processes under real faults: a table, and faults.json; QUICK=1: in under ten minutes
+#   make soak            20,000 seeds of simulated networks over all cores; ARGS='--seeds 7-99 --jobs 1' for others
 #   make lint            ruff, mypy, import-linter
 #   make clean           remove .venv, caches and what builds leave
 #
@@ -28,7 +29,7 @@ ifeq ($(strip $(UV_DEFAULT_INDEX)),)
 unexport UV_DEFAULT_INDEX
 endif
 
-.PHONY: help demo test faults lint clean
+.PHONY: help demo test faults soak lint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -52,6 +53,9 @@ endif
 
 faults: $(VENV)/.stamp-test
 	@$(BIN)/python -m tests.faults $(if $(filter-out 0,$(QUICK)),--quick) $(ARGS)
+
+soak: $(VENV)/.stamp-test
+	@$(BIN)/python -m cellnet.simulation --seeds 0-19999 --varied $(ARGS)
 
 lint: $(VENV)/.stamp-lint
 	$(BIN)/ruff check .

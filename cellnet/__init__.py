@@ -16,6 +16,7 @@ from cellnet.errors import (
     Indeterminate,
     InvalidName,
     JobError,
+    JournalError,
     LocalProtocolError,
     NotExecuted,
     PayloadTooLarge,
@@ -28,7 +29,8 @@ from cellnet.errors import (
     Unreachable,
 )
 from cellnet.fqcn import FQCN, FQSN, Pattern
-from cellnet.message import Handler, Reply, Request
+from cellnet.journal import Transaction
+from cellnet.message import Durable, DurableRequest, Handler, Reply, Request, durable
 from cellnet.protocol.routing import Member
 from cellnet.statistics import CellStatistics, LinkStatistics
 
@@ -46,11 +48,14 @@ __all__ = [
     "DeadlineBeforeExecution",
     "DeadlineExceeded",
     "DeliveryError",
+    "Durable",
+    "DurableRequest",
     "Handler",
     "HandshakeError",
     "Indeterminate",
     "InvalidName",
     "JobError",
+    "JournalError",
     "LinkStatistics",
     "LocalProtocolError",
     "Member",
@@ -66,5 +71,7 @@ __all__ = [
     "Request",
     "StillBusy",
     "StillUnreachable",
+    "Transaction",
     "Unreachable",
+    "durable",
 ]

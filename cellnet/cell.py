@@ -7,7 +7,7 @@ import logging
 import os
 import random
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
@@ -18,17 +18,14 @@ from cellnet.calls import REQUEST_SECONDS, Call, Deadline, Replies
 from cellnet.errors import (
     DeadlineBeforeExecution,
     LocalProtocolError,
-    RemoteError,
-    RemoteProtocolError,
 )
 from cellnet.fqcn import FQCN, Pattern, check_segment
 from cellnet.groups import unwrapped
 from cellnet.inbox import Inbox, pack_payload
+from cellnet.journal import Journal
 from cellnet.message import Reply, Request
 from cellnet.neighbours import Neighbours
-from cellnet.payload import decode
 from cellnet.protocol.endpoint import MAX_CHILDREN, Endpoint
-from cellnet.protocol.envelope import Status
 from cellnet.protocol.events import (
     Attached,
     Cancelled,
@@ -44,11 +41,13 @@ from cellnet.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping
+    from pathlib import Path
 
     from cellnet.credentials import Credentials
     from cellnet.drivers.base import Driver
     from cellnet.errors import DeliveryError
-    from cellnet.message import Handler
+    from cellnet.message import Durable, Handler
+    from cellnet.protocol.envelope import Status
     from cellnet.protocol.events import Event
     from cellnet.protocol.routing import Member
 
@@ -72,7 +71,8 @@ class Cell(anyio.AsyncContextManagerMixin):
         self,
         name: str,
         *,
-        handlers: Mapping[str, Handler] | None = None,
+        handlers: Mapping[str, Handler | Durable] | None = None,
+        journal: Path | str | None = None,
         drivers: Mapping[str, Driver] | None = None,
         max_children: int = MAX_CHILDREN,
         request_seconds: float = REQUEST_SECONDS,
@@ -82,14 +82,17 @@ class Cell(anyio.AsyncContextManagerMixin):
 
         :param name: its base name; ``server`` for the root
         :param handlers: what answers requests and takes events, by topic
+        :param journal: the file in which durable handlers keep what they did; made if there is none
         :param drivers: further drivers, or others in place of the built-in ones, by scheme
         :param max_children: how many cells may connect to this one
         :param request_seconds: the deadline of messages whose caller's scope has none
         :param rng: where the jitter of pauses comes from
         :raises InvalidName: if *name* is no valid segment
+        :raises ConfigurationError: if there are durable handlers, and no journal
         """
         self.name = check_segment(name)
         self._handlers = {**(handlers or {}), MEMBERS_TOPIC: self._answer_members}
+        self._journal = Journal.of(self._handlers, journal)
         self._drivers = {**ways.built_in(), **(drivers or {})}
         self._request_seconds = request_seconds
         self._rng = rng or random.SystemRandom()
@@ -109,8 +112,10 @@ class Cell(anyio.AsyncContextManagerMixin):
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
         with unwrapped():
-            async with anyio.create_task_group() as tasks:
-                self._inbox = Inbox(self.name, self._handlers, tasks, self._ended, self._stopped)
+            async with self._journal or nullcontext(), anyio.create_task_group() as tasks:
+                self._inbox = Inbox(
+                    self.name, self._handlers, self._journal, lambda: self.fqcn, tasks, self._ended, self._stopped
+                )
                 self._neighbours = Neighbours(self._endpoint, self._drivers, self._rng, tasks, self._dispatch)
                 tasks.start_soon(self._neighbours.keep_time)
                 try:
@@ -290,7 +295,9 @@ class Cell(anyio.AsyncContextManagerMixin):
 
     def statistics(self) -> CellStatistics:
         """Return this moment's figures."""
-        return CellStatistics.of(self._endpoint, handling=len(self._inbox), turned_away=self._neighbours.turned_away)
+        ledger = None if self._journal is None else self._journal.ledger
+        turned_away = self._neighbours.turned_away
+        return CellStatistics.of(self._endpoint, ledger, handling=len(self._inbox), turned_away=turned_away)
 
     # What the endpoint has to tell.
 
@@ -305,7 +312,7 @@ class Cell(anyio.AsyncContextManagerMixin):
             if not self._inbox.receive(event):  # which may have taken further events, and counted theirs
                 self._endpoint.switch.refused += 1
         elif isinstance(event, Replied):
-            self._answer(event.call, _reply(event))
+            self._answer(event.call, Reply.of(event))
         elif isinstance(event, Failed):
             self._answer(event.call, Reply(event.destination, error=event.error))
         elif isinstance(event, Cancelled):
@@ -378,17 +385,6 @@ class Cell(anyio.AsyncContextManagerMixin):
             raise LocalProtocolError("a pattern and a name are wanted") from None
         names = sorted(str(member.fqcn) for member in self._endpoint.router.members() if pattern.matches(member.fqcn))
         return [name for name in names if name > last][:MEMBERS_PER_PAGE]
-
-
-def _reply(event: Replied) -> Reply:
-    try:
-        value = decode(event.encoding, event.payload)
-        if event.status == Status.OK:
-            return Reply(event.source, value)
-        code, message = value
-        return Reply(event.source, error=RemoteError(str(event.source), str(code), str(message)))
-    except (RemoteProtocolError, TypeError, ValueError) as error:
-        return Reply(event.source, error=RemoteError(str(event.source), "bad-reply", str(error)))
 
 
 def _wall() -> datetime.datetime:

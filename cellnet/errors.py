@@ -23,6 +23,7 @@
     │   ├── LocalProtocolError    ours: the caller asked for something that cannot be sent
     │   │   └── PayloadTooLarge
     │   └── RemoteProtocolError   the peer's: what arrived is malformed
+    ├── JournalError              a cell's journal could not be read or written: the disk is full, or broken
     └── JobError                  a job ended without a result
 
 Cancellation and closed streams are anyio's, not ours.
@@ -43,6 +44,7 @@ __all__ = [
     "Indeterminate",
     "InvalidName",
     "JobError",
+    "JournalError",
     "LocalProtocolError",
     "NotExecuted",
     "PayloadTooLarge",
@@ -166,6 +168,10 @@ class PayloadTooLarge(LocalProtocolError, ValueError):
 
 class RemoteProtocolError(ProtocolError):
     """Say that a peer sent what the protocol does not allow; its link is closed."""
+
+
+class JournalError(CellError):
+    """Say that the answer of a durable handler could not be saved, and that therefore nothing took effect."""
 
 
 class JobError(CellError):

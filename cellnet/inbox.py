@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from cellnet.errors import CellError, PayloadTooLarge
-from cellnet.message import Request
+from cellnet.errors import CellError, JournalError, PayloadTooLarge
+from cellnet.message import Durable, DurableRequest, Request
 from cellnet.payload import Encoding, decode, encode
 from cellnet.protocol.envelope import Status
 from cellnet.protocol.frames import INLINE_LIMIT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from anyio.abc import TaskGroup
 
+    from cellnet.fqcn import FQCN
+    from cellnet.journal import Journal, Transaction
+    from cellnet.ledger import Answer
     from cellnet.message import Handler
     from cellnet.protocol.events import Message
 
@@ -36,13 +40,22 @@ class Inbox:
     def __init__(
         self,
         name: str,
-        handlers: Mapping[str, Handler],
+        handlers: Mapping[str, Handler | Durable],
+        journal: Journal | None,
+        fqcn: Callable[[], FQCN],
         tasks: TaskGroup,
         ended: Callable[[int, Status, int, bytes], None],
         stopped: Callable[[int], None],
     ) -> None:
+        """Run nothing yet.
+
+        :param journal: open; there is one if there are durable handlers
+        :param fqcn: returns what the cell is called now
+        """
         self._name = name
         self._handlers = handlers
+        self._journal = journal
+        self._fqcn = fqcn
         self._tasks = tasks
         self._ended = ended
         self._stopped = stopped
@@ -59,13 +72,14 @@ class Inbox:
         if not message.wants_reply and len(self._running) >= MAX_HANDLERS:
             self._ended(message.number, Status.BUSY, 0, b"")
             return False
-        if message.doubt:
+        handler = self._handlers.get(message.topic)
+        if message.doubt and not isinstance(handler, Durable):
             self._ended(message.number, Status.UNKNOWN, 0, b"")
             return True
-        handler = self._handlers.get(message.topic)
         if handler is None:
             known = ", ".join(sorted(self._handlers)) or "none"
-            self._refuse(message, "no-handler", f"no handler for {message.topic[:80]!r} (there are: {known})")
+            text = f"no handler for {message.topic[:80]!r} (there are: {known})"
+            self._answer(message, *_refusal("no-handler", text))
             return True
         scope = self._running[message.number] = anyio.CancelScope(deadline=message.deadline)
         self._tasks.start_soon(self._run, handler, message, scope)
@@ -76,35 +90,51 @@ class Inbox:
         if scope := self._running.get(number):
             scope.cancel()
 
-    async def _run(self, handler: Handler, message: Message, scope: anyio.CancelScope) -> None:
+    async def _run(self, handler: Handler | Durable, message: Message, scope: anyio.CancelScope) -> None:
         try:
             with scope:
-                try:
-                    payload = decode(message.encoding, message.payload)
-                    request = Request(message.origin, message.topic, payload, message.deadline)
-                    if anyio.current_time() >= message.deadline or scope.cancel_called:
-                        scope.cancel()  # it waited too long for its turn on the event loop
-                        return
-                    encoding, data = pack_payload(await handler(request))
-                except CellError as error:
-                    self._refuse(message, type(error).__name__, str(error))
-                except Exception as error:  # a handler's error is its caller's to see, whatever it is
-                    logger.info("%s: the handler of %s raised", self._name, message.topic, exc_info=True)
-                    self._refuse(message, type(error).__name__, str(error))
+                if anyio.current_time() >= message.deadline or scope.cancel_called:
+                    scope.cancel()  # it waited too long for its turn on the event loop
+                    return
+                if isinstance(handler, Durable):
+                    answer = await self._handle_durably(handler, message)
                 else:
-                    self._answer(message, Status.OK, encoding, data)
+                    answer = await self._handle(handler, message)
+                self._answer(message, *answer)
         finally:
             is_unanswered = self._running.pop(message.number, None) is not None
             if is_unanswered and scope.cancel_called:  # else the whole cell ends
                 self._stopped(message.number)
 
+    async def _handle_durably(self, durable: Durable, message: Message) -> Answer:
+        assert self._journal is not None  # noqa: S101  # the cell was not made without one
+        handle = partial(self._handle, durable.handler, message)
+        try:
+            return await self._journal.answer(self._fqcn(), message, handle)
+        except JournalError as error:
+            if message.doubt:  # an earlier start may have done it, and that cannot be read now
+                return Status.UNKNOWN, 0, b""
+            return _raised(error)
+
+    async def _handle(
+        self, handler: Callable[[Any], Awaitable[Any]], message: Message, transaction: Transaction | None = None
+    ) -> Answer:
+        try:
+            payload = decode(message.encoding, message.payload)
+            seen = message.origin, message.topic, payload, message.deadline
+            request = Request(*seen) if transaction is None else DurableRequest(*seen, transaction)
+            return Status.OK, *pack_payload(await handler(request))
+        except CellError as error:
+            return _raised(error)
+        except Exception as error:  # a handler's error is its caller's to see, whatever it is
+            logger.info("%s: the handler of %s raised", self._name, message.topic, exc_info=True)
+            return _raised(error)
+
     def _answer(self, message: Message, status: Status, encoding: int, payload: bytes) -> None:
         self._running.pop(message.number, None)
         self._ended(message.number, status, encoding, payload)
-
-    def _refuse(self, message: Message, code: str, text: str) -> None:
-        self._answer(message, Status.RAISED, *encode([code, text[:MAX_ERROR_CHARACTERS]]))
-        if not message.wants_reply:
+        if status is Status.RAISED and not message.wants_reply:
+            code, text = decode(encoding, payload)
             logger.warning("%s: an event on %s was lost: %s: %s", self._name, message.topic[:80], code, text)
 
 
@@ -118,3 +148,11 @@ def pack_payload(value: Any) -> tuple[Encoding, bytes]:
     if len(data) > INLINE_LIMIT:
         raise PayloadTooLarge(f"a payload of {len(data)} bytes is too large: {INLINE_LIMIT} are allowed in a message")
     return encoding, data
+
+
+def _raised(error: Exception) -> Answer:
+    return _refusal(type(error).__name__, str(error))
+
+
+def _refusal(code: str, text: str) -> Answer:
+    return Status.RAISED, *encode([code, text[:MAX_ERROR_CHARACTERS]])

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cellnet.fqcn import FQCN
+    from cellnet.ledger import Ledger
     from cellnet.protocol.connection import Connection
     from cellnet.protocol.endpoint import Endpoint
 
@@ -64,9 +65,14 @@ class CellStatistics:
     """Frames that could be neither delivered nor forwarded."""
     turned_away: int
     """Arrivals for which there was no room."""
+    journaled: int
+    """Answers of durable handlers that the journal keeps."""
+    journaled_bytes: int
+    replayed: int
+    """Requests that were answered from the journal, without running again."""
 
     @classmethod
-    def of(cls, endpoint: Endpoint, *, handling: int, turned_away: int) -> CellStatistics:
+    def of(cls, endpoint: Endpoint, ledger: Ledger | None, *, handling: int, turned_away: int) -> CellStatistics:
         """Read the figures of a cell."""
         return cls(
             tuple(LinkStatistics.of(link) for link in endpoint.connections if link.neighbour is not None),
@@ -75,6 +81,7 @@ class CellStatistics:
             handling,
             endpoint.switch.refused + endpoint.exchange.refused,
             turned_away,
+            *((0, 0, 0) if ledger is None else (ledger.answers, ledger.answer_bytes, ledger.replayed)),
         )
 
 

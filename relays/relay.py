@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["run_relay"]
 
 
-async def run_relay(kit: Kit, *, stop: anyio.Event, task_status: TaskStatus[str] = anyio.TASK_STATUS_IGNORED) -> None:
-    """Run the relay of *kit* until *stop* is set; report one line when it has joined and listens.
+async def run_relay(
+    kit: Kit, *, stop: anyio.Event | None = None, task_status: TaskStatus[str] = anyio.TASK_STATUS_IGNORED
+) -> None:
+    """Run the relay of *kit* until *stop* is set or it is cancelled; report one line when it has joined and listens.
 
     :raises ConfigurationError: if *kit* is not a relay's, or its address is taken
     :raises HandshakeError: if the parent refuses this relay
@@ -31,5 +33,5 @@ async def run_relay(kit: Kit, *, stop: anyio.Event, task_status: TaskStatus[str]
         url = await cell.listen(kit.listen.url, kit.credentials.listening, security=kit.listen.security)
         task_status.started(f"{joined_line(cell, kit.connect)}; listens at {url}, {kit.listen.security}")
         # the cell itself logs who joins and who leaves
-        await stop.wait()
+        await (stop or anyio.Event()).wait()
         await drain(cell)

@@ -374,20 +374,24 @@ async def test_a_lost_parent_is_joined_again_and_presence_comes_back(network: Ne
                 await client.request("server", "origin", once=False)
 
 
-async def test_two_holders_of_one_name_do_not_both_stay(network: Network) -> None:
+async def test_of_two_holders_of_one_name_the_first_keeps_it_and_the_other_is_told(network: Network) -> None:
     driver = MemoryDriver()
-    async with Cell("server", drivers={"memory": driver}) as server:
+    async with (
+        Cell("server", drivers={"memory": driver}) as server,
+        Cell("C1", drivers={"memory": driver}, handlers=HANDLERS) as second,
+    ):
         await server.listen("memory://server")
-        async with (
-            Cell("C1", drivers={"memory": driver}) as first,
-            Cell("C1", drivers={"memory": driver}, handlers=HANDLERS) as second,
-        ):
-            await first.connect("memory://server", reconnect=False)
-            with anyio.fail_after(5):
-                await second.connect("memory://server", reconnect=False)
-                await first.wait_disconnected()
-            assert await server.request("C1", "origin") == "server"
+        async with Cell("C1", drivers={"memory": driver}) as first:
+            await first.connect("memory://server")
+            with (
+                pytest.raises(ConnectDeadline, match="another C1 is connected and answers"),
+                anyio.fail_after(2),
+            ):
+                await second.connect("memory://server")
             assert len(server.members()) == 1
+        with anyio.fail_after(5):
+            await second.connect("memory://server")
+        assert await server.request("C1", "origin") == "server"
 
 
 async def test_connecting_waits_for_a_parent_that_comes_later(network: Network) -> None:

@@ -11,11 +11,12 @@ import pytest
 from cellnet import Cell, HandshakeError
 from cellnet.drivers.base import CLEAR, Address
 from cellnet.drivers.memory import MemoryDriver
+from cellnet.drivers.path import Path
 from cellnet.errors import ConfigurationError, ConnectError, RefusedByPeer
 from cellnet.link import Backoff, is_permanent
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    import pathlib
 
     from cellnet import Request
     from tests.conftest import Issue
@@ -50,7 +51,7 @@ async def test_many_large_messages_at_once_arrive_whole_over_two_hops(issue: Iss
 
 
 @pytest.mark.anyio
-async def test_senders_wait_for_a_neighbour_that_is_slow_and_none_is_lost(tmp_path: Path) -> None:
+async def test_senders_wait_for_a_neighbour_that_is_slow_and_none_is_lost(tmp_path: pathlib.Path) -> None:
     async with Cell("server", handlers={"echo": echo}) as top, Cell("C1") as leaf:
         await leaf.connect(await top.listen(f"unix://{tmp_path}/s"))
         answers = []
@@ -135,6 +136,38 @@ async def test_a_stream_in_memory_that_nobody_accepted_ends_when_the_listener_cl
     listener.close()
     with anyio.fail_after(5):
         assert await link.fill(memoryview(bytearray(10))) == 0
+
+
+@pytest.mark.anyio
+async def test_a_dial_in_memory_that_is_given_up_leaves_nothing_on_its_path() -> None:
+    path = Path()
+    driver, address = MemoryDriver().over(path), Address.parse("memory://server")
+    listener = await driver.listen(address, CLEAR)
+    for _ in range(128):
+        await driver.connect(address, CLEAR)
+    for _ in range(10):
+        with anyio.move_on_after(0.001):
+            await driver.connect(address, CLEAR)
+    await listener.accept()
+    await driver.connect(address, CLEAR)
+    assert len(path._wires) == 129
+    listener.close()
+
+
+@pytest.mark.anyio
+async def test_a_cell_in_memory_that_is_cancelled_is_gone_for_its_neighbours_at_once() -> None:
+    driver = MemoryDriver()
+    async with Cell("server", drivers={"memory": driver}) as top:
+        url = await top.listen("memory://server")
+        with anyio.fail_after(5):
+            with anyio.CancelScope() as scope:
+                async with Cell("C1", drivers={"memory": driver}) as leaf:
+                    await leaf.connect(url)
+                    await top.wait_present(["C1"])
+                    scope.cancel()
+                    await anyio.sleep_forever()
+            await anyio.wait_all_tasks_blocked()
+        assert top.members() == []
 
 
 @pytest.mark.parametrize(

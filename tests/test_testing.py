@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from cellnet import ConfigurationError, DeadlineExceeded
+from cellnet import FQCN, ConfigurationError, ConnectDeadline, DeadlineExceeded, DeliveryError
 from cellnet.testing import Network
 
 if TYPE_CHECKING:
-    from cellnet import Request
+    from cellnet import Cell, Request
 
 pytestmark = pytest.mark.anyio
 
@@ -86,3 +86,132 @@ async def test_two_cells_of_one_base_name_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="base name of its own"):
         async with Network().run(["R1.C1", "R2.C1"]):
             pass
+
+
+# What goes wrong, where it takes time.
+
+
+async def test_nobody_is_told_of_a_partition_and_both_sides_find_the_link_dead_in_time() -> None:
+    network = Network(latency=0.01)
+    async with network.tree(relays=1, clients=1, handlers={"echo": echo}) as server:
+        start = anyio.current_time()
+        network.partition("R1")
+        await anyio.sleep(11)
+        assert len(server.members()) == 2
+        await network["R1"].wait_disconnected()
+        assert 12 <= anyio.current_time() - start <= 15
+        await anyio.sleep_until(start + 15)
+        assert server.members() == []
+        assert await network["R1"].request("R1.C1", "echo", 1) == 1
+        await anyio.sleep(600)
+        assert server.members() == []
+        network.repair()
+        with anyio.fail_after(25):  # 5 for the dial that hangs, 10 for a pause at the most
+            await server.wait_present(["R1.C1"])
+            assert await server.request("R1.C1", "echo", 2) == 2
+
+
+async def test_a_short_partition_delays_and_loses_nothing() -> None:
+    network = Network(latency=0.01)
+    async with network.tree(relays=1, clients=1, handlers={"echo": echo}) as server:
+        await server.request("R1.C1", "echo")
+        start = anyio.current_time()
+        network.partition("R1")
+
+        async def repair() -> None:
+            await anyio.sleep_until(start + 1)
+            network.repair()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(repair)
+            assert await server.request("R1.C1", "echo", 1) == 1
+        assert anyio.current_time() - start == pytest.approx(1.03)  # all but one way of four had passed
+        assert not network["R1"]._neighbours.disconnected.is_set()
+
+
+async def test_a_repair_ends_the_partitions_and_holds_that_it_names_or_all() -> None:
+    network = Network(latency=0.01)
+    async with network.tree(relays=2, clients=1, handlers={"echo": echo}) as server:
+        network.partition("R1", "R2")
+        network.hold("R2.C2")
+        network.repair("R1")
+        assert await server.request("R1.C1", "echo", 1) == 1
+        assert await reaches(server, "R2") is False
+        network.repair("R2")
+        assert await reaches(server, "R2") is True
+        assert await reaches(server, "R2.C2") is False
+        network.partition("R1", "R2.C2")
+        network.repair()
+        assert await reaches(server, "R1.C1") is True
+        assert await reaches(server, "R2.C2") is True
+
+
+async def test_a_release_does_not_end_a_partition() -> None:
+    network = Network(latency=0.01)
+    async with network.tree(relays=1, clients=1, handlers={"echo": echo}) as server:
+        network.hold("R1")
+        network.partition("R1")
+        network.release("R1")
+        assert await reaches(server, "R1") is False
+        network.repair()
+        assert await reaches(server, "R1") is True
+
+
+async def test_what_is_held_for_longer_than_a_link_may_be_silent_goes_down_with_the_link() -> None:
+    network = Network(latency=0.01)
+    async with network.tree(relays=1, clients=1, handlers={"echo": echo}) as server:
+        network.hold("R1")
+        await anyio.sleep(15)
+        assert server.members() == []
+        network.release("R1")
+        with anyio.fail_after(8):
+            await server.wait_present(["R1.C1"])
+
+
+async def test_a_machine_that_loses_its_power_closes_no_link() -> None:
+    network = Network(latency=0.01)
+    async with network.tree(relays=1, clients=1, handlers={"echo": echo}) as server:
+        network.partition("R1.C1")
+        await network.crash("R1.C1")
+        await anyio.sleep(11)
+        assert len(server.members()) == 2
+        await anyio.sleep(4.1)
+        assert len(server.members()) == 1
+
+
+async def test_a_start_behind_a_partition_waits_for_the_repair_and_ends_with_the_callers_scope() -> None:
+    network = Network(latency=0.01)
+    async with network.tree(relays=1, clients=1, handlers={"echo": echo}) as server:
+        await network.crash("R1.C1")
+        network.partition("R1.C1")
+        with anyio.fail_after(60), pytest.raises(ConnectDeadline, match="nobody answers at memory://r1"):
+            await network.restart("R1.C1")
+        assert len(network.cells) == 2
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(network.restart, "R1.C1")
+            await anyio.sleep(60)
+            assert len(network.cells) == 2
+            network.repair()
+        assert await server.request("R1.C1", "echo", 1) == 1
+
+
+async def test_a_path_forgets_the_wires_that_ended() -> None:
+    network = Network(latency=0.01)
+    async with network.tree(relays=1, clients=1) as server:
+        for _ in range(50):
+            network.cut("R1.C1")
+            await anyio.sleep(3)
+        await network.crash("R1")
+        await anyio.sleep(600)  # a dial every ten seconds or so, and nobody is there
+        await network.restart("R1")
+        await server.wait_present(["R1.C1"])
+        assert len(network._machines[FQCN("R1.C1")].path._wires) <= 2
+
+
+async def reaches(cell: Cell, name: str) -> bool:
+    """Whether a request to that cell is answered within a second."""
+    with anyio.fail_after(1):
+        try:
+            return bool(await cell.request(name, "echo", True))
+        except DeliveryError:
+            return False

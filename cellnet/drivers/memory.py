@@ -12,6 +12,7 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import ByteStream
 
+from cellnet.drivers.path import Direction
 from cellnet.drivers.stream import StreamLink
 from cellnet.errors import ConfigurationError, ConnectError
 from cellnet.wakeup import Wakeup
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from cellnet.drivers.base import Address, Buffer, Security
+    from cellnet.drivers.path import Path
 
-__all__ = ["MemoryDriver", "MemoryStream", "memory_pair"]
+__all__ = ["MemoryDriver", "MemoryStream", "MemoryWire"]
 
 PIPE_BYTES = 256 * 1024
 """What may be under way in one direction before a sender waits."""
@@ -33,23 +35,37 @@ BACKLOG = 128
 class MemoryDriver:
     """Cells of one process that meet by name."""
 
-    def __init__(self, latency: Callable[[str], float] | None = None) -> None:
+    def __init__(self, latency: Callable[[str], float] | None = None, path: Path | None = None) -> None:
         """Make a world of its own.
 
         :param latency: seconds one way for links to the listener of that name
+        :param path: over which all dials go
         """
         self._latency = latency or _none
+        self._path = path
         self._listeners: dict[str, MemoryListener] = {}
+
+    def over(self, path: Path) -> MemoryDriver:
+        """Return a way into the same world, for a cell that dials over *path*."""
+        driver = MemoryDriver(self._latency, path)
+        driver._listeners = self._listeners
+        return driver
 
     async def connect(self, address: Address, security: Security) -> StreamLink:
         """Reach the listener of that name."""
         _check(security)
+        if self._path is not None:
+            await self._path.wait_open()
         listener = self._listeners.get(address.host)
         if listener is None:
             raise ConnectError(f"nobody answers at {address}: no listener has that name")
-        ours, theirs = memory_pair(self._latency(address.host))
-        await listener.arrive(theirs)
-        return MemoryLink(ours)
+        wire = MemoryWire(self._latency(address.host), self._path)
+        try:
+            await listener.arrive(wire.parent)
+        except BaseException:
+            wire.cut()
+            raise
+        return MemoryLink(wire.child)
 
     async def listen(self, address: Address, security: Security) -> MemoryListener:
         """Take a name."""
@@ -58,6 +74,11 @@ class MemoryDriver:
             raise ConfigurationError(f"cannot listen at {address}: the name is taken")
         listener = self._listeners[address.host] = MemoryListener(str(address), self._listeners, address.host)
         return listener
+
+    def close(self, name: str) -> None:
+        """Close the listener of that name, if there is one, as the end of its process does."""
+        if listener := self._listeners.get(name):
+            listener.close()
 
 
 class MemoryListener:
@@ -104,19 +125,57 @@ class MemoryListener:
 
 
 class MemoryLink(StreamLink):
-    """A link over one end of a pipe in memory."""
+    """A link over one end of a wire in memory."""
 
     def __init__(self, stream: MemoryStream) -> None:
         super().__init__(stream, "memory")
-        self._pipe = stream
+        self._wire_end = stream
 
     def try_send(self, buffers: Sequence[Buffer]) -> Sequence[Buffer]:
         """Send everything if there is room."""
-        return () if self._pipe.try_send(b"".join(buffers)) else buffers
+        return () if self._wire_end.try_send(b"".join(buffers)) else buffers
+
+    def abort(self) -> None:
+        """Close at once: whoever is on the other side is told, also if this side was cancelled."""
+        self._wire_end.close()
+
+
+class MemoryWire:
+    """Two pipes in opposite directions, from a dial to its end."""
+
+    def __init__(self, latency: float, path: Path | None = None) -> None:
+        """Connect two ends.
+
+        :param latency: seconds from one end to the other
+        """
+        up, down = (path.up, path.down) if path is not None else (_ALWAYS, _ALWAYS)
+        self._up, self._down = _Pipe(latency, up, down), _Pipe(latency, down, up)
+        self.child, self.parent = MemoryStream(self._up, self._down), MemoryStream(self._down, self._up)
+        if path is not None:
+            path.add(self)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether either side still has it."""
+        return not (self._up.is_over and self._down.is_over)
+
+    def wake(self) -> None:
+        """Look again at what the path lets through."""
+        self._up.wake()
+        self._down.wake()
+
+    def cut(self) -> None:
+        """End it; both sides learn so at once, and what was on the way is lost."""
+        self._up.cut()
+        self._down.cut()
+
+    def leave(self, *, child: bool) -> None:
+        """End one side; the other one learns so after what was sent."""
+        (self.child if child else self.parent).close()
 
 
 class MemoryStream(ByteStream):
-    """One end of a pipe in memory."""
+    """One end of a wire in memory."""
 
     def __init__(self, outgoing: _Pipe, incoming: _Pipe) -> None:
         self._outgoing = outgoing
@@ -136,7 +195,7 @@ class MemoryStream(ByteStream):
 
     async def send_eof(self) -> None:
         """Send no more."""
-        self._outgoing.close()
+        self._outgoing.end()
 
     async def aclose(self) -> None:
         """Close both directions; what was sent still arrives."""
@@ -144,52 +203,76 @@ class MemoryStream(ByteStream):
 
     def close(self) -> None:
         """Do what :meth:`aclose` does, at once."""
-        self._outgoing.close()
-        self._incoming.close(broken=True)
+        self._outgoing.end()
+        self._incoming.abandon()
 
 
 class _Pipe:
-    """One direction of a pipe: a bounded queue of pieces, each with the time of its arrival."""
+    """One direction of a wire: a bounded queue of pieces, each with the time of its arrival."""
 
-    def __init__(self, latency: float) -> None:
+    def __init__(self, latency: float, way: Direction, back: Direction) -> None:
+        """Make a pipe.
+
+        :param way: whether what is put in arrives
+        :param back: whether the news arrives that nobody reads any more
+        """
         self._latency = latency
+        self._way = way
+        self._back = back
         self._pieces: deque[tuple[float, bytes]] = deque()
         self._queued_bytes = 0
         self._changed = Wakeup()
-        self._closed = False
-        self._broken = False
+        self._is_ended = False
+        self._is_abandoned = False
+        self._is_cut = False
         self._rounds = 0
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody writes and nobody reads."""
+        return self._is_cut or (self._is_ended and self._is_abandoned)
+
+    # The writer's side.
+
     def try_put(self, data: bytes) -> bool:
-        if self._closed or self._queued_bytes >= PIPE_BYTES:
+        if self._is_ended or self._is_broken or self._queued_bytes >= PIPE_BYTES:
             return False
         arrives = anyio.current_time() + self._latency if self._latency else 0.0
         self._pieces.append((arrives, data))
         self._queued_bytes += len(data)
-        self._changed.notify()
+        if len(self._pieces) == 1:
+            self._changed.notify()
         return True
 
     async def put(self, data: bytes) -> None:
         while not self.try_put(data):
-            if self._closed:
-                raise anyio.BrokenResourceError if self._broken else anyio.ClosedResourceError
+            if self._is_ended:
+                raise anyio.ClosedResourceError
+            if self._is_broken:
+                raise anyio.BrokenResourceError
             await self._changed.wait()
+
+    def end(self) -> None:
+        """Take no more."""
+        self._is_ended = True
+        self._changed.notify()
+
+    @property
+    def _is_broken(self) -> bool:
+        """Whether the writer knows that nobody reads."""
+        return self._is_cut or (self._is_abandoned and self._back.is_open)
+
+    # The reader's side.
 
     async def get(self, max_bytes: int) -> bytes:
         self._rounds += 1
         if self._rounds >= ROUNDS_PER_CHECKPOINT:
             self._rounds = 0
             await anyio.lowlevel.checkpoint()
-        while not self._pieces:
-            if self._broken:
-                raise anyio.ClosedResourceError
-            if self._closed:
-                raise anyio.EndOfStream
+        while not self._is_readable():
             self._rounds = 0
-            await self._changed.wait()
+            await self._wait()
         arrives, data = self._pieces[0]
-        if arrives:
-            await anyio.sleep_until(arrives)
         if len(data) > max_bytes:
             self._pieces[0] = (arrives, data[max_bytes:])
         else:
@@ -198,22 +281,46 @@ class _Pipe:
         self._changed.notify()
         return data[:max_bytes]
 
-    def close(self, *, broken: bool = False) -> None:
-        """Take no more; if *broken*, there is nobody to read either."""
-        self._closed = True
-        if broken:
-            self._broken = True
-            self._pieces.clear()
+    def abandon(self) -> None:
+        """Let nobody read any more."""
+        self._is_abandoned = True
+        self._pieces.clear()
+        self._changed.notify()
+
+    def _is_readable(self) -> bool:
+        if self._is_cut:
+            raise anyio.BrokenResourceError("it was cut")
+        if self._is_abandoned:
+            raise anyio.ClosedResourceError
+        if not self._way.is_open:
+            return False
+        if self._pieces:
+            arrives = self._pieces[0][0]
+            return not arrives or arrives <= anyio.current_time()
+        if self._is_ended:
+            raise anyio.EndOfStream
+        return False
+
+    async def _wait(self) -> None:
+        """Wait until what is next to be read may have changed, or have arrived."""
+        if self._pieces and self._way.is_open:
+            with anyio.CancelScope(deadline=self._pieces[0][0]):
+                await self._changed.wait()
+        else:
+            await self._changed.wait()
+
+    # The path.
+
+    def wake(self) -> None:
+        self._changed.notify()
+
+    def cut(self) -> None:
+        self._is_cut = True
+        self._pieces.clear()
         self._changed.notify()
 
 
-def memory_pair(latency: float = 0.0) -> tuple[MemoryStream, MemoryStream]:
-    """Return the two ends of a pipe in memory.
-
-    :param latency: seconds from one end to the other
-    """
-    there, back = _Pipe(latency), _Pipe(latency)
-    return MemoryStream(there, back), MemoryStream(back, there)
+_ALWAYS = Direction()
 
 
 def _check(security: Security) -> None:

@@ -234,11 +234,14 @@ class Coordinator(Service):
     async def _stop(self, record: Record) -> dict[str, Ended]:
         """End the job's processes everywhere; return how each ended, by FQSN, as far as the sites could be asked."""
         ends: dict[str, Ended] = {}
+        present = {str(member.fqcn) for member in self._own.members()}
 
         async def stop(placed: Placed) -> None:
+            node = _node(placed)
             try:
                 with anyio.fail_after(STOP_SECONDS):
-                    answer = await self._own.request(_node(placed), "jobs.stop", record.job)
+                    # who ended the job does not wait for a site that is away: its lease ends the process there
+                    answer = await self._own.request(node, "jobs.stop", record.job, once=node in present)
                 ends[str(placed.site)] = Ended.from_value(answer)
             except (CellError, TimeoutError) as error:
                 _log.warning("%s: %s could not be asked to end it (%s)", record.job, placed.site, error)

@@ -134,7 +134,9 @@ class Run:
             try:
                 news = await ask_server(self._cell, "jobs.follow", {"job": self.job, "next": self._next})
             except ConnectError as error:
-                raise JobError(f"the server ended while {self.job} ran, which ends the job too ({error})") from error
+                raise JobError(
+                    f"the server ended while {self.job} ran, which ends the job too ({error.__cause__})"
+                ) from error
         self._reports += map(unpacked, news["reports"])
         self._next = news["next"]
         outcome = news["outcome"]

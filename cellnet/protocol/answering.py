@@ -7,10 +7,12 @@ frees by saying what it no longer waits for.
 from __future__ import annotations
 
 import math
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from cellnet.errors import Busy, HandshakeError, NotExecuted
 from cellnet.protocol.askers import Asker, Askers, Record, Served
+from cellnet.protocol.connection import MAX_REASON
 from cellnet.protocol.envelope import MAX_RANGES, Answer, Content, Order, Status, pack_ranges, part, unpack_ranges
 from cellnet.protocol.events import Cancelled, Message
 from cellnet.protocol.frames import Kind, pack, unpack
@@ -37,6 +39,8 @@ CACHE_BYTES = 64 << 20
 RECORD_BYTES = 200
 HOLD_SECONDS = 0.02
 """How long OPENED waits for the answer to the request that came with OPEN."""
+RECORD_SECONDS = 1.0
+"""How long a record is kept beyond the deadline of its request."""
 NOTICE_SECONDS = 60.0
 """How long OPENED and CLOSED may travel."""
 
@@ -85,14 +89,13 @@ class Answering:
         """
         _none, attempt = unpack(header, int, int)
         hello, request = part(body)
-        if self.is_draining:
-            self._close(origin, 0, attempt, "it is being stopped", now)
-            return
         try:
+            if self.is_draining:
+                raise Busy("it is being stopped")
             session = self._askers.offer(origin, hello, now)
         except (Busy, HandshakeError) as error:
             self.refused += 1
-            self._close(origin, 0, attempt, str(error), now)
+            self._close(origin, 0, attempt, str(error), now, sha256(hello).digest())
             return
         age_ms = int((now - min(self.started, now)) * 1000)
         session.opened = pack(attempt, age_ms), now + NOTICE_SECONDS
@@ -143,6 +146,9 @@ class Answering:
             self.refused += 1
         elif (record := asker.records.get(order.sequence)) is not None:
             self.refused += 1
+            if record.message in self._messages and order.key:
+                _asker, message = self._messages[record.message]
+                self._let_begin(asker.lanes.follow(message, self._unended(asker, order.after)))
             status, encoding, payload = record.reply or (Status.WORKING, 0, b"")
             self._answer(session, Answer(order.sequence, counter, status, encoding, payload), expires)
         elif self._is_full(asker):
@@ -178,11 +184,15 @@ class Answering:
             return
         record = asker.records.get(taken.sequence)
         if record is not None and record.message == message:
-            record.reply = (status, encoding, payload)
-            self.cached_bytes += RECORD_BYTES + len(payload)
+            if status is Status.BUSY:  # it did not run, and may when it comes again
+                del asker.records[taken.sequence]
+            else:
+                record.reply = (status, encoding, payload)
+                self.cached_bytes += RECORD_BYTES + len(payload)
             session = asker.current or asker.offered
-            if session is not None:
-                self._answer(session, Answer(taken.sequence, record.counter, *record.reply), record.expires)
+            assert session is not None  # noqa: S101  # it was asked in one
+            answer = Answer(taken.sequence, record.counter, status, encoding, payload)
+            self._answer(session, answer, record.expires)
         self._ended(asker, taken)
 
     def stopped(self, message: int) -> None:
@@ -199,12 +209,33 @@ class Answering:
                 header, body = asker.current.channel.wrap(Kind.DRAINED, pack_ranges(_covering(asker.records)))
                 self._try_send(asker.origin, Kind.DRAINED, header, body, now + NOTICE_SECONDS)
 
+    def renamed(self) -> None:
+        """Forget all askers: nobody can ask again under the new name for what he asked under the old one."""
+        self._askers.clear()
+
+    def first_deadline(self) -> float | None:
+        """Return when the first request or event that is remembered is over."""
+        records = (record.expires for asker in self._askers for record in asker.records.values())
+        held = (message.deadline for asker in self._askers for message in asker.lanes)
+        return min((*records, *held), default=None)
+
     def expire(self, now: float) -> None:
         """Forget what nobody can want any more, as its deadline passed."""
         for asker in self._askers:
-            over = [sequence for sequence, record in asker.records.items() if record.expires < now]
+            # What waits for its turn never runs. Else there is a record as long as somebody may ask for it: what was
+            # rounded on the way, and clocks of other speeds, may make the asker's deadline a little later.
+            late = {message.number for message in asker.lanes if message.deadline < now}
+            over = [
+                sequence
+                for sequence, record in asker.records.items()
+                if record.expires + RECORD_SECONDS < now or record.message in late
+            ]
             if over:
                 self._settle(asker, over, [(sequence, sequence + 1) for sequence in over])
+            for message in asker.lanes:
+                if message.number in late:  # an event, of which there is no record
+                    asker.lanes.withdraw(message)
+                    del self._messages[message.number]
 
     # Sessions.
 
@@ -218,12 +249,15 @@ class Answering:
         self.refused += 1
         self._close(origin, number, counter, "no such session", now)
 
-    def _close(self, origin: FQCN, number: int, counter: int, reason: str, now: float) -> None:
-        self._try_send(origin, Kind.CLOSED, pack(number, counter), pack(reason), now + NOTICE_SECONDS)
+    def _close(self, origin: FQCN, number: int, counter: int, reason: str, now: float, digest: bytes = b"") -> None:
+        body = pack(reason[:MAX_REASON], digest)
+        self._try_send(origin, Kind.CLOSED, pack(number, counter), body, now + NOTICE_SECONDS)
 
     def _forgotten(self, asker: Asker) -> None:
         """Stop what an asker wanted that ended."""
         self._settle(asker, list(asker.records), [])
+        for message in asker.lanes:
+            del self._messages[message.number]
         asker.lanes = Lanes()  # what still waits there is of no use to a later start
 
     # Records.
@@ -244,16 +278,19 @@ class Answering:
             self._made, asker.origin, asker.epoch, order.sequence, order.doubt, order.key, *content, expires
         )
         if order.key:
-            unsettled = order.after if order.after and order.after not in asker.settled else 0
-            if unsettled and (record := asker.records.get(unsettled)) is not None and record.reply is not None:
-                unsettled = 0
             self._messages[message.number] = asker, message
-            self._let_begin(asker.lanes.add(message, unsettled))
+            self._let_begin(asker.lanes.add(message, self._unended(asker, order.after)))
         else:
             if order.sequence:
                 self._messages[message.number] = asker, message
             self._events.append(message)
         return message.number
+
+    @staticmethod
+    def _unended(asker: Asker, sequence: int) -> int:
+        """Return a request if it may still run, else 0."""
+        record = asker.records.get(sequence)
+        return 0 if sequence in asker.settled or (record is not None and record.reply is not None) else sequence
 
     def _let_begin(self, messages: Iterable[Message]) -> None:
         self._events.extend(messages)
@@ -279,6 +316,9 @@ class Answering:
         """
         for start, stop in ranges:
             asker.settled.add(start, stop)
+        if (excess := len(asker.settled) - MAX_RECORDS) > 0:  # only who lies has so many gaps: its lowest are closed
+            lowest = asker.settled.below(excess + 1)
+            asker.settled.add(lowest[0][0], lowest[-1][1])
         withdrawn = []
         for sequence in gone:
             record = asker.records.pop(sequence)

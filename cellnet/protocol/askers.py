@@ -141,6 +141,11 @@ class Askers:
             self._drop(asker.current)
             asker.current, asker.offered = session, None
 
+    def clear(self) -> None:
+        """Forget all."""
+        for asker in list(self):
+            self._forget(asker)
+
     def _drop(self, session: Served | None) -> None:
         if session is not None:
             del self._sessions[session.channel.number]

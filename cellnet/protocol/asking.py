@@ -14,7 +14,6 @@ from cellnet.protocol.envelope import Answer, Entry, Status, pack_ranges, unpack
 from cellnet.protocol.events import Failed, Replied
 from cellnet.protocol.frames import Kind
 from cellnet.protocol.gathering import Gathering
-from cellnet.protocol.ranges import Ranges
 from cellnet.protocol.sealing import KEY_BYTES, seal_content
 from cellnet.protocol.session import (
     MAX_PAUSE_SECONDS,
@@ -80,6 +79,8 @@ class Asking:
         self._entropy = entropy
         self._calls: dict[int, dict[FQCN, Pending]] = {}
         self._waiting = 0
+        self._lingering = 0
+        """Requests that nobody waits for, and that are not settled."""
         self._made = 0
 
     @property
@@ -141,24 +142,20 @@ class Asking:
             session = self.sessions.to(destination)
             owed.append((destination, pending.verdict(destination)))
             self._finish(session, pending, now)
-            if pending.in_doubt:
-                self._tell_settled(session, now)
         return owed
 
     # What becomes of sessions.
 
     def wants(self, session: Session, now: float) -> bool:
         """Return whether anybody waits for a session to be open; forget the events whose time is over."""
-        late = sum(event.deadline <= now for event in session.events)
-        if late:
-            session.events = [event for event in session.events if event.deadline > now]
-            self.untold -= late
+        self.untold -= session.drop_late_events(now)
         return session.is_wanted
 
     def opened(self, session: Session, carried: Pending | None, now: float, *, restarted: bool) -> None:
         """Send what waited for a session, and again what is in doubt."""
         if carried is not None:
             session.flying[0] = carried
+            carried.counters.append(0)
         for event in self._take_events(session):
             self._try_event(session, event, now)
         for pending in list(session.pending.values()):
@@ -185,11 +182,8 @@ class Asking:
     def renamed(self, now: float) -> None:
         """Take the news that this cell has another name: nobody knows what it asked under the old one."""
         for session in self.sessions.those(lambda _name: True):
-            for pending in list(session.pending.values()):
-                if pending.in_doubt:
-                    self._fail(
-                        session, pending, pending.doubt(session.destination, "this cell was given another name"), now
-                    )
+            for pending in [one for one in session.pending.values() if one.in_doubt]:
+                self._fail(session, pending, pending.doubt(session.destination, "this cell has another name"), now)
             self.sessions.lose(session, Unreachable("this cell has another name"), now)
 
     # Frames.
@@ -217,7 +211,7 @@ class Asking:
         elif answer.status == Status.UNKNOWN:
             self._fail(session, pending, pending.doubt(source, "it was restarted"), now)
         else:
-            self._finish(session, pending, now)
+            self._finish(session, pending, now, is_answered=True)
             session.kept_bytes += len(answer.payload)
             if session.kept_bytes >= MANY_BYTES:
                 self._tell_settled(session, now)
@@ -232,12 +226,7 @@ class Asking:
         if read is None:
             return
         session, said = read
-        may_have_run = Ranges()
-        for start, stop in unpack_ranges(said):
-            may_have_run.add(start, stop)
-        for pending in session.pending.values():
-            if pending.sequence not in may_have_run and not pending.is_doubtful:
-                pending.in_doubt = 0
+        session.ran_only(unpack_ranges(said))
         self.sessions.lose(session, Unreachable(f"{source} is being stopped"), now)
 
     def nack_received(self, destination: FQCN, number: int, counter: int, error: NotExecuted, now: float) -> None:
@@ -270,7 +259,7 @@ class Asking:
     # Requests.
 
     def _check_room(self, more: int) -> None:
-        if self._waiting + self.untold + more > MAX_PENDING:
+        if self._waiting + self._lingering + self.untold + more > MAX_PENDING:
             raise Busy(f"this cell already waits for {self._waiting} answers")
 
     def _begin(self, session: Session, pending: Pending, gathering: Gathering | None, now: float) -> None:
@@ -363,8 +352,6 @@ class Asking:
     def _deadline_passed(self, session: Session, pending: Pending, now: float) -> None:
         pending.over = None
         self._fail(session, pending, pending.verdict(session.destination), now)
-        if pending.in_doubt:
-            self._tell_settled(session, now)
 
     def _give_up_on(self, session: Session, pending: Pending, error: NotExecuted, now: float) -> None:
         """End what is not repeated after bad news."""
@@ -374,22 +361,27 @@ class Asking:
         self._finish(session, pending, now)
         self._events.append(Failed(pending.call, session.destination, error))
 
-    def _finish(self, session: Session, pending: Pending, now: float) -> None:
-        """Wait no longer for an answer."""
+    def _finish(self, session: Session, pending: Pending, now: float, *, is_answered: bool = False) -> None:
+        """Wait no longer for an answer, and see to it that the answerer hears of that, at once if it matters there."""
         for timer in (pending.again, pending.over):
             if timer is not None:
                 timer.cancel()
         for counter in pending.counters:
             session.flying.pop(counter, None)
-        session.remove(pending)
+        settled = session.remove(pending)
         self._waiting -= 1
+        self._lingering += 1 - settled
         owed = self._calls[pending.call]
         del owed[session.destination]
         if not owed:
             del self._calls[pending.call]
         if pending.gathering is not None:
             pending.gathering.drop(pending, now)
-        if session.settling is None:
+        may_run = settled > 1 or (pending.in_doubt > 0 and not is_answered)
+        is_waited_for = pending.key in session.keys and settled > is_answered
+        if may_run or is_waited_for:
+            self._tell_settled(session, now)
+        elif session.settling is None:
             session.settling = self._timers.at(now + SETTLE_SECONDS, partial(self._tell_settled, session))
 
     def _tell_settled(self, session: Session, now: float) -> None:

@@ -306,7 +306,7 @@ class Endpoint:
             for child in list(self.children.values()):
                 self._fail(child, ConnectError(f"{self.name} is now {fqcn}"), now)
             self.switch.renamed()
-            self.exchange.asking.renamed(now)
+            self.exchange.renamed(now)
         self.router.fqcn = fqcn
         self.router.parent = connection
         connection.neighbour = parent

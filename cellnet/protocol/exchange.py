@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from cellnet.protocol.events import Event
     from cellnet.protocol.introduction import Party
     from cellnet.protocol.switch import Switch
-    from cellnet.protocol.timers import Timers
+    from cellnet.protocol.timers import Timer, Timers
 
 __all__ = ["Exchange"]
 
 _MESSAGES = frozenset({Kind.REQUEST, Kind.EVENT, Kind.BROADCAST})
-EXPIRE_SECONDS = 1.0
-"""How often requests are looked through for those whose deadline passed."""
+EXPIRE_SECONDS = 1.5
+"""How long after a deadline requests are looked through for those whose deadline passed."""
 
 
 class Exchange:
@@ -46,7 +46,7 @@ class Exchange:
         self.asking = Asking(introducer, events, switch.send, switch.broadcast, timers, random, entropy)
         self.answering = Answering(introducer, events, switch.send, timers)
         self._timers = timers
-        self._looks = False
+        self._look: Timer | None = None
 
     @property
     def pending(self) -> int:
@@ -66,7 +66,7 @@ class Exchange:
         asking, answering = self.asking, self.answering
         if kind in _MESSAGES:
             answering.message_received(origin, kind, header, body, expires, now)
-            self._look_later(now)
+            self._look_by(expires, now)
         elif kind is Kind.REPLY:
             asking.reply_received(origin, header, body, now)
         elif kind is Kind.DRAINED:
@@ -75,7 +75,7 @@ class Exchange:
             answering.settled_received(origin, header, body, now)
         elif kind is Kind.OPEN:
             answering.open_received(origin, header, body, expires, now)
-            self._look_later(now)
+            self._look_by(expires, now)
         elif kind is Kind.OPENED:
             asking.sessions.opened_received(origin, header, body, now)
         else:
@@ -89,13 +89,21 @@ class Exchange:
         """Take the news that the way to some cells broke. What they asked goes on: they will ask for the answer."""
         self.asking.lost(is_lost, now)
 
-    def _look_later(self, now: float) -> None:
-        if not self._looks:
-            self._looks = True
-            self._timers.at(now + EXPIRE_SECONDS, self._look)
+    def renamed(self, now: float) -> None:
+        """Take the news that this cell has another name: for all others it is another cell."""
+        self.asking.renamed(now)
+        self.answering.renamed()
 
-    def _look(self, now: float) -> None:
-        self._looks = False
+    def _look_by(self, expires: float, now: float) -> None:
+        """Look for what is over when the first can be, but not for each on its own."""
+        when = max(expires, now) + EXPIRE_SECONDS
+        if self._look is None or when < self._look.when:
+            if self._look is not None:
+                self._look.cancel()
+            self._look = self._timers.at(when, self._expire)
+
+    def _expire(self, now: float) -> None:
+        self._look = None
         self.answering.expire(now)
-        if self.answering.records:
-            self._look_later(now)
+        if (first := self.answering.first_deadline()) is not None:
+            self._look_by(first, now)

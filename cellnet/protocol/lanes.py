@@ -22,37 +22,40 @@ class Lanes:
     A request may arrive before an earlier one that was lost on the way; it says which one it must follow.
     """
 
-    __slots__ = ("_early", "_held", "_queues", "_running")
+    __slots__ = ("_after", "_early", "_held", "_queues", "_running")
 
     def __init__(self) -> None:
         self._running: dict[str, int] = {}
         self._held: dict[int, Message] = {}
         self._queues: dict[str, deque[int]] = {}
         """By key, the numbers of messages that wait; one that was withdrawn is no longer held."""
+        self._after: dict[int, int] = {}
+        """By number, the request that must have ended before a message may take its place in the queue."""
         self._early: dict[int, list[int]] = {}
-        """By the request that must have ended before, the numbers of the messages that wait for it."""
+        """The same the other way round."""
 
     @property
     def held(self) -> int:
         """How many messages wait."""
         return len(self._held)
 
+    def __iter__(self) -> Iterator[Message]:
+        """Yield those that wait."""
+        return iter(list(self._held.values()))
+
     def add(self, message: Message, after: int) -> Iterator[Message]:
         """Take a message; yield it if it is its turn.
 
         :param after: the request that must end before it, 0 for none
         """
-        # What this message need not wait for has ended, as its sender knew; so nobody of its lane waits for that.
-        for settled in [
-            one for one in self._early if one != after and (one < message.sequence or not message.sequence)
-        ]:
-            yield from self._end_wait(settled, message.key)
         self._held[message.number] = message
-        if after:
-            self._early.setdefault(after, []).append(message.number)
-        else:
-            self._queues.setdefault(message.key, deque()).append(message.number)
-            yield from self._next(message.key)
+        yield from self._place(message, after)
+
+    def follow(self, message: Message, after: int) -> Iterator[Message]:
+        """Take the news that a message follows another one than it was said to; yield it if it is its turn now."""
+        if message.number in self._after and self._after[message.number] != after:
+            self._unlink(message)
+            yield from self._place(message, after)
 
     def ended(self, message: Message) -> Iterator[Message]:
         """Note that a message ended, whether or not it ran; yield the one whose turn it is now."""
@@ -68,20 +71,36 @@ class Lanes:
             yield from self._end_wait(after)
 
     def withdraw(self, message: Message) -> bool:
-        """Take out a message that waits; return whether it did."""
-        return self._held.pop(message.number, None) is not None
+        """Take out a message that waits; return whether it did. Who waits for it, waits for what it waited for."""
+        if self._held.pop(message.number, None) is None:
+            return False
+        after = self._after.get(message.number, 0)
+        if after:
+            self._unlink(message)
+            for number in self._early.pop(message.sequence, ()) if message.sequence else ():
+                self._after[number] = after
+                self._early.setdefault(after, []).append(number)
+        return True
 
-    def _end_wait(self, after: int, key: str | None = None) -> Iterator[Message]:
-        """Let those queue that waited for a request; with *key*, only those of that lane."""
-        numbers = self._early.pop(after)
-        for number in numbers:
-            message = self._held.get(number)
-            if message is not None and key in (None, message.key):
-                self._queues.setdefault(message.key, deque()).append(number)
-                yield from self._next(message.key)
-        rest = [number for number in numbers if number in self._held and key not in (None, self._held[number].key)]
-        if rest:
-            self._early[after] = rest
+    def _place(self, message: Message, after: int) -> Iterator[Message]:
+        if after:
+            self._after[message.number] = after
+            self._early.setdefault(after, []).append(message.number)
+        else:
+            self._queues.setdefault(message.key, deque()).append(message.number)
+            yield from self._next(message.key)
+
+    def _unlink(self, message: Message) -> None:
+        after = self._after.pop(message.number)
+        self._early[after].remove(message.number)
+        if not self._early[after]:
+            del self._early[after]
+
+    def _end_wait(self, after: int) -> Iterator[Message]:
+        """Let those queue that waited for a request."""
+        for number in self._early.pop(after):
+            del self._after[number]
+            yield from self._place(self._held[number], 0)
 
     def _next(self, key: str) -> Iterator[Message]:
         queue = self._queues.get(key)

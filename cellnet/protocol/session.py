@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 from cellnet.errors import (
@@ -109,7 +110,8 @@ class Session:
         self.flying: dict[int, Pending] = {}
         """By counter, the transmissions of which nothing is known."""
         self.keys: dict[str, list[int]] = {}
-        """By ordering key, the sequence numbers that are pending."""
+        """By ordering key, the sequence numbers that are pending, and those given up while one before is pending: they
+        are settled together, as else who follows them could overtake it."""
         self.events: list[Untold] = []
 
     @property
@@ -148,6 +150,10 @@ class Session:
             pending.counters.clear()  # what is in doubt stays so
         self.pause, self.silence = PAUSE_SECONDS, SILENCE_SECONDS
 
+    def asks_with(self, digest: bytes) -> bool:
+        """Whether this is the SHA-256 of what OPEN says."""
+        return self.introduction is not None and sha256(self.introduction.hello()).digest() == digest
+
     def add(self, pending: Pending) -> Pending:
         """Give a request the next sequence number."""
         pending.sequence = self.next_sequence
@@ -157,18 +163,23 @@ class Session:
             self.keys.setdefault(pending.key, []).append(pending.sequence)
         return pending
 
-    def remove(self, pending: Pending) -> None:
-        """Settle a request."""
+    def remove(self, pending: Pending) -> int:
+        """Want no more answer to a request; return how many are settled by that."""
         del self.pending[pending.sequence]
-        self.settled.add(pending.sequence, pending.sequence + 1)
-        if pending.key:
-            same = self.keys[pending.key]
-            same.remove(pending.sequence)
-            if not same:
-                del self.keys[pending.key]
+        if not pending.key:
+            self.settled.add(pending.sequence, pending.sequence + 1)
+            return 1
+        same = self.keys[pending.key]
+        count = next((place for place, one in enumerate(same) if one in self.pending), len(same))
+        for sequence in same[:count]:
+            self.settled.add(sequence, sequence + 1)
+        del same[:count]
+        if not same:
+            del self.keys[pending.key]
+        return count
 
     def predecessor(self, pending: Pending) -> int:
-        """Return the pending request with the same key that must end before this one; 0 if there is none."""
+        """Return the request with the same key that must end before this one; 0 if there is none."""
         if not pending.key:
             return 0
         same = self.keys[pending.key]
@@ -186,12 +197,12 @@ class Session:
 
     def event_body(self, event: Untold, now: float) -> bytes:
         """Return the body of an EVENT."""
-        after = event.after if event.after in self.pending else 0
+        after = next((one for one in reversed(self.keys.get(event.key, ())) if one <= event.after), 0)
         order = Order(0, self.floor, event.key, after, _milliseconds(event.deadline - now))
         return join(order.pack(), event.content.pack())
 
     def last(self, key: str) -> int:
-        """Return the last pending request with an ordering key; 0 if there is none."""
+        """Return the last request with an ordering key that is not settled; 0 if there is none."""
         return self.keys[key][-1] if key in self.keys else 0
 
     def not_delivered(self, counter: int, *, is_certain: bool) -> Pending | None:
@@ -203,6 +214,18 @@ class Session:
         if pending is not None:
             pending.in_doubt -= is_certain
         return pending
+
+    def ran_only(self, ranges: list[tuple[int, int]]) -> None:
+        """Take the answerer's word for it that it ran nothing but these; what an earlier start ran it cannot know."""
+        for pending in self.pending.values():
+            if not pending.is_doubtful and not any(start <= pending.sequence < stop for start, stop in ranges):
+                pending.in_doubt = 0
+
+    def drop_late_events(self, now: float) -> int:
+        """Forget the events whose time is over; return how many."""
+        count = len(self.events)
+        self.events = [event for event in self.events if event.deadline > now]
+        return count - len(self.events)
 
     def stop_opening(self) -> None:
         """Cancel the next OPEN."""

@@ -195,6 +195,10 @@ class Sessions:
         if session is None or session.opening is None or session.introduction is None or attempt > session.attempt:
             self.refused += 1
             return
+        age = age_ms / 1000
+        if attempt == session.attempt > 1 and session.carried is not None and self._is_unclear(session, age, now):
+            self.open(session, now)
+            return
         try:
             opened = session.introduction.opened(body)
         except HandshakeError as error:
@@ -204,7 +208,7 @@ class Sessions:
             return
         session.stop_opening()
         restarted = session.epoch not in (0, opened.epoch)
-        carried = self._carried(session, attempt, age_ms / 1000, now)
+        carried = self._carried(session, attempt, age, now)
         session.begin(Channel(opened.session, opened.seal), opened.epoch)
         self._user.opened(session, carried, now, restarted=restarted)
 
@@ -214,9 +218,9 @@ class Sessions:
         :raises RemoteProtocolError: if it is malformed
         """
         number, counter = unpack(header, int, int)
-        (reason,) = unpack(body, str)
+        reason, digest = unpack(body, str, bytes)
         session = self._sessions.get(origin)
-        if not number and session is not None and session.attempt == counter:
+        if not number and session is not None and session.attempt == counter and session.asks_with(digest):
             self.open_refused(session, counter, Unreachable(f"{origin} refused: {reason[:200]}"), now)
         elif (found := self.in_use(origin, number)) is not None:
             session, channel = found
@@ -248,6 +252,13 @@ class Sessions:
             return pending
         pending.is_doubtful = age <= (now - sent) * CLOCK_MARGIN
         return None
+
+    def _is_unclear(self, session: Session, age: float, now: float) -> bool:
+        """Whether an answerer that was old enough may only look too young, as its OPENED travelled for long."""
+        assert session.carried is not None  # noqa: S101  # its caller has looked
+        _pending, sent = session.carried
+        last = session.earliest - SILENCE_SECONDS
+        return age <= (now - sent) * CLOCK_MARGIN and age > (last - sent) * CLOCK_MARGIN
 
     def _make_room(self) -> None:
         for session in list(islice(self._sessions.values(), LOOKED_AT)):

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 from cellnet.errors import ConnectError, HandshakeError
 from cellnet.fqcn import FQCN, ROOT
 from cellnet.link import Backoff
+from cellnet.protocol.connection import BUDGET_BYTES, RESERVE_BYTES
 from cellnet.protocol.endpoint import Endpoint
 from cellnet.protocol.events import Attached, Cancelled, Failed, LinkFailed, MemberJoined, MemberLeft, Message, Replied
+from cellnet.protocol.frames import MAX_BODY, MAX_HEADER
 from cellnet.protocol.handshake import Transport
 from cellnet.simulation.owner import Owner
 from cellnet.simulation.process import Process
@@ -34,6 +36,8 @@ __all__ = ["SimulatedCell"]
 
 DIAL_SECONDS = 5.0
 """How long a dial waits for a machine that does not answer."""
+MAX_QUEUED_BYTES = BUDGET_BYTES + RESERVE_BYTES + MAX_HEADER + MAX_BODY
+"""What may wait for one link, with one frame that was the last to find room."""
 _WALL = datetime.datetime(2026, 3, 1, 12, 0, 0, tzinfo=datetime.UTC)
 _TRANSPORT = Transport("memory")
 
@@ -52,21 +56,28 @@ class SimulatedCell(Process):
         trace: Trace,
         history: History,
         errands: dict[str, Errand],
+        pauses: set[float],
     ) -> None:
         """Make a cell that is off.
 
         :param path: the way to its parent; None for the root
+        :param pauses: how long cells waited before they dialled again; each time is another, as it is drawn
         :param errands: what a handler is to do, by the number that is asked
         """
         super().__init__(timeline, rng)
         self.fqcn = fqcn
+        self.name = str(fqcn)
         self.parent = parent
         self.path = path
         self.trace = trace
         self.faults: list[str] = []
         """What was noticed that cannot be where nobody lies, such as a frame that the protocol does not allow."""
         self.owner = Owner(self, history, errands)
-        self._ends: dict[Connection, End] = {}
+        self.ends: dict[Connection, End] = {}
+        """The open links that the endpoint knows."""
+        self.most_queued = 0
+        """The most bytes that waited because a link took no more."""
+        self._pauses = pauses
         self._connections: dict[End, Connection | None] = {}
         """Every open end; one without a connection waits to be accepted, or for its dial to be answered."""
         self._ready: list[Connection] = []
@@ -78,30 +89,30 @@ class SimulatedCell(Process):
 
     def has_room(self, destination: FQCN) -> bool:
         """Whether the link towards *destination*, if there is one, takes a message now."""
-        connection = self._endpoint.next_connection(destination)
+        connection = self.endpoint.next_connection(destination)
         return connection is None or not connection.is_full
 
     def request(self, destinations: Iterable[FQCN], payload: bytes, deadline: float, key: str | None) -> int:
         """Send a request to one cell or many; return the call's number."""
         now = self.timeline.now
-        return self._endpoint.request(destinations, "errand", 1, payload, deadline=deadline, now=now, key=key or "")
+        return self.endpoint.request(destinations, "errand", 1, payload, deadline=deadline, now=now, key=key or "")
 
     def send(self, destination: FQCN, payload: bytes, deadline: float, key: str | None) -> None:
         """Send an event."""
         now = self.timeline.now
-        self._endpoint.send(destination, "errand", 1, payload, deadline=deadline, now=now, key=key or "")
+        self.endpoint.send(destination, "errand", 1, payload, deadline=deadline, now=now, key=key or "")
 
     def give_up(self, call: int) -> list[tuple[FQCN, DeliveryError]]:
         """No longer want answers; return who owed one, and what is known of that."""
-        return self._endpoint.give_up(call, self.timeline.now)
+        return self.endpoint.give_up(call, self.timeline.now)
 
     def reply(self, message: int, status: Status, payload: bytes) -> None:
         """Answer a request, or say that an event was handled."""
-        self._endpoint.ended(message, status, 1, payload, self.timeline.now)
+        self.endpoint.ended(message, status, 1, payload, self.timeline.now)
 
     def stopped(self, message: int) -> None:
         """Say that a handler was stopped and gives no answer."""
-        self._endpoint.stopped(message, self.timeline.now)
+        self.endpoint.stopped(message, self.timeline.now)
 
     # Links.
 
@@ -120,7 +131,7 @@ class SimulatedCell(Process):
                 self._excused[end] = None
                 return
             if data := end.read():
-                self._endpoint.receive(connection, data, self.timeline.now)
+                self.endpoint.receive(connection, data, self.timeline.now)
             else:
                 self._forget(connection)
             self._settle()
@@ -132,60 +143,16 @@ class SimulatedCell(Process):
             self._ready.append(connection)
             self.do(_nothing)
 
-    # Whether it is at rest.
-
-    def leftovers(self, below: Iterable[FQCN]) -> list[str]:
-        """Return what a cell at rest, in a network without faults, does not have.
-
-        :param below: the cells that are below it
-        """
-        if not self.is_up or self.is_frozen:
-            return ["it does not run"]
-        endpoint = self._endpoint
-        live = endpoint.connections.keys()
-        known = {str(member.fqcn) for member in endpoint.router.members()}
-        found = {
-            "missing among the cells known below": {str(name) for name in below} - known,
-            "unknown among the cells known below": known - {str(name) for name in below},
-            "answers awaited": endpoint.exchange.pending,
-            "requests worked on": endpoint.exchange.answering.running,
-            "handlers": self.owner.handling,
-            "callers that wait": self.owner.awaited + self.owner.waiting_for_room,
-            "bytes queued": sum(connection.queued_bytes for connection in live),
-            "links without a neighbour": sum(connection.neighbour is None for connection in live),
-            "links that the owner closed": len(live - self._ends.keys()),
-            "links that the endpoint forgot": len(self._ends.keys() - live),
-            "links to a parent, too few": int(endpoint.router.parent is None and self.parent is not None),
-            "own routes over dead links": sum(
-                route.out not in live for route in endpoint.switch._own.values() if route.out is not None
-            ),
-            "labels of routes from dead links": sum(
-                route.source is not None and route.source not in live
-                for connection in live
-                for route in connection.routes_out()
-            ),
-            "routes from neighbours over dead links": sum(
-                route.out is not None and route.out not in live
-                for connection in live
-                for route in connection.routes.values()
-            ),
-        }
-        return [
-            f"{what}: {', '.join(sorted(value)) if isinstance(value, set) else value}"
-            for what, value in found.items()
-            if value
-        ]
-
     # Input and what comes of it.
 
     def _begin(self) -> None:
         now = self.timeline.now
         epoch = int(now * 1_000_000) + self.life
-        self._endpoint = Endpoint(
+        self.endpoint = Endpoint(
             self.fqcn.base_name, epoch, entropy=self.rng.randbytes, random=self.rng.random, wall=lambda: _WALL
         )
         self._backoff = Backoff(self.rng)
-        self.trace.note(self.fqcn, "starts")
+        self.trace.note(self.name, "starts")
         self._dial()
 
     def _end(self) -> None:
@@ -194,25 +161,29 @@ class SimulatedCell(Process):
                 end.close()
             else:
                 end.leave()
-        for rest in (self._ends, self._connections, self._ready, self._excused):
+        for rest in (self.ends, self._connections, self._ready, self._excused):
             rest.clear()
         self._armed = math.inf
         self.owner.died()
 
     def _settle(self) -> None:
         # events, then what is to be sent, then the timer
-        endpoint = self._endpoint
+        endpoint, owner, ready = self.endpoint, self.owner, self._ready
+        events = endpoint.events
         while True:
-            while endpoint.events:
-                self._take(endpoint.events.popleft())
-            while self._ready:
-                self._flush(self._ready.pop())
-            self.owner.try_waiting()
-            if not endpoint.events and not self._ready:
+            while events:
+                self._take(events.popleft())
+            while ready:
+                self._flush(ready.pop())
+            if owner.waiting_for_room:
+                owner.try_waiting()
+            if not events and not ready:
                 break
-        self.owner.compare(endpoint.exchange.pending)
-        if endpoint.due < self._armed:
-            self._arm()
+        owner.compare(endpoint.exchange.asking.pending)
+        due = endpoint.timers.due
+        if due < self._armed:
+            self._armed = due
+            self.later(due, partial(self._ring, due))
         if self._excused and not self._parent_is_full():
             excused, self._excused = self._excused, {}
             for end in excused:
@@ -221,36 +192,48 @@ class SimulatedCell(Process):
     def _take(self, event: Event) -> None:
         note = self.trace.note
         if isinstance(event, Message):
-            note(self.fqcn, "message", event.origin, event.sequence)
+            note(self.name, "message", event.origin, event.sequence)
             self.owner.received(event)
         elif isinstance(event, Replied):
-            note(self.fqcn, "replied", event.source, event.call, event.status)
+            note(self.name, "replied", event.source, event.call, event.status)
             self.owner.replied(event)
         elif isinstance(event, Failed):
-            note(self.fqcn, "failed", event.destination, event.call, type(event.error).__name__)
+            note(self.name, "failed", event.destination, event.call, type(event.error).__name__)
             self.owner.failed(event)
         elif isinstance(event, Cancelled):
-            note(self.fqcn, "cancelled", event.number)
+            note(self.name, "cancelled", event.number)
             self.owner.cancelled(event.number)
         elif isinstance(event, LinkFailed):
-            note(self.fqcn, "link failed", type(event.error).__name__, event.error)
+            note(self.name, "link failed", type(event.error).__name__, event.error)
             if not is_fair(event.error):
                 self.faults.append(f"{type(event.error).__name__}: {event.error}")
             self._close(event.connection)
         elif isinstance(event, Attached):
-            note(self.fqcn, "attached", event.parent.name)
+            note(self.name, "attached", event.parent.name)
             self._backoff.succeeded()
         elif isinstance(event, MemberJoined | MemberLeft):
-            note(self.fqcn, type(event).__name__, event.member.fqcn)
+            note(self.name, type(event).__name__, event.member.fqcn)
 
     def _flush(self, connection: Connection, limit: int | None = None) -> None:
-        end = self._ends.get(connection)
-        while end is not None and connection.has_output and (room := limit or end.room) > 0:
+        end = self.ends.get(connection)
+        if end is None:
+            return
+        while connection.has_output:
+            room = limit or end.room
+            if room <= 0:
+                self._look_at_queue(connection)
+                return
             if data := b"".join(connection.take(self.timeline.now, room)):
                 end.send(data)
 
+    def _look_at_queue(self, connection: Connection) -> None:
+        queued = connection.queued_bytes
+        if queued > MAX_QUEUED_BYTES >= self.most_queued:
+            self.faults.append(f"{queued} bytes wait for one link: {MAX_QUEUED_BYTES} are allowed")
+        self.most_queued = max(self.most_queued, queued)
+
     def _parent_is_full(self) -> bool:
-        parent = self._endpoint.router.parent
+        parent = self.endpoint.router.parent
         return parent is not None and parent.is_full
 
     def _read(self) -> None:
@@ -259,28 +242,24 @@ class SimulatedCell(Process):
 
     # Its timer.
 
-    def _arm(self) -> None:
-        self._armed = self._endpoint.due
-        self.later(self._armed, partial(self._ring, self._armed))
-
     def _ring(self, armed: float) -> None:
         if armed == self._armed:
             self._armed = math.inf
-            self._endpoint.tick(self.timeline.now)
+            self.endpoint.tick(self.timeline.now)
 
     # Its links.
 
     def _open(self, end: End) -> None:
         if not end.is_open:
             return
-        connection = self._endpoint.open(
+        connection = self.endpoint.open(
             _TRANSPORT,
             is_listener=end.is_parents,
             now=self.timeline.now,
             role=ROOT if self.fqcn.is_root else "cell",
         )
         self._connections[end] = connection
-        self._ends[connection] = end
+        self.ends[connection] = end
         connection.wake = partial(self._ready.append, connection)
         if connection.has_output:
             self._ready.append(connection)
@@ -288,13 +267,13 @@ class SimulatedCell(Process):
 
     def _forget(self, connection: Connection) -> None:
         """Do what a link does that the other side ended."""
-        self._endpoint.close(connection, self.timeline.now)
+        self.endpoint.close(connection, self.timeline.now)
         self._close(connection)
 
     def _close(self, connection: Connection) -> None:
         """Send what is queued, as it often says why the link ends, and close."""
         self._flush(connection, 1 << 30)
-        end = self._ends.pop(connection, None)
+        end = self.ends.pop(connection, None)
         if end is not None:
             del self._connections[end]
             end.close()
@@ -303,7 +282,11 @@ class SimulatedCell(Process):
 
     def _dial_again(self) -> None:
         now = self.timeline.now
-        self.later(now + self._backoff.failed(now), self._dial)
+        pause = self._backoff.failed(now)
+        if pause in self._pauses:
+            self.faults.append(f"it dials after {pause} s, as long as another cell waited: they would all come at once")
+        self._pauses.add(pause)
+        self.later(now + pause, self._dial)
 
     def _dial(self) -> None:
         """Ask the parent's machine for a link; it answers, refuses, or says nothing. The root has none to ask."""

@@ -6,28 +6,23 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING
 
-from cellnet.protocol.frames import PREFIX
 from cellnet.simulation.errand import Errand
+from cellnet.simulation.tamper import Forger, drop, duplicate, reorder
 from cellnet.simulation.workload import way
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from cellnet.fqcn import FQCN
     from cellnet.simulation.cell import SimulatedCell
-    from cellnet.simulation.wire import End, Path, Wire
+    from cellnet.simulation.wire import Path, Tamper, Wire
     from cellnet.simulation.world import World
 
 __all__ = ["HOSTILE", "Fault", "Nemesis"]
 
-TAMPERED = 0.3
-"""How many of the frames are changed while somebody does so."""
-REPLAY_SECONDS = 10.0
-"""After how long a recorded frame may come again."""
-
-FLOOD, FLOOD_SECONDS, FLOOD_SIZE = 40, 4.0, 45_000
-"""How many messages a flood has, in what time they are sent, and how large each of them is."""
+FLOODS, FLOOD_SECONDS, FLOOD_SIZE = (20, 30, 40, 180), 4.0, 45_000
+"""How many messages a flood may have, in what time they are sent, and how large each of them is."""
 
 
 class Fault(Enum):
@@ -46,9 +41,10 @@ class Fault(Enum):
     DUPLICATE = "somebody sends frames again, at once or later"
     REORDER = "somebody changes the order of frames"
     DROP = "somebody takes frames away"
+    FORGE = "a neighbour speaks for cells that are not on its side"
 
 
-HOSTILE = (Fault.DUPLICATE, Fault.REORDER, Fault.DROP)
+HOSTILE = (Fault.DUPLICATE, Fault.REORDER, Fault.DROP, Fault.FORGE)
 """What TCP does not do, and somebody who stands in between does."""
 
 
@@ -97,12 +93,22 @@ class Nemesis:
             path.delay += seconds
             self._later(self._rng.uniform(1, 15), partial(_speed_up, path, seconds))
         elif path.tamper is None:
-            path.tamper = partial(_TAMPER[kind], self._rng)
+            path.tamper = self._tamper(kind, name)
+            if kind is Fault.FORGE:
+                path.cut()  # so that all routes are bound anew
             self._later(self._rng.uniform(1, 10), partial(_leave_alone, path))
             self._world.timeline.at(self._end, path.cut)
         else:
             return None
         return name
+
+    def _tamper(self, kind: Fault, name: FQCN) -> Tamper:
+        """Return what is done to the frames between a cell and its parent."""
+        if kind is not Fault.FORGE:
+            return partial({Fault.DUPLICATE: duplicate, Fault.REORDER: reorder, Fault.DROP: drop}[kind], self._rng)
+        below = [other for other in self._world.cells if other == name or name.is_ancestor_of(other)]
+        above = [other for other in self._world.cells if other not in below]
+        return Forger(self._rng, [str(one) for one in below], [str(one) for one in above])
 
     def _harm_cell(self, kind: Fault) -> object:
         cells = [cell for cell in self._world.cells.values() if cell.is_up and not cell.is_frozen]
@@ -130,7 +136,7 @@ class Nemesis:
         behind = [name for name in (over, *names) if name != origin and over in way(origin, name)]
         destination = self._rng.choice(behind)
         now = self._world.timeline.now
-        for index in range(FLOOD):
+        for index in range(self._rng.choice(FLOODS)):
             errand = Errand(
                 f"flood{len(self.done)}-{index}",
                 self._rng.choice(("request", "event")),
@@ -175,50 +181,3 @@ def _speed_up(path: Path, seconds: float) -> None:
 
 def _leave_alone(path: Path) -> None:
     path.tamper = None
-
-
-def _duplicate(rng: random.Random, end: End, data: bytes) -> list[bytes]:
-    sent = []
-    for frame in _frames(data):
-        sent.append(frame)
-        if rng.random() < TAMPERED:
-            if rng.random() < 0.5:
-                sent.append(frame)
-            else:
-                end.path.timeline.after(rng.uniform(0, REPLAY_SECONDS), partial(_replay, end, frame))
-    return sent
-
-
-def _replay(end: End, frame: bytes) -> None:
-    if end.is_open:
-        end.transmit(frame)
-
-
-def _reorder(rng: random.Random, end: End, data: bytes) -> list[bytes]:
-    frames = list(_frames(data))
-    if len(frames) > 1:
-        rng.shuffle(frames)
-    elif rng.random() < TAMPERED:
-        end.path.timeline.after(rng.uniform(0, 0.5), partial(_replay, end, frames[0]))
-        return []
-    return frames
-
-
-def _drop(rng: random.Random, _end: End, data: bytes) -> list[bytes]:
-    return [frame for frame in _frames(data) if rng.random() >= TAMPERED]
-
-
-_TAMPER: dict[Fault, Callable[[random.Random, End, bytes], list[bytes]]] = {
-    Fault.DUPLICATE: _duplicate,
-    Fault.REORDER: _reorder,
-    Fault.DROP: _drop,
-}
-
-
-def _frames(data: bytes) -> Iterator[bytes]:
-    """Cut bytes that hold whole frames into these."""
-    start = 0
-    while start < len(data):
-        stop = start + PREFIX.size + int(PREFIX.unpack_from(data, start)[0])
-        yield data[start:stop]
-        start = stop

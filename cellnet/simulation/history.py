@@ -35,6 +35,7 @@ class _Asked:
     deadline: float
     ran: list[tuple[str, float, int]] = field(default_factory=list)
     """Where, when, and as how many-th of all."""
+    ended_at: float = 0.0
     outcome: Outcome | None = None
     told_at: float = 0.0
     value_is_right: bool = True
@@ -43,15 +44,18 @@ class _Asked:
 class History:
     """A record of one run. Times are seconds on any one clock."""
 
-    def __init__(self, *, strict: bool = True) -> None:
+    def __init__(self, *, has_replays: bool = False) -> None:
         """Begin with nothing.
 
-        :param strict: whether a request may be in doubt only if its destination died or its deadline passed
+        :param has_replays: whether somebody in between may send again what he saw, in the clear. He can deliver what
+            was refused before, and of which the caller was told that it did not run: only a seal is of help
         """
-        self._strict = strict
+        self._has_replays = has_replays
         self._asked: dict[str, _Asked] = {}
         self._deaths: dict[str, list[float]] = defaultdict(list)
         self._strange: list[str] = []
+        self._running: dict[str, dict[tuple[str, str], str]] = defaultdict(dict)
+        """By cell, then by origin and ordering key: what runs there."""
         self._ran = 0
 
     def __len__(self) -> int:
@@ -65,13 +69,31 @@ class History:
         """
         self._asked[number] = _Asked(origin, destination, key, len(self._asked), deadline)
 
-    def ran(self, number: str, where: str, now: float) -> None:
-        """Note that the handler of a request began."""
+    def ran(self, number: str, where: str, now: float, *, asked_by: str) -> None:
+        """Note that the handler of a request began.
+
+        :param asked_by: who asked it, as far as the handler knows
+        """
         self._ran += 1
-        if number in self._asked:
-            self._asked[number].ran.append((where, now, self._ran))
-        else:
+        asked = self._asked.get(number)
+        if asked is None:
             self._strange.append(f"{number} ran at {where}, and nobody had asked it")
+            return
+        asked.ran.append((where, now, self._ran))
+        if asked_by != asked.origin:
+            self._strange.append(f"{number} ran at {where} in the name of {asked_by}, and {asked.origin} asked it")
+        if asked.key is not None:
+            running = self._running[where].setdefault((asked.origin, asked.key), number)
+            if running != number:
+                self._strange.append(f"{number} began at {where} before {running} ended, which has the same key")
+
+    def ended(self, number: str, where: str, now: float) -> None:
+        """Note that the handler of a request ended, however it did."""
+        asked = self._asked.get(number)
+        if asked is not None:
+            asked.ended_at = now
+            if asked.key is not None and self._running[where].get((asked.origin, asked.key)) == number:
+                del self._running[where][asked.origin, asked.key]
 
     def told(self, number: str, outcome: Outcome, now: float, *, value_is_right: bool = True) -> None:
         """Note how a request ended for its caller.
@@ -86,6 +108,7 @@ class History:
     def died(self, cell: str, now: float) -> None:
         """Note that a cell was killed: it may have been running what it had been asked."""
         self._deaths[cell].append(now)
+        self._running.pop(cell, None)
 
     def outcome(self, number: str) -> Outcome | None:
         """Return how a request ended, if it did."""
@@ -98,6 +121,23 @@ class History:
             if asked.outcome is not None:
                 counts[asked.outcome.value] += 1
         return counts
+
+    def in_doubt(self, *, with_key: bool) -> list[str]:
+        """Return the requests with, or without, an ordering key that were told indeterminate."""
+        return [
+            number
+            for number, asked in self._asked.items()
+            if asked.outcome is Outcome.INDETERMINATE and (asked.key is not None) == with_key
+        ]
+
+    def longest_in_vain(self) -> float:
+        """Return how many seconds a handler worked at most after its caller no longer wanted to know.
+
+        A request that was given up while one before it with its key is pending may begin when its turn comes, and is
+        stopped as soon as the answerer hears: what it waited for is not counted.
+        """
+        told = (asked for asked in self._asked.values() if asked.told_at and asked.ran)
+        return max((asked.ended_at - max(asked.told_at, asked.ran[-1][1]) for asked in told), default=0.0)
 
     def violations(self) -> list[str]:
         """Return what must not have happened, one line each; empty if all is well."""
@@ -115,9 +155,9 @@ class History:
             found.append(f"it ran {times} times")
         if asked.outcome in (Outcome.OK, Outcome.RAISED) and times == 0:
             found.append(f"it was told {asked.outcome.value}, and never ran")
-        if asked.outcome is Outcome.NOT_EXECUTED and times:
+        if asked.outcome is Outcome.NOT_EXECUTED and times and not self._has_replays:
             found.append("it was told not executed, and ran")
-        if self._strict and asked.outcome is Outcome.INDETERMINATE and not self._may_be_in_doubt(asked):
+        if asked.outcome is Outcome.INDETERMINATE and not self._may_be_in_doubt(asked):
             found.append("it was told indeterminate, but nobody died and no deadline passed")
         if not asked.value_is_right:
             found.append("it was given another's answer")

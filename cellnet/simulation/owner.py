@@ -61,8 +61,8 @@ class Owner:
         self._history = history
         self._errands = errands
         self._calls: dict[int, _Call] = {}
-        self._waiting: list[_Call] = []
-        """Calls for which there was no room yet."""
+        self.waiting_for_room: list[_Call] = []
+        """Calls that could not be sent yet."""
         self._handling: dict[int, _Handling] = {}
         self._nested = 0
         self._crossing: set[tuple[int, FQCN]] = set()
@@ -72,11 +72,6 @@ class Owner:
     def handling(self) -> int:
         """How many handlers run."""
         return len(self._handling)
-
-    @property
-    def waiting_for_room(self) -> int:
-        """How many calls could not be sent yet."""
-        return len(self._waiting)
 
     # As the origin.
 
@@ -88,7 +83,7 @@ class Owner:
 
     def try_waiting(self) -> None:
         """Send what there is room for now."""
-        waiting = self._waiting
+        waiting = self.waiting_for_room
         while waiting and self._send(waiting[0]):
             waiting.pop(0)
 
@@ -112,7 +107,8 @@ class Owner:
         if pending != self.awaited:
             self._cell.faults.append(f"the endpoint awaits {pending} answers, its owner {self.awaited}")
             self.awaited = pending
-        self._crossing.clear()
+        if self._crossing:
+            self._crossing.clear()
 
     # As the destination.
 
@@ -124,9 +120,10 @@ class Owner:
             cell.reply(message.number, Status.UNKNOWN, b"")
             return
         name = errand.name_at(cell.fqcn)
-        self._history.ran(name, str(cell.fqcn), self._now)
-        cell.trace.note(cell.fqcn, "runs", name)
+        self._history.ran(name, cell.name, self._now, asked_by=str(message.origin))
+        cell.trace.note(cell.name, "runs", name)
         if not message.wants_reply:
+            self._history.ended(name, cell.name, self._now)
             cell.reply(message.number, Status.OK, b"")
             return
         handling = self._handling[message.number] = _Handling(errand, message)
@@ -146,14 +143,14 @@ class Owner:
     def died(self) -> None:
         """Forget all; whoever waited here no longer wants to know."""
         now = self._now
-        self._history.died(str(self._cell.fqcn), now)
-        for call in (*self._calls.values(), *self._waiting):
+        self._history.died(self._cell.name, now)
+        for call in (*self._calls.values(), *self.waiting_for_room):
             for name in call.missing.values():
                 self._history.told(name, Outcome.CANCELLED, now)
             call.missing.clear()
         self._calls.clear()
         self._crossing.clear()
-        self._waiting.clear()
+        self.waiting_for_room.clear()
         self._handling.clear()
         self.awaited = 0
 
@@ -164,12 +161,12 @@ class Owner:
     def _ask(self, errand: Errand, seconds: float, then: Callable[[bool], None] | None = None) -> _Call:
         deadline = self._now + seconds - min(MARGIN_SECONDS, seconds / 10)
         call = _Call(errand, deadline, {name: errand.name_at(name) for name in errand.destinations}, then)
-        me = str(self._cell.fqcn)
+        me = self._cell.name
         for destination, name in call.missing.items():
             self._history.asked(name, me, str(destination), deadline=deadline, key=errand.key)
         self._cell.trace.note(me, "asks", errand.form, errand.number)
-        if self._waiting or not self._send(call):
-            self._waiting.append(call)
+        if self.waiting_for_room or not self._send(call):
+            self.waiting_for_room.append(call)
         if call.missing:
             self._cell.later(deadline, partial(self._end, call, Outcome.INDETERMINATE))
         return call
@@ -237,7 +234,7 @@ class Owner:
 
     def _note_told(self, name: str, outcome: Outcome, *, is_right: bool = True) -> None:
         self._history.told(name, outcome, self._now, value_is_right=is_right)
-        self._cell.trace.note(self._cell.fqcn, "told", name, outcome.value)
+        self._cell.trace.note(self._cell.name, "told", name, outcome.value)
 
     def _go_on(self, handling: _Handling) -> None:
         """Ask whom the handler is to ask, or answer."""
@@ -258,20 +255,27 @@ class Owner:
 
     def _answer(self, handling: _Handling, *, is_right: bool) -> None:
         number, errand = handling.message.number, handling.errand
-        if self._handling.get(number) is not handling:
+        if not self._has_ended(handling):
             return
-        del self._handling[number]
         if errand.raises or not is_right:
             self._cell.reply(number, Status.RAISED, pack("ValueError", "as planned"))
         else:
             self._cell.reply(number, Status.OK, _answer(errand.name_at(self._cell.fqcn)))
 
     def _stop(self, handling: _Handling) -> None:
-        if self._handling.get(handling.message.number) is handling:
-            del self._handling[handling.message.number]
+        if self._has_ended(handling):
             self._cell.stopped(handling.message.number)
             if handling.nested is not None:
                 self._end(handling.nested, Outcome.CANCELLED)
+
+    def _has_ended(self, handling: _Handling) -> bool:
+        """Note that a handler ends; return whether it did not before."""
+        number, cell = handling.message.number, self._cell
+        if self._handling.get(number) is not handling:
+            return False
+        del self._handling[number]
+        self._history.ended(handling.errand.name_at(cell.fqcn), cell.name, self._now)
+        return True
 
 
 def _outcome(error: DeliveryError) -> Outcome:

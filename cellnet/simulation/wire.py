@@ -8,16 +8,16 @@ and wires; faults of a host are done to cells, which close their ends or leave t
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable
 
     from cellnet.simulation.timeline import Timeline
 
-__all__ = ["WINDOW_BYTES", "End", "Host", "Path", "Wire"]
+__all__ = ["WINDOW_BYTES", "End", "Host", "Path", "Tamper", "Wire"]
 
 WINDOW_BYTES = 192 * 1024
 """What may be on its way, or wait to be read, before the sender must wait: both sockets' buffers together."""
@@ -82,7 +82,7 @@ class End:
         data = self.unread.popleft()
         peer = self.peer
         if data and peer.is_open:
-            was_full = peer.room <= 0
+            was_full = peer.in_flight >= WINDOW_BYTES
             peer.in_flight -= len(data)
             if was_full and peer.room > 0:
                 self.path.timeline.after(self.path.seconds(), partial(peer.host.writable, peer))
@@ -132,10 +132,13 @@ class End:
         if self.vanishes:
             return
         path = self.path
-        if path.is_blocked:
+        if path._blocks:
             self.waiting.append(data)
             return
-        arrival = self._not_before = max(path.timeline.now + path.seconds(), self._not_before)
+        arrival = path.timeline.now + path.seconds()
+        if arrival < self._not_before:
+            arrival = self._not_before
+        self._not_before = arrival
         path.timeline.at(arrival, partial(self._arrive, data))
 
     def _arrive(self, data: bytes) -> None:
@@ -151,6 +154,10 @@ class End:
     def _reset(self) -> None:
         if not self.peer.vanishes and not self.path.is_blocked:
             self.broken()
+
+
+Tamper = Callable[[End, bytes], list[bytes]]
+"""Takes what is sent at once, and returns what is sent instead."""
 
 
 class Wire:
@@ -186,7 +193,7 @@ class Path:
         """Seconds one way, but for up to a fifth more at random."""
         self.delay = 0.0
         """Seconds that are added now."""
-        self.tamper: Callable[[End, bytes], list[bytes]] | None = None
+        self.tamper: Tamper | None = None
         """Who stands in between and changes what is sent, if anybody does."""
         self._wires: list[Wire] = []
         self._blocks = 0

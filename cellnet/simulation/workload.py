@@ -1,16 +1,18 @@
-"""Trees and errands, drawn from a seed. Without faults, each request of them is answered in time."""
+"""Trees and errands, drawn from a seed.
+
+Without faults each request is answered in time, unless it waits for its turn behind others with its ordering key.
+"""
 
 from __future__ import annotations
 
 import random
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from cellnet.fqcn import FQCN, ROOT
 from cellnet.simulation.errand import Errand
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["random_errands", "random_tree", "way"]
 
@@ -42,6 +44,7 @@ def random_errands(
     """Draw so many errands, each with its time and its origin."""
     rng = random.Random(f"{seed}/errands")  # noqa: S311  # as above
     names = list(tree)
+    depths = _depths(tree)
     busy = [rng.sample(names, 2) for _ in range(BUSY_PAIRS)]
     asked: list[tuple[float, FQCN, FQCN, int]] = []
     while len(asked) < count:
@@ -51,7 +54,7 @@ def random_errands(
         size = rng.randrange(MAX_SIZE) if rng.random() < 0.05 else rng.randrange(100)
         asked.append((rng.uniform(begin, end), origin, destination, size))
     return [
-        (time, origin, _errand(rng, str(number), tree, origin, destination, size))
+        (time, origin, _errand(rng, str(number), names, depths, origin, destination, size))
         for number, (time, origin, destination, size) in enumerate(sorted(asked), 1)
     ]
 
@@ -65,25 +68,31 @@ def way(origin: FQCN, destination: FQCN) -> list[FQCN]:
 
 
 def _errand(
-    rng: random.Random, number: str, tree: Mapping[FQCN, float], origin: FQCN, destination: FQCN, size: int
+    rng: random.Random,
+    number: str,
+    names: Sequence[FQCN],
+    depths: Mapping[FQCN, float],
+    origin: FQCN,
+    destination: FQCN,
+    size: int,
 ) -> Errand:
-    names = list(tree)
     kind = rng.random()
     destinations = [destination]
     if kind < 0.04:
         destinations = rng.sample(names, rng.randint(2, min(MAX_BROADCAST, len(names))))
     asks = rng.choice(names) if rng.random() < 0.15 else None
-    longest = max(_there_and_back(tree, origin, name) for name in destinations)
+    longest = max(_there_and_back(depths, origin, name) for name in destinations)
     if asks is not None:
-        longest += max(_there_and_back(tree, name, asks) for name in destinations)
-    seconds = max(MIN_SECONDS * (MAX_SECONDS / MIN_SECONDS) ** rng.random(), 2 * longest)
+        longest += max(_there_and_back(depths, name, asks) for name in destinations)
+    # twice there and back, as a session may have to be opened, and time for the handlers
+    seconds = max(MIN_SECONDS * (MAX_SECONDS / MIN_SECONDS) ** rng.random(), 4 * longest)
     handling = rng.uniform(0, rng.choice((0.02, 0.02, 0.02, 0.5, 10.0)))
     return Errand(
         number,
         "broadcast" if kind < 0.04 else "event" if kind < 0.14 else "request",
         tuple(destinations),
         seconds,
-        handling=min(handling, (seconds - longest) / 3),
+        handling=min(handling, (seconds - 2 * longest) / 3),
         raises=rng.random() < 0.05,
         asks=asks,
         cancel_after=rng.uniform(0, seconds / 2) if rng.random() < 0.05 else None,
@@ -92,7 +101,14 @@ def _errand(
     )
 
 
-def _there_and_back(tree: Mapping[FQCN, float], origin: FQCN, destination: FQCN) -> float:
+def _depths(tree: Mapping[FQCN, float]) -> dict[FQCN, float]:
+    """Return how many seconds each cell is away from the root."""
+    depths: dict[FQCN, float] = {}
+    for name, latency in tree.items():
+        depths[name] = latency + (depths[name.parent] if name.parent is not None else 0.0)
+    return depths
+
+
+def _there_and_back(depths: Mapping[FQCN, float], origin: FQCN, destination: FQCN) -> float:
     """Return how many seconds a message and its answer need at most."""
-    links = pairwise(way(origin, destination))
-    return 2.4 * sum(tree[max(link, key=lambda name: name.depth)] for link in links)
+    return 2.4 * (depths[origin] + depths[destination] - 2 * depths[origin.common_ancestor(destination)])

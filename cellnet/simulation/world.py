@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from cellnet.simulation.cell import SimulatedCell
+from cellnet.simulation.rest import leftovers
 from cellnet.simulation.timeline import Timeline
 from cellnet.simulation.trace import Trace
 from cellnet.simulation.wire import Path
@@ -39,6 +40,7 @@ class World:
         self.paths: dict[FQCN, Path] = {}
         """The way from each cell to its parent."""
         self._errands: dict[str, Errand] = {}
+        pauses: set[float] = set()
         for name, latency in latencies.items():
             rng = random.Random(f"{seed}/{name}")  # noqa: S311  # a simulation, not secrets
             if (parent := name.parent) is not None:
@@ -52,6 +54,7 @@ class World:
                 trace=self.trace,
                 history=history,
                 errands=self._errands,
+                pauses=pauses,
             )
 
     def start(self) -> None:
@@ -68,13 +71,25 @@ class World:
         """Let time pass."""
         self.timeline.run(until)
 
-    def below(self, name: FQCN) -> Iterable[FQCN]:
+    def below(self, name: FQCN) -> Iterable[str]:
         """Return all cells below one."""
-        return [other for other in self.cells if name.is_ancestor_of(other)]
+        return [other.name for fqcn, other in self.cells.items() if name.is_ancestor_of(fqcn)]
 
-    def leftovers(self) -> list[str]:
-        """Return what is not at rest, one line each."""
-        return [f"{name}: {found}" for name, cell in self.cells.items() for found in cell.leftovers(self.below(name))]
+    def leftovers(self, *, answers: int = 0) -> list[str]:
+        """Return what is not at rest, one line each.
+
+        :param answers: how many answers each cell may keep for those who asked
+        """
+        return [
+            f"{name}: {found}"
+            for name, cell in self.cells.items()
+            for found in leftovers(cell, self.below(name), answers=answers)
+        ]
+
+    @property
+    def most_queued(self) -> int:
+        """The most bytes that waited for one link."""
+        return max(cell.most_queued for cell in self.cells.values())
 
     def faults(self) -> list[str]:
         """Return what cells noticed that cannot be where nobody lies, one line each."""

@@ -102,16 +102,27 @@ class Bench:
         return None if self.kits is None else self.kits / name
 
     async def start(
-        self, name: str, *, connect: str | None = None, listens: bool = False, expect: int = 0
+        self,
+        name: str,
+        *,
+        connect: str | None = None,
+        listens: bool = False,
+        expect: int = 0,
+        journal: bool = False,
     ) -> CellProcess:
         """Start a cell of its own process; its port stays the same over restarts."""
         listen = free_url() if listens else None
-        return await self.processes.start(name, connect=connect, listen=listen, kit=self.kit(name), expect=expect)
+        return await self.processes.start(
+            name, connect=connect, listen=listen, kit=self.kit(name), expect=expect, journal=journal
+        )
 
-    async def start_tree(self, parents: Mapping[str, str], server: str | None = None) -> dict[str, CellProcess]:
+    async def start_tree(
+        self, parents: Mapping[str, str], server: str | None = None, *, journals: Sequence[str] = ()
+    ) -> dict[str, CellProcess]:
         """Start the server and these cells, parents first; return them by name.
 
         :param server: the URL of a server that runs already
+        :param journals: the cells that have one
         """
         started: dict[str, CellProcess] = {}
         if server is None:
@@ -120,7 +131,8 @@ class Bench:
         listening = {"server", *parents.values()}
         for name, parent in parents.items():
             url = server if parent == "server" else started[parent].url
-            started[name] = await self.start(name, connect=url, listens=name in listening)
+            is_parent, has_journal = name in listening, name in journals
+            started[name] = await self.start(name, connect=url, listens=is_parent, journal=has_journal)
         return started
 
     @asynccontextmanager

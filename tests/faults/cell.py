@@ -22,7 +22,7 @@ import anyio
 import sniffio
 import trio
 
-from cellnet import Cell, Request
+from cellnet import Cell, DurableRequest, Request, durable
 from cellnet.errors import CellError
 from cellnet.kit import Kit
 from cellnet.node import drain, run_until_signalled
@@ -43,34 +43,57 @@ def digest(number: str, handling: float, filler: bytes, then: str | None) -> byt
 
 
 class Worker:
-    """Answers ``work``, after it noted in a file that it began: a line of number, time and name."""
+    """Answers ``work``, after it noted in a file that it began: a line of number, time, name and origin.
 
-    def __init__(self, name: str, log: int) -> None:
-        self.cell = Cell(name, handlers={"work": self.work, "figures": self.figures})
+    With a journal it answers ``keep``, too: it notes the same in a table there, as its effect, and before that in
+    another file that it began.
+    """
+
+    def __init__(self, name: str, log: int, journal: str | None = None, begun: int = -1) -> None:
+        handlers: dict[str, Any] = {"work": self.work, "figures": self.figures}
+        if journal is not None:
+            handlers["keep"] = durable(self.keep)
+        self.cell = Cell(name, handlers=handlers, journal=journal)
         self._log = log
+        self._begun = begun
 
     async def work(self, request: Request) -> list[object]:
         now = time.monotonic()
-        try:
-            number, handling, filler, then, right = request.payload
-            is_right = digest(number, handling, filler, then) == right
-        except (TypeError, ValueError):
-            is_right = False
-        if not is_right:
-            self._note("altered", now)
-            raise ValueError("the payload is not as it was sent")
-        self._note(number, now)
+        number, handling, then, right = self._read(request, now)
+        self._note(self._log, number, now, request)
         if then is not None:
             await self.cell.request(then, "work", payload(nested(number), handling / 2))
+        await anyio.sleep(handling)
+        return [number, right]
+
+    async def keep(self, request: DurableRequest) -> list[object]:
+        now = time.monotonic()
+        number, handling, _then, right = self._read(request, now)
+        self._note(self._begun, number, now, request)
+        execute = request.transaction.execute
+        await execute("CREATE TABLE IF NOT EXISTS effects (at REAL, number TEXT, cell TEXT, origin TEXT)")
+        effect = (now, number, str(self.cell.fqcn), str(request.origin))
+        await execute("INSERT INTO effects VALUES (?, ?, ?, ?)", effect)
         await anyio.sleep(handling)
         return [number, right]
 
     async def figures(self, _request: Request) -> dict[str, Any]:
         return figures(self.cell)
 
-    def _note(self, number: str, now: float) -> None:
+    def _read(self, request: Request, now: float) -> tuple[str, float, str | None, bytes]:
+        try:
+            number, handling, filler, then, right = request.payload
+            is_right = digest(number, handling, filler, then) == right
+        except (TypeError, ValueError):
+            is_right = False
+        if not is_right:
+            self._note(self._log, "altered", now, request)
+            raise ValueError("the payload is not as it was sent")
+        return number, handling, then, right
+
+    def _note(self, file: int, number: str, now: float, request: Request) -> None:
         # One write each: lines do not mix, and what was written survives a SIGKILL.
-        os.write(self._log, f"{number} {now:.6f} {self.cell.fqcn}\n".encode())
+        os.write(file, f"{number} {now:.6f} {self.cell.fqcn} {request.origin}\n".encode())
 
 
 def payload(number: str, handling: float, filler: bytes = b"", then: str | None = None) -> list[object]:
@@ -123,7 +146,9 @@ def credentials(kit: str | None) -> tuple[Credentials | None, Credentials | None
 
 async def _run_one(config: dict[str, Any], *, stop: anyio.Event, task_status: TaskStatus[str]) -> None:
     listening, connecting = credentials(config["kit"])
-    async with Worker(config["name"], _log(config)).cell as cell:
+    journal = config["journal"]
+    begun = -1 if journal is None else _log(config["begun"])
+    async with Worker(config["name"], _log(config["log"]), journal, begun).cell as cell:
         # Links are clear even where there are certificates, so that a proxy can read what passes.
         if config["connect"] is not None:
             await cell.connect(config["connect"], connecting, security="clear")
@@ -145,7 +170,7 @@ async def _say_when_present(cell: Cell, count: int) -> None:
 
 async def _run_many(config: dict[str, Any], *, stop: anyio.Event, task_status: TaskStatus[str]) -> None:
     dialling, joined = anyio.Semaphore(DIALLING_AT_A_TIME), anyio.Semaphore(0)
-    log = _log(config)
+    log = _log(config["log"])
 
     async def run(name: str) -> None:
         async with Worker(name, log).cell as cell:
@@ -163,8 +188,8 @@ async def _run_many(config: dict[str, Any], *, stop: anyio.Event, task_status: T
         task_status.started(json.dumps({"fqcn": None, "url": None, "at": time.monotonic()}))
 
 
-def _log(config: dict[str, Any]) -> int:
-    return os.open(config["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+def _log(path: str) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
 
 def main() -> None:

@@ -120,13 +120,13 @@ def _first_run(load: Load, outage: Outage, outages: list[Outage]) -> float | Non
 
 
 async def receiver_killed(bench: Bench) -> Verdict:
-    """F4: a receiver is killed while its handlers work, and comes back or stays away."""
+    """F4: a receiver is killed while its handlers work, and comes back or stays away; durable handlers run once."""
     times, at_once = int(bench.pick(10, 3)), 20
     tree = {"R1": "server", "C1": "R1"}
     bench.provision(tree)
     verdict = Verdict({"kills": times + 1})
     async with bench.cell("server") as (cell, url):
-        cells = await bench.start_tree(tree, url)
+        cells = await bench.start_tree(tree, url, journals=["C1"])
         await bench.settle(cell, ["R1.C1"])
         load, delays = bench.load(cell), []
         for number in range(times + 1):
@@ -148,15 +148,47 @@ async def receiver_killed(bench: Bench) -> Verdict:
             late = [one for one in told if one.told_at > min(limit, one.deadline)]
             delays += [one.told_at - killed for one in told]
             verdict.demand(not late, f"kill {number + 1}: {len(late)} callers were told too late")
+        wrong = len(load.asked) - load.count(Outcome.INDETERMINATE)
+        verdict.demand(not wrong, f"{wrong} callers were told something else than indeterminate")
+        await cells["C1"].start()
+        await _kill_durable_handlers(bench, load, cells["C1"], verdict)
         verdict.judge(load, bench.processes)
     verdict.figures["told_after_kill_p99_seconds"] = percentile(delays, 0.99)
-    wrong = len(load.asked) - load.count(Outcome.INDETERMINATE)
-    verdict.demand(not wrong, f"{wrong} callers were told something else than indeterminate")
     return verdict
 
 
-async def _ask(load: Load, destination: str, within: float) -> None:
-    await load.ask(destination, within=within, handling=600.0)
+async def _kill_durable_handlers(bench: Bench, load: Load, receiver: CellProcess, verdict: Verdict) -> None:
+    """Kill a receiver in its durable handlers, which wait for each other: all come to one effect, and one answer."""
+    times, at_once = int(bench.pick(10, 2)), 20
+    before = len(load.asked)
+    for _ in range(times):
+        begun = len(receiver.begun())
+        async with anyio.create_task_group() as tasks:
+            for _ in range(at_once):
+                tasks.start_soon(_ask, load, "R1.C1", 60.0, bench.rng.uniform(0.02, 0.2), "keep")
+            await _until_begun(receiver, begun + bench.rng.randint(1, at_once))
+            receiver.kill()
+            load.history.died("R1.C1", time.monotonic())
+            await anyio.sleep(bench.rng.uniform(0, 2))
+            await receiver.start()
+    told = list(load.asked.values())[before:]
+    wrong = [one for one in told if one.outcome is not Outcome.OK]
+    verdict.demand(not wrong, f"{len(wrong)} durable requests did not end well, such as {[w.error for w in wrong[:3]]}")
+    effects = len(receiver.effects())
+    verdict.demand(effects == len(told), f"{len(told)} durable requests have {effects} effects")
+    begun_again = len(receiver.begun()) - len({ran.number for ran in receiver.begun()})
+    verdict.demand(begun_again > 0, "no durable handler was killed")
+    verdict.figures |= {"durable": len(told), "durable_effects": effects, "durable_begun_again": begun_again}
+
+
+async def _ask(load: Load, destination: str, within: float, handling: float = 600.0, topic: str = "work") -> None:
+    await load.ask(destination, within=within, handling=handling, topic=topic)
+
+
+async def _until_begun(process: CellProcess, count: int) -> None:
+    with anyio.fail_after(20):
+        while len(process.begun()) < count:
+            await anyio.sleep(0.005)
 
 
 async def _until_running(process: CellProcess, count: int) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from anyio import CancelScope
 
     from cellnet import Cell
+    from tests.faults.processes import Ran
 
 __all__ = ["Asked", "Load", "percentile"]
 
@@ -65,6 +66,7 @@ class Load:
         handling: float = 0.0,
         filler: bytes = b"",
         then: str | None = None,
+        topic: str = "work",
         scope: CancelScope | None = None,
     ) -> Outcome | None:
         """Ask *destination* to work; return what came of it, None if nothing was told.
@@ -72,6 +74,7 @@ class Load:
         :param within: seconds until the deadline
         :param handling: seconds of work
         :param then: a cell that the handler asks in turn
+        :param topic: ``work``, or ``keep``, which is durable
         :param scope: the request is cancelled with it
         """
         number, now = str(next(self._numbers)), time.monotonic()
@@ -84,7 +87,7 @@ class Load:
         with scope or anyio.CancelScope() as scope:
             try:
                 with anyio.fail_after(within):
-                    value_is_right = await self._cell.request(destination, "work", message) == [number, message[-1]]
+                    value_is_right = await self._cell.request(destination, topic, message) == [number, message[-1]]
                 asked.outcome = Outcome.OK
             except CellError as error:
                 asked.outcome, asked.error = _outcome(error), f"{type(error).__name__}: {error}"
@@ -126,10 +129,10 @@ class Load:
             for _ in range(in_flight):
                 tasks.start_soon(work)
 
-    def close(self, runs: list[tuple[float, str, str]]) -> list[str]:
-        """Take what ran, when and where, in order; return what must not have happened."""
-        for now, number, where in runs:
-            self.history.ran(number, where, now)
+    def close(self, runs: list[Ran]) -> list[str]:
+        """Take what ran, in order; return what must not have happened."""
+        for now, number, where, origin in runs:
+            self.history.ran(number, where, now, asked_by=origin)
             if number in self.asked:
                 asked = self.asked[number]
                 asked.ran = [*(asked.ran or ()), now]

@@ -6,27 +6,38 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from random import SystemRandom
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import anyio
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["CellProcess", "Processes", "free_url"]
+__all__ = ["CellProcess", "Processes", "Ran", "free_url"]
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 30.0
 END_SECONDS = 15.0
 MAX_LINE_BYTES = 64 * 1024
+
+
+class Ran(NamedTuple):
+    """A request that began to run."""
+
+    at: float
+    """On the monotonic clock."""
+    number: str
+    where: str
+    asked_by: str
 
 
 @dataclass
@@ -127,11 +138,23 @@ class CellProcess:
         self._reap()
         return self._process.returncode
 
-    def runs(self) -> list[tuple[float, str, str]]:
+    def runs(self) -> list[Ran]:
         """Return when which request began to run here, in order, and in which cell."""
-        log = Path(self.config["log"])
-        lines = log.read_text().splitlines() if log.exists() else []
-        return [(float(now), number, where) for number, now, where in (line.split() for line in lines)]
+        return _runs(self.config["log"])
+
+    def begun(self) -> list[Ran]:
+        """Return when which durable handler began here, each time, in order, and in which cell."""
+        return _runs(self.config["begun"])
+
+    def effects(self) -> list[Ran]:
+        """Return what durable handlers have done here for good: when which request began to run, and in which cell."""
+        if self.config["journal"] is None:
+            return []
+        with closing(sqlite3.connect(self.config["journal"])) as connection:
+            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'effects'").fetchone():
+                return []
+            found = connection.execute("SELECT at, number, cell, origin FROM effects ORDER BY at")
+            return [Ran(*row) for row in found]
 
     def complaints(self) -> str:
         """Return the end of its standard error."""
@@ -188,9 +211,11 @@ class Processes:
         kit: Path | None = None,
         names: list[str] | None = None,
         expect: int = 0,
+        journal: bool = False,
     ) -> CellProcess:
         """Start a cell; return when it has joined and listens.
 
+        :param journal: whether it has one, and a durable handler
         :param names: many light cells are to run in the process instead of one
         :param expect: it prints another line when so many cells are present below it
         """
@@ -204,19 +229,26 @@ class Processes:
             "expect": expect,
             "backend": self._backend,
             "log": str(self.folder / f"{number}-{name}.log"),
+            "begun": str(self.folder / f"{number}-{name}.begun"),
+            "journal": str(self.folder / f"{number}-{name}.db") if journal else None,
         }
         process = CellProcess(config, self.folder / f"{number}-{name}.err")
         self.started.append(process)
         await process.start()
         return process
 
-    def runs(self) -> list[tuple[float, str, str]]:
-        """Return when which request began to run where, in order of time."""
-        return sorted(run for process in self.started for run in process.runs())
+    def runs(self) -> list[Ran]:
+        """Return what began to run, in order of time; of durable ones, if it has an effect."""
+        return sorted(run for process in self.started for run in (*process.runs(), *process.effects()))
 
     def crashed(self) -> list[str]:
         """Return what those who printed a traceback said last."""
         return [f"{process.name}: {process.complaints()}" for process in self.started if process.crashed()]
+
+
+def _runs(path: str) -> list[Ran]:
+    lines = Path(path).read_text().splitlines() if Path(path).exists() else []
+    return [Ran(float(now), number, where, origin) for number, now, where, origin in (line.split() for line in lines)]
 
 
 def free_url() -> str:

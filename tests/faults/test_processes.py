@@ -55,7 +55,7 @@ async def test_a_killed_cell_is_back_at_its_port_and_what_it_noted_is_still_ther
         assert await load.ask("server", within=10) is Outcome.OK
     assert await server.terminate() == 0
     assert load.close(processes.runs()) == []
-    assert [number for _now, number, _where in processes.runs() if number in ("1", "3")] == ["1", "3"]
+    assert [number for _now, number, _where, _origin in processes.runs() if number in ("1", "3")] == ["1", "3"]
 
 
 @pytest.mark.anyio
@@ -66,7 +66,7 @@ async def test_light_cells_share_a_process_and_run_each_under_its_name(processes
         load = Load(server, random.Random(0))
         assert [await load.ask(name, within=10) for name in ("C1", "C2")] == [Outcome.OK] * 2
         assert load.close(processes.runs()) == []
-        assert [where for _now, _number, where in processes.runs()] == ["C1", "C2"]
+        assert [where for _now, _number, where, _origin in processes.runs()] == ["C1", "C2"]
 
 
 @pytest.mark.anyio

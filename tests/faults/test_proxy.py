@@ -196,4 +196,4 @@ async def test_cells_join_and_talk_through_a_proxy_that_reads_frames() -> None:
                 assert await child.request("server", "echo", number) == number
             assert proxy.up.hostility.counts["duplicate"] == 10
             before = server.statistics().links[0].frames_received
-            assert before["request"] == 20
+            assert before["request"] == 18  # the first went with OPEN

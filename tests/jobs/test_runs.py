@@ -312,7 +312,6 @@ async def test_a_job_fails_when_a_site_of_it_stays_away(
     federation: Federation, anyio_backend_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cellnet.jobs.coordinator.AWAY_SECONDS", 0.5)
-    monkeypatch.setattr("cellnet.jobs.coordinator.STOP_SECONDS", 0.5)
     async with federation.running(anyio_backend_name) as nodes:
         with pytest.raises(JobError, match=r"failed: C1\.C11: it was away for 0\.5 s: it ended, or the way"):
             async with task_under_way(federation, "C11"):

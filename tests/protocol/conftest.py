@@ -9,16 +9,18 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+import msgpack
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cellnet.credentials import CONNECT, LISTEN, Credentials, Identity
 from cellnet.fqcn import FQCN, MAX_HOPS, ROOT
 from cellnet.placement import Placement
 from cellnet.protocol.endpoint import Endpoint
-from cellnet.protocol.envelope import Content, Order, Status, join
+from cellnet.protocol.envelope import Content, Order, Status, join, part
 from cellnet.protocol.events import Cancelled, Event, Failed, LinkFailed, Message, Replied
 from cellnet.protocol.frames import Frame, FrameDecoder, Kind, pack, prefix
 from cellnet.protocol.handshake import Transport
+from cellnet.protocol.introduction import ENTROPY_BYTES, Introduction, Party, answer
 from provisioning import Authority
 
 if TYPE_CHECKING:
@@ -43,8 +45,38 @@ def decode_frames(buffers: list[bytes]) -> list[Frame]:
     return list(FrameDecoder().feed(b"".join(buffers)))
 
 
-def request_body(sequence: int, topic: str = "t", payload: bytes = b"", *, floor: int = 1) -> bytes:
-    return join(Order(sequence, floor, "", 0).pack(), Content(topic, 0, payload).pack())
+def order(sequence: int, *, floor: int = 1, key: str = "", after: int = 0, **more: Any) -> bytes:
+    return Order(sequence, floor, key, after, **more).pack()
+
+
+def request_body(sequence: int, topic: str = "t", payload: bytes = b"", **ordered: Any) -> bytes:
+    """Return the body of a REQUEST, or of an EVENT with the sequence 0."""
+    return join(order(sequence, **ordered), Content(topic, 0, payload).pack())
+
+
+def open_body(origin: str, destination: str, *, epoch: int = 1, nonce: int = 0, request: bytes = b"") -> bytes:
+    """Return what OPEN says: who asks whom, without credentials, and the request that it may carry."""
+    entropy = nonce.to_bytes(ENTROPY_BYTES // 2, "big").ljust(ENTROPY_BYTES)
+    me = Party(FQCN(origin), epoch)
+    return join(Introduction(me, FQCN(destination), entropy, lambda: WALL).hello(), request)
+
+
+def opened_body(asked: bytes, session: int, *, epoch: int = 1) -> bytes:
+    """Return what OPENED says to an OPEN with this body."""
+    hello = part(asked)[0]
+    origin, destination = introduced(hello)[2:4]
+    return answer(Party(FQCN(destination), epoch), FQCN(origin), hello, session, bytes(ENTROPY_BYTES), WALL)[0]
+
+
+def introduced(introduction: bytes) -> list[Any]:
+    """Return what an introduction states: version, project, from, to, epoch, ..., and in OPENED the session."""
+    statement: list[Any] = msgpack.unpackb(msgpack.unpackb(introduction)[0])
+    return statement
+
+
+def granted(opened: bytes) -> int:
+    """Return the number of the session in the body of OPENED."""
+    return int(introduced(opened)[9])
 
 
 def introduction(name: str, role: str = "cell", **changes: Any) -> list[Any]:
@@ -67,12 +99,14 @@ def new_endpoint(
     name: str, epoch: int = 1, *, seed: str = "", wall: datetime.datetime = WALL, max_children: int = 4096
 ) -> Endpoint:
     """Return an endpoint that draws the same numbers in every run, but others than one with another seed."""
-    drawn = count(1)
-
-    def entropy(size: int) -> bytes:
-        return hashlib.shake_128(f"{seed or name} {epoch} {next(drawn)}".encode()).digest(size)
-
+    entropy = drawer(f"{seed or name} {epoch}")
     return Endpoint(name, epoch, entropy=entropy, random=lambda: 0.5, wall=lambda: wall, max_children=max_children)
+
+
+def drawer(seed: str) -> Callable[[int], bytes]:
+    """Return what draws random bytes, which are the same in every run."""
+    drawn = count(1)
+    return lambda size: hashlib.shake_128(f"{seed} {next(drawn)}".encode()).digest(size)
 
 
 class Peer:
@@ -82,6 +116,10 @@ class Peer:
         self.endpoint = endpoint
         self.connection = connection
         self.now = 0.0
+        self.routes: dict[int, tuple[str, str]] = {}
+        """What this neighbour bound, by label."""
+        self.asked: dict[str, bytes] = {}
+        """The last OPEN's body to each cell behind this link."""
 
     @classmethod
     def child(cls, endpoint: Endpoint, name: str, *, epoch: int = 1, role: str = "cell", joined: bool = True) -> Peer:
@@ -127,11 +165,34 @@ class Peer:
         self.endpoint.receive(self.connection, data, self.now)
 
     def bind(self, label: int, origin: str, destination: str | None) -> None:
+        self.routes[label] = origin, destination or ""
         self.send(Kind.BIND, origin, destination, label=label)
 
-    def open(self, label: int, *, epoch: int = 1, attempt: int = 1, request: bytes = b"") -> None:
+    def open(
+        self,
+        label: int = 0,
+        *,
+        epoch: int = 1,
+        nonce: int = 0,
+        attempt: int = 1,
+        request: bytes = b"",
+        remaining_ms: int = 60_000,
+    ) -> None:
         """Ask for a session along a route."""
-        self.send(Kind.OPEN, 0, attempt, body=join(pack(epoch), request), label=label)
+        body = open_body(*self.routes[label], epoch=epoch, nonce=nonce, request=request)
+        self.send(Kind.OPEN, 0, attempt, body=body, label=label, remaining_ms=remaining_ms)
+
+    def opened(self, session: int, attempt: int = 1, *, epoch: int = 1, age_ms: int = 0, label: int = 0) -> None:
+        """Grant a session that was asked for."""
+        origin = self.routes[label][0]
+        if origin not in self.asked:
+            self.frames()
+        body = opened_body(self.asked[origin], session, epoch=epoch)
+        self.send(Kind.OPENED, attempt, age_ms, body=body, label=label)
+
+    def sessions(self) -> list[int]:
+        """Return the numbers of the sessions that were granted since the last call."""
+        return [granted(frame.body) for frame in self.frames() if frame.kind is Kind.OPENED]
 
     def request(
         self, label: int, sequence: int = 1, *, session: int = 7, topic: str = "t", payload: bytes = b""
@@ -143,6 +204,7 @@ class Peer:
         received = []
         while buffers := self.connection.take(self.now):
             received += decode_frames(buffers)
+        self.asked |= {introduced(part(frame.body)[0])[3]: frame.body for frame in received if frame.kind is Kind.OPEN}
         return received
 
     def kinds(self) -> list[Kind]:

@@ -28,19 +28,28 @@ from cellnet.protocol.frames import INLINE_LIMIT, pack
 numbers = st.integers(0, 2**64 - 1)
 
 
-@given(numbers, numbers, st.text(max_size=MAX_KEY // 4), numbers)
+@given(numbers, numbers, st.text(max_size=MAX_KEY // 4), numbers, numbers, st.booleans())
 def test_an_order_is_read_as_it_was_written_unless_it_contradicts_itself(
-    sequence: int, floor: int, key: str, after: int
+    sequence: int, floor: int, key: str, after: int, within_ms: int, doubt: bool
 ) -> None:
-    order = Order(sequence, floor, key, after)
-    if (sequence and floor > sequence) or (after and after >= sequence):
+    order = Order(sequence, floor, key, after, within_ms, doubt)
+    if sequence and (floor > sequence or after >= sequence):
         with pytest.raises(RemoteProtocolError):
             Order.unpack(order.pack())
     else:
         assert Order.unpack(order.pack()) == order
 
 
-@pytest.mark.parametrize("order", [(5, 5, "", 4), (5, 1, "k", 0), (0, 9, "k", 0), (1, 0, "é" * 127, 0)])
+@pytest.mark.parametrize(
+    "order",
+    [
+        (5, 5, "", 4, 9, False),
+        (5, 1, "k", 0, 9, True),
+        (0, 9, "k", 0, 9, False),
+        (0, 1, "k", 7, 9, False),
+        (1, 0, "é" * 127, 0, 9, True),
+    ],
+)
 def test_a_request_may_want_only_its_own_answer_and_an_event_none(order: tuple[Any, ...]) -> None:
     assert Order.unpack(pack(*order)) == order
 
@@ -48,17 +57,20 @@ def test_a_request_may_want_only_its_own_answer_and_an_event_none(order: tuple[A
 @pytest.mark.parametrize(
     "order",
     [
-        (5, 6, "", 0),
-        (5, 1, "k", 5),
-        (5, 1, "k", 6),
-        (0, 1, "k", 1),
-        (5, 1, "é" * 128, 0),
-        (5, 1, "k" * 256, 0),
-        (True, 1, "", 0),
-        (-1, 1, "", 0),
-        (5, 1, b"k", 0),
-        (5, 1, ""),
-        (5, 1, "", 0, 0),
+        (5, 6, "", 0, 9, False),
+        (5, 1, "k", 5, 9, False),
+        (5, 1, "k", 6, 9, False),
+        (5, 1, "é" * 128, 0, 9, False),
+        (5, 1, "k" * 256, 0, 9, False),
+        (True, 1, "", 0, 9, False),
+        (-1, 1, "", 0, 9, False),
+        (5, -1, "", 0, 9, False),
+        (5, 1, b"k", 0, 9, False),
+        (5, 1, "", -1, 9, False),
+        (5, 1, "", 0, -9, False),
+        (5, 1, "", 0, 9, 0),
+        (5, 1, "", 0, 9),
+        (5, 1, "", 0, 9, False, False),
     ],
 )
 def test_an_order_that_cannot_be_is_malformed(order: tuple[Any, ...]) -> None:
@@ -116,7 +128,7 @@ def test_an_answer_is_read_as_it_was_written(
     assert Answer.unpack(answer.pack()) == answer
 
 
-@pytest.mark.parametrize(("status", "size"), [(4, 0), (255, 0), (0, INLINE_LIMIT + 1)])
+@pytest.mark.parametrize(("status", "size"), [(5, 0), (255, 0), (0, INLINE_LIMIT + 1)])
 def test_an_answer_of_unknown_status_or_too_large_is_malformed(status: int, size: int) -> None:
     with pytest.raises(RemoteProtocolError):
         Answer.unpack(join(pack(1, 1, status, 0), bytes(size)))

@@ -73,7 +73,9 @@ def test_a_newcomer_that_goes_leaves_nothing_behind() -> None:
     join(newcomer, epoch=2)
     other = Peer.child(server, "B", joined=False)
     server.close(other.connection, 0.1)
+    assert len(server._fencing) == 1
     server.close(newcomer.connection, 0.1)
+    assert len(server._fencing) == 0
     server.tick(PROBE_SECONDS)
     assert holder.is_open
     holder.send(Kind.ALIVE)

@@ -87,9 +87,9 @@ def test_the_largest_frame_is_allowed_byte_by_byte() -> None:
         (MAX_HEADER + MAX_BODY + 1, MAX_HEADER, Kind.BROADCAST),
         (2**32 - 1, 65535, Kind.REQUEST),
         (1, 1, 0),
-        (1, 1, 11),
+        (1, 1, 13),
         (1, 1, 31),
-        (1, 1, 40),
+        (1, 1, 41),
         (1, 1, 255),
     ],
 )

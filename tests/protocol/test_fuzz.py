@@ -1,7 +1,8 @@
-"""200,000 mutated frames, into endpoints in every state: nothing comes out but the errors that are documented.
+"""Mutated frames, into endpoints in every state: nothing comes out but the errors that are documented.
 
 Plain seeded mutation, which takes microseconds an input. A quarter of the inputs are changed behind the prefix only,
-with a prefix that still fits, because others mostly die at the first check. ``CELLNET_FUZZ_SEED`` runs another seed.
+with a prefix that still fits, because others mostly die at the first check. ``CELLNET_FUZZ_SEED`` runs another seed,
+``CELLNET_FUZZ_INPUTS`` more than the 20,000 that every run does.
 """
 
 from __future__ import annotations
@@ -16,12 +17,28 @@ import msgpack
 import pytest
 from coverage import Coverage
 
-from cellnet.errors import ProtocolError
+from cellnet.errors import HandshakeError, ProtocolError
 from cellnet.fqcn import FQCN
-from cellnet.protocol.envelope import Answer, Content, Order, Status, join, part
-from cellnet.protocol.events import LinkFailed, Message
+from cellnet.protocol.envelope import Answer, Content, Entry, Order, Status, join, part, unpack_ranges
+from cellnet.protocol.events import Cancelled, LinkFailed, Message
 from cellnet.protocol.frames import PREFIX, FrameDecoder, Kind, pack, unpack
-from tests.protocol.conftest import MEMORY, Peer, Project, encode_frame, introduction, new_endpoint
+from cellnet.protocol.introduction import ENTROPY_BYTES, Introduction, Party, answer
+from cellnet.protocol.switch import _nacked
+from tests.protocol.conftest import (
+    MEMORY,
+    WALL,
+    Peer,
+    Project,
+    encode_frame,
+    granted,
+    introduction,
+    new_endpoint,
+    open_body,
+    opened_body,
+    order,
+    request_body,
+)
+from tests.protocol.halves import A, B
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +47,7 @@ if TYPE_CHECKING:
     from cellnet.protocol.endpoint import Endpoint
 
 SEED = int(os.environ.get("CELLNET_FUZZ_SEED", "20261122"))
-INPUTS = 20_000 if Coverage.current() else 200_000
+INPUTS = 4_000 if Coverage.current() else int(os.environ.get("CELLNET_FUZZ_INPUTS", "20000"))
 """Coverage makes them four times as slow, and learns nothing from most."""
 WITH_CREDENTIALS_EVERY = 200
 """An input that reaches a certificate costs a hundred times as much as any other."""
@@ -52,14 +69,14 @@ class Talk:
 
     session: int = 1
     """That the endpoint opened for what the neighbour asks."""
-    asked: int = 1
+    sequence: int = 1
     """The last sequence number that the endpoint used."""
     epoch: int = 10
     """Of the neighbour, as it asks."""
-
-
-def order(sequence: int, *, floor: int = 1, key: str = "", after: int = 0) -> bytes:
-    return Order(sequence, floor, key, after).pack()
+    names: tuple[str, str] = ("C", "server")
+    """Of the neighbour and of the endpoint."""
+    asked: bytes = open_body("server", "C.c")
+    """The body of an OPEN that is not answered yet, to a cell behind the neighbour."""
 
 
 ROUTED = {"hop": 5, "remaining_ms": 60_000}
@@ -75,7 +92,7 @@ FRAMES: tuple[Callable[[Talk], bytes], ...] = (
     lambda talk: encode_frame(Kind.HELLO, pack(*introduction("server", "server"))),
     lambda talk: encode_frame(Kind.JOIN, pack(*introduction("D"), b"", b"")),
     lambda talk: encode_frame(Kind.WELCOME, pack("R"), b""),
-    lambda talk: encode_frame(Kind.REFUSED, pack("full", "no room", True)),
+    lambda talk: encode_frame(Kind.REFUSED, pack("full", "no room", True, 0)),
     lambda talk: encode_frame(Kind.PING, b"\x90"),
     lambda talk: encode_frame(Kind.PRESENCE, b"\x90", msgpack.packb([MEMBER, [0, "C.c"], MEMBER])),
     lambda talk: encode_frame(Kind.BIND, pack("C.c", "server"), label=3),
@@ -88,12 +105,18 @@ FRAMES: tuple[Callable[[Talk], bytes], ...] = (
         Kind.NACK, pack("unreachable", "gone", [["server", 0, 1], [LONGEST, ASKING, 2]]), label=1
     ),
     lambda talk: encode_frame(Kind.GOAWAY, pack("bye")),
-    lambda talk: encode_frame(Kind.OPEN, pack(0, 1), join(pack(talk.epoch), b""), label=0, **ROUTED),
+    lambda talk: encode_frame(Kind.PROBE, b"\x90"),
+    lambda talk: encode_frame(Kind.ALIVE, b"\x90"),
+    lambda talk: encode_frame(Kind.OPEN, pack(0, 1), open_body(*talk.names, epoch=talk.epoch), label=0, **ROUTED),
     lambda talk: encode_frame(
-        Kind.OPEN, pack(0, 2), join(pack(talk.epoch + 1), join(order(1), CONTENT)), label=0, **ROUTED
+        Kind.OPEN,
+        pack(0, 2),
+        open_body(*talk.names, epoch=talk.epoch + 1, request=join(order(1), CONTENT)),
+        label=0,
+        **ROUTED,
     ),
-    lambda talk: encode_frame(Kind.OPEN, pack(0, 3), join(pack(talk.epoch - 1), b""), label=1, **ROUTED),
-    lambda talk: encode_frame(Kind.OPENED, pack(ASKING + 1, 1), pack(1, 5), label=0, **ROUTED),
+    lambda talk: encode_frame(Kind.OPEN, pack(0, 3), open_body(*talk.names, epoch=talk.epoch - 1), label=1, **ROUTED),
+    lambda talk: encode_frame(Kind.OPENED, pack(1, 5), opened_body(talk.asked, ASKING + 1), label=3, **ROUTED),
     lambda talk: encode_frame(Kind.CLOSED, pack(ASKING, 1), pack("no such session"), label=0, **ROUTED),
     lambda talk: encode_frame(Kind.CLOSED, pack(0, 1), pack("too many"), label=0, **ROUTED),
     lambda talk: encode_frame(Kind.REQUEST, pack(talk.session, 2), join(order(2, floor=2), CONTENT), label=0, **ROUTED),
@@ -105,12 +128,13 @@ FRAMES: tuple[Callable[[Talk], bytes], ...] = (
     lambda talk: encode_frame(
         Kind.EVENT, pack(talk.session, 6), join(order(0, floor=4, key="k"), CONTENT), label=0, **ROUTED
     ),
+    lambda talk: encode_frame(Kind.DRAINED, pack(ASKING, 9), pack([[1, 2], [5, 6]]), label=0, **ROUTED),
     lambda talk: encode_frame(Kind.SETTLED, pack(talk.session, 7), pack([[1, 3], [5, 6]]), label=0, **ROUTED),
     *(
         lambda talk, number=number, status=status: encode_frame(  # type: ignore[misc]
             Kind.REPLY,
             pack(ASKING, 1 + number),
-            Answer(talk.asked - number % 2, 1 + number, status, 1, b"answer").pack(),
+            Answer(talk.sequence - number % 2, 1 + number, status, 1, b"answer").pack(),
             label=0,
             **ROUTED,
         )
@@ -170,17 +194,19 @@ class State:
             endpoint.request([to, FQCN("C.c"), FQCN("X")], "t", 1, b"", **how),
             endpoint.request([to], "t", 1, b"", key="k", **how),
         )
-        peer.send(Kind.OPENED, ASKING, 1, body=pack(1, 0))
+        names = self.neighbour, self.name
+        peer.routes[0] = names
+        peer.opened(ASKING)
         epoch = 10 + 2 * round(now / SECONDS_PER_INPUT)
-        peer.open(0, epoch=epoch)
-        session = asked = 0
+        peer.open(epoch=epoch)
+        session = sequence = 0
         for frame in peer.frames():
             if frame.kind is Kind.OPENED:
-                session = unpack(frame.header, int, int)[0]
+                session = granted(frame.body)
             elif frame.kind is Kind.REQUEST:
-                asked = Order.unpack(part(frame.body)[0]).sequence
-        assert asked
-        return Neighbour(peer, Talk(session, asked, epoch), calls)
+                sequence = Order.unpack(part(frame.body)[0]).sequence
+        assert sequence
+        return Neighbour(peer, Talk(session, sequence, epoch, names, peer.asked["C.c"]), calls)
 
 
 @dataclass(frozen=True)
@@ -213,8 +239,13 @@ PLAIN = (
     State("server", expected=frozenset({Kind.JOIN, Kind.REFUSED})),
     State("R", expected=frozenset({Kind.HELLO, Kind.REFUSED})),
     State("R", HELLO, expected=frozenset({Kind.WELCOME})),
-    State("server", JOIN + BELOW + bound(("C", "server"), ("C", "X"), ("C", None)), "C", LATER),
-    State("R", JOINED + bound(("server", "R"), ("X", "R.a"), ("server", None)), "server", LATER - {Kind.PRESENCE}),
+    State("server", JOIN + BELOW + bound(("C", "server"), ("C", "X"), ("C", None), ("C.c", "server")), "C", LATER),
+    State(
+        "R",
+        JOINED + bound(("server", "R"), ("X", "R.a"), ("server", None), ("C.c", "R")),
+        "server",
+        LATER - {Kind.PRESENCE},
+    ),
 )
 STATES = (0, 1, 2, 3, 3, 4)
 
@@ -305,6 +336,8 @@ def drain(endpoint: Endpoint, now: float) -> None:
         event = endpoint.events.popleft()
         if isinstance(event, Message) and event.number % 4:
             endpoint.ended(event.number, Status.OK, 0, b"", now)
+        elif isinstance(event, Cancelled):
+            endpoint.stopped(event.number, now)
         elif isinstance(event, LinkFailed):
             links.append(event.connection)
     for connection in links:
@@ -367,7 +400,7 @@ def check_nothing_is_left(endpoint: Endpoint, now: float) -> None:
     assert not any(route.source for route in other.routes_out())
     for seconds in range(5 * 10**6, 6 * 10**6, 10**5):
         endpoint.tick(now + seconds)
-        endpoint.events.clear()
+        drain(endpoint, now + seconds)
     assert endpoint.exchange.pending == 0
     assert endpoint.exchange.answering.records == 0
     assert endpoint.exchange.answering.running == 0
@@ -388,6 +421,50 @@ def test_the_decoders_raise_nothing_but_protocol_errors() -> None:
             pass
         except Exception as error:
             pytest.fail(f"seed {SEED}, input {number}, {data.hex()}: {error!r}")
+
+
+HELLO_TO_B = part(open_body("A", "B"))[0]
+DECODERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
+    "order": (Order.unpack, order(7, floor=3, key="key", after=5, within_ms=1000, doubt=True)),
+    "content": (Content.unpack, CONTENT),
+    "answer": (Answer.unpack, Answer(7, 3, Status.OK, 1, b"answer").pack()),
+    "entries": (lambda data: Entry.unpack(unpack(data, list)[0]), pack(entries(Talk()))),
+    "nack": (lambda data: _nacked(unpack(data, list)[0]), pack([["B", 7, 1], [LONGEST, 0, 2]])),
+    "ranges": (unpack_ranges, pack([[1, 3], [5, 6], [2**40, 2**41]])),
+    "closed": (lambda data: unpack(data, str), pack("no such session")),
+    "request": (
+        lambda data: [one.unpack(said) for one, said in zip((Order, Content), part(data), strict=True)],
+        request_body(2),
+    ),
+    "open": (lambda data: answer(Party(B, 1), A, data, 7, bytes(ENTROPY_BYTES), WALL), HELLO_TO_B),
+    "opened": (lambda data: asking().opened(data), opened_body(open_body("A", "B"), 7)),
+}
+
+
+def asking() -> Introduction:
+    """Return what said ``HELLO_TO_B``, and was not answered yet."""
+    me = Introduction(Party(A, 1), B, bytes(ENTROPY_BYTES // 2).ljust(ENTROPY_BYTES), lambda: WALL)
+    assert me.hello() == HELLO_TO_B
+    return me
+
+
+@pytest.mark.parametrize("what", DECODERS)
+def test_what_is_behind_the_prefix_is_read_or_is_malformed(what: str) -> None:
+    decode, valid = DECODERS[what]
+    rng = random.Random(f"{SEED} {what}")
+    decode(valid)
+    read = 0
+    inputs = INPUTS // 5
+    for number in range(inputs):
+        data = mutate(rng, valid)
+        try:
+            decode(data)
+            read += 1
+        except (ProtocolError, HandshakeError):
+            pass
+        except Exception as error:
+            pytest.fail(f"seed {SEED}, input {number}, {data.hex()}: {error!r}")
+    assert inputs // 1000 < read < inputs - inputs // 1000
 
 
 def test_a_mutated_frame_behind_its_prefix_is_still_one_frame() -> None:

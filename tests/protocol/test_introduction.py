@@ -629,7 +629,7 @@ def test_a_field_that_cannot_be_is_malformed_although_it_is_signed(
 def test_limits_and_contexts_are_those_of_the_specification() -> None:
     text = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8").replace("\n", " ")
     assert (
-        f"A body has at most {MAX_INTRODUCTION:,} bytes, a text {MAX_TEXT} characters, a chain {MAX_CHAIN} "
+        f"A proof has at most {MAX_INTRODUCTION:,} bytes, a text {MAX_TEXT} characters, a chain {MAX_CHAIN} "
         f"certificates, a delegation {MAX_DELEGATION:,} bytes, a signature {MAX_SIGNATURE}." in text
     )
     assert f"none that is {WINDOW:,} or more below the highest" in text

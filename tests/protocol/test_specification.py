@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import pytest
@@ -13,17 +15,20 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cellnet.fqcn import FQCN, MAX_HOPS
 from cellnet.protocol import (
     answering,
+    askers,
     asking,
     connection,
     endpoint,
     envelope,
     frames,
+    gathering,
     handshake,
     lanes,
     presence,
     routing,
     sealing,
     session,
+    sessions,
     switch,
 )
 from cellnet.protocol.events import Message
@@ -64,13 +69,13 @@ def test_every_kind_of_frame_has_its_number_there() -> None:
         ("waiting for the parent", f"{connection.BUDGET_BYTES // MIB} MiB"),
         ("waiting for any neighbour", f"{(connection.BUDGET_BYTES + connection.RESERVE_BYTES) // MIB} MiB"),
         ("answers that a cell waits for, events that wait for a session", f"{asking.MAX_PENDING:,}"),
-        ("cells that a cell has sessions with, as asker", f"{asking.MAX_SESSIONS:,}"),
-        ("cells that a cell has sessions with, as answerer", f"{answering.MAX_ASKERS:,}"),
+        ("cells that a cell has sessions with, as asker", f"{sessions.MAX_SESSIONS:,}"),
+        ("cells that a cell has sessions with, as answerer", f"{askers.MAX_ASKERS:,}"),
         ("requests that a cell works on", f"{answering.MAX_INCOMING:,}"),
         ("records of one asker, and ranges of settled sequences", f"{answering.MAX_RECORDS:,}"),
         (f"replies in all records, {answering.RECORD_BYTES} bytes each more", f"{answering.CACHE_BYTES // MIB} MiB"),
         ("messages of one asker that wait for their turn", f"{lanes.MAX_HELD:,}"),
-        ("ranges in SETTLED", f"{answering.MAX_RANGES}"),
+        ("ranges in SETTLED, DRAINED", f"{envelope.MAX_RANGES}"),
         ("counters below the highest", f"{sealing.WINDOW:,}"),
         ("cells that a cell knows below", f"{routing.MAX_MEMBERS:,}"),
         ("children of a cell", f"{endpoint.MAX_CHILDREN:,}"),
@@ -97,13 +102,14 @@ def test_other_numbers_are_those_there() -> None:
         f"after {session.SILENCE_SECONDS:.0f} seconds, which double each time",
         f"up to {session.MAX_SILENCE_SECONDS:.0f} seconds;",
         f"after status 3: after {session.MAX_SILENCE_SECONDS:.0f} seconds",
-        f"waits for them, for {asking.GATHER_SECONDS} seconds at most",
+        f"waits for them, for {gathering.GATHER_SECONDS} seconds at most",
         f"SETTLED: {asking.SETTLE_SECONDS:.0f} seconds after an answer",
         f"after answers of {asking.MANY_BYTES // MIB} MiB",
-        f"less than {asking.CLOCK_MARGIN} times",
-        f"at most {asking.MAX_RANGES} ranges",
+        f"not more than {sessions.CLOCK_MARGIN} times",
+        f"at most {envelope.MAX_RANGES} ranges",
         f"for {answering.HOLD_SECONDS * 1000:.0f} ms at most",
-        f"OPENED and CLOSED have {answering.NOTICE_SECONDS:.0f} seconds, SETTLED {session.MAX_SILENCE_SECONDS:.0f}.",
+        f"OPENED, CLOSED and DRAINED have {answering.NOTICE_SECONDS:.0f} seconds",
+        f"{answering.NOTICE_SECONDS:.0f} seconds, SETTLED {session.MAX_SILENCE_SECONDS:.0f}.",
         f"none that is {sealing.WINDOW:,} or more below the highest",
         f"at most {envelope.MAX_ENTRIES} entries",
     ],
@@ -168,7 +174,7 @@ def test_signatures_are_over_the_bytes_that_are_specified() -> None:
     assert len(msgpack.unpackb(body)[3]) == 65
 
 
-def parts(body: bytes) -> tuple[list[object], bytes]:
+def parts(body: bytes) -> tuple[list[Any], bytes]:
     """Return an array that its length goes before, and the rest."""
     length = int.from_bytes(body[:2], "big")
     return msgpack.unpackb(body[2 : 2 + length]), body[2 + length :]
@@ -193,14 +199,19 @@ def test_messages_are_the_bytes_that_are_specified() -> None:
     net.run()
     (open_, open_body), (opened, opened_body), (reply, reply_body) = take(Kind.OPEN, Kind.OPENED, Kind.REPLY)
     assert open_ == [0, 1]
-    epoch, request = parts(open_body)
+    (statement, signature), request = parts(open_body)
     order, content = parts(request)
-    assert (epoch, order) == ([1], [1, 1, "", 0])
+    assert msgpack.unpackb(statement)[:5] == [1, "", "server", "A", 1]
+    assert order == [1, 1, "", 0, 60_000, False]
     assert parts(content) == (["echo", 1], b"first")
-    number, attempt = opened
-    assert isinstance(number, int)
+    assert opened == [1, 0]
+    granted, countersignature = msgpack.unpackb(opened_body)
+    version, project, source, destination, epoch, nonce, *proof, number, digest = msgpack.unpackb(granted)
+    assert [version, project, source, destination, epoch] == [1, "", "A", "server", 1]
+    assert len(nonce) == 32
+    assert [*proof, signature, countersignature] == [b"", [], b"", b"", b""]
     assert 0 < number < 2**63
-    assert (attempt, msgpack.unpackb(opened_body)) == (1, [1, 0])
+    assert digest == sha256(msgpack.packb([statement, signature])).digest()
     assert reply == [number, 1]
     assert parts(reply_body) == ([1, 0, 0, 1], b"first")
 
@@ -211,9 +222,9 @@ def test_messages_are_the_bytes_that_are_specified() -> None:
     one, two, event, answer = take(Kind.REQUEST, Kind.REQUEST, Kind.EVENT, Kind.REPLY)
     assert [one[0], two[0], event[0], answer[0]] == [[number, 1], [number, 2], [number, 3], [number, 2]]
     assert [parts(body)[0] for _header, body in (one, two, event)] == [
-        [2, 2, "k", 0],
-        [3, 2, "k", 2],
-        [0, 2, "n", 0],
+        [2, 2, "k", 0, 60_000, False],
+        [3, 2, "k", 2, 60_000, False],
+        [0, 2, "n", 0, 1_000, False],
     ]
     assert parts(parts(event[1])[1]) == (["news", 1], b"!")
     assert parts(answer[1]) == ([2, 1, 0, 1], b"second")
@@ -222,7 +233,7 @@ def test_messages_are_the_bytes_that_are_specified() -> None:
     net.run()
     ((entries,), body) = take(Kind.BROADCAST)[0]
     ((name, *rest),) = entries  # type: ignore[attr-defined]
-    assert (name, rest[:2], msgpack.unpackb(rest[2])) == ("A", [number, 4], [4, 3, "", 0])
+    assert (name, rest[:2], msgpack.unpackb(rest[2])) == ("A", [number, 4], [4, 3, "", 0, 60_000, False])
     assert parts(body) == (["hold", 1], b"fourth")
 
     net["server"].give_up(call, net.now)

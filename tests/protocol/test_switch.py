@@ -15,10 +15,10 @@ from cellnet.fqcn import FQCN, MAX_HOPS
 from cellnet.protocol import answering as answering_module
 from cellnet.protocol import connection as connection_module
 from cellnet.protocol import switch as switch_module
-from cellnet.protocol.envelope import Content, Order, Status, join
+from cellnet.protocol.envelope import Content, Status, join
 from cellnet.protocol.events import Cancelled, Failed, Message, Replied
 from cellnet.protocol.frames import INLINE_LIMIT, Kind, pack, unpack
-from tests.protocol.conftest import MINUTE, Net, Peer, encode_frame, events, new_endpoint, request_body
+from tests.protocol.conftest import MINUTE, Net, Peer, encode_frame, events, new_endpoint, order, request_body
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,14 +98,13 @@ def test_a_broadcast_tells_at_once_who_cannot_be_reached() -> None:
     net = Net.tree("A.a", "B")
     net.request("A.a", "B", "B.x", "A.x", "A.a.x", "A", once=False)
     net.run()
-    failed = {str(o.destination): str(o.error) for o in net.outcomes("A.a") if isinstance(o, Failed)}
-    assert failed == {
+    outcomes = net.outcomes("A.a")
+    assert {str(o.destination): str(o.error) for o in outcomes if isinstance(o, Failed)} == {
         "B.x": "no cell B.x is present below server",
         "A.x": "no cell A.x is present below A",
         "A.a.x": "no cell A.a.x is present below A.a",
     }
-    net.tick(1)
-    assert {str(o.source) for o in net.outcomes("A.a")} == {"A", "B"}
+    assert {str(o.source) for o in outcomes if isinstance(o, Replied)} == {"A", "B"}
 
 
 @pytest.mark.parametrize("once", [True, False])
@@ -257,12 +256,11 @@ def test_a_frame_is_dropped_where_its_time_is_up(waits: tuple[str]) -> None:
 def test_a_frame_without_time_left_is_refused() -> None:
     peer = Peer.child(new_endpoint("server"), "A")
     peer.bind(0, "A", "server")
-    body = join(pack(1), request_body(1))
-    peer.send(Kind.OPEN, 0, 1, body=body, remaining_ms=0)
+    peer.open(request=request_body(1), remaining_ms=0)
     assert peer.is_open
     assert events(peer.endpoint, Message) == []
     assert peer.endpoint.switch.refused == 1
-    peer.send(Kind.OPEN, 0, 1, body=body, remaining_ms=1)
+    peer.open(request=request_body(1), remaining_ms=1)
     assert len(events(peer.endpoint, Message)) == 1
 
 
@@ -472,7 +470,7 @@ def test_a_nack_for_another_session_or_transmission_ends_nothing() -> None:
     assert isinstance(failed.error, Busy)
     server.request([FQCN("A")], "t", 0, b"", deadline=MINUTE, now=0.0, once=False)
     peer.bind(0, "A", "server")
-    peer.send(Kind.OPENED, 7, 2, body=pack(1, 0), label=0)
+    peer.opened(7, 2)
     (request,) = (frame for frame in peer.frames() if frame.kind is Kind.REQUEST)
     assert unpack(request.header, int, int) == [7, 1]
     for session, counter in ((0, 2), (0, 1), (8, 1), (7, 2)):
@@ -490,7 +488,7 @@ def test_a_child_cannot_declare_lost_what_is_not_behind_it() -> None:
     for number, peer in enumerate((bad, good)):
         peer.frames()
         peer.bind(0, "AB"[number], "server")
-        peer.send(Kind.OPENED, 7 + number, 1, body=pack(1, 0), label=0)
+        peer.opened(7 + number)
     labels = [frame.label for peer in (bad, good) for frame in peer.frames() if frame.kind is Kind.BROADCAST]
     assert len(labels) == 2
     events(server)
@@ -610,15 +608,15 @@ CONTENT = Content("t", 0, b"?").pack()
 
 
 def entry(name: str, session: int = 7, counter: int = 1, *, sequence: int = 1) -> list[Any]:
-    return [name, session, counter, Order(sequence, 1, "", 0).pack()]
+    return [name, session, counter, order(sequence)]
 
 
 def opened(peer: Peer, label: int, origin: str, destination: str) -> int:
     """Open a session with the endpoint that a peer is next to; return its number."""
     peer.bind(label, origin, destination)
     peer.open(label)
-    (number,) = (unpack(f.header, int, int)[0] for f in peer.frames() if f.kind is Kind.OPENED)
-    return int(number)
+    (number,) = peer.sessions()
+    return number
 
 
 # A far cell that misbehaves hurts no link between others
@@ -631,15 +629,18 @@ MALFORMED: dict[str, Callable[[Peer, int], None]] = {
     "negative": lambda peer, number: peer.send(Kind.REQUEST, number, -1),
     "request": lambda peer, number: peer.send(Kind.REQUEST, number, 1, body=GARBAGE),
     "order": lambda peer, number: peer.send(Kind.REQUEST, number, 1, body=join(GARBAGE, CONTENT)),
-    "content": lambda peer, number: peer.send(Kind.REQUEST, number, 1, body=join(Order(2, 1, "", 0).pack(), b"")),
+    "content": lambda peer, number: peer.send(Kind.REQUEST, number, 1, body=join(order(2), b"")),
     "payload": lambda peer, number: peer.request(0, 3, session=number, payload=bytes(INLINE_LIMIT + 1)),
     "topic": lambda peer, number: peer.request(0, 3, session=number, topic="t" * 256),
     "event": lambda peer, number: peer.send(Kind.EVENT, number, 1, body=GARBAGE),
     "settled": lambda peer, number: peer.send(Kind.SETTLED, number, 1, body=GARBAGE),
     "range": lambda peer, number: peer.send(Kind.SETTLED, number, 1, body=pack([[2, 1]])),
     "open": lambda peer, _number: peer.send(Kind.OPEN, 0, 9, body=GARBAGE),
-    "request in open": lambda peer, _number: peer.send(Kind.OPEN, 0, 9, body=join(pack(1), GARBAGE)),
-    "opened": lambda peer, _number: peer.send(Kind.OPENED, 8, 1, body=GARBAGE),
+    "request in open": lambda peer, _number: peer.open(attempt=9, request=GARBAGE),
+    "opened": lambda peer, _number: (
+        peer.send(Kind.CLOSED, 77, 0, body=pack("no such session")),
+        peer.send(Kind.OPENED, 2, 0, body=GARBAGE),
+    ),
     "closed": lambda peer, _number: peer.send(Kind.CLOSED, 77, 1, body=GARBAGE),
     "reply": lambda peer, _number: peer.send(Kind.REPLY, 77, 1, body=GARBAGE),
     "status": lambda peer, _number: peer.send(Kind.REPLY, 77, 1, body=join(pack(1, 1, 99, 0), b"")),
@@ -666,10 +667,10 @@ def test_what_a_far_cell_malformed_is_refused_and_the_link_to_our_neighbour_stay
     link.run()
     link.request("server", "R.A", topic="hold", deadline=link.now + 100 * MINUTE)
     link.run()
-    peer.send(Kind.OPENED, 77, 1, body=pack(1, 0))
+    peer.opened(77)
     peer.open(0)
     link.run()
-    (number,) = (unpack(f.header, int, int)[0] for f in peer.frames() if f.kind is Kind.OPENED)
+    (number,) = peer.sessions()
     peer.send(Kind.REQUEST, number, 2, body=request_body(1))
     link.run()
     assert server.switch.refused == 0
@@ -870,8 +871,8 @@ def test_replies_that_nobody_asked_for_are_counted() -> None:
 def test_a_cell_that_works_on_as_much_as_it_may_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answering_module, "MAX_INCOMING", 2)
     net = Net.tree("A.a", "B")
-    for _ in range(2):
-        net.request("B", "A.a", topic="hold")
+    for origin in ("B", "A.a"):
+        net.request(origin, "A.a", topic="hold")
     net.tick(1)
     net.request("B", "A.a", once=False)
     net.request("A.a", "A.a", once=False)
@@ -886,7 +887,7 @@ def test_a_cell_that_works_on_as_much_as_it_may_is_busy(monkeypatch: pytest.Monk
     net.request("B", "A.a")
     net.run()
     assert isinstance(net.outcomes("B")[0], Replied)
-    assert isinstance(net.outcomes("A.a")[0], Replied)
+    assert [type(o) for o in net.outcomes("A.a")] == [Failed, Replied]
 
 
 def test_an_answer_whose_origin_is_gone_is_counted() -> None:
@@ -1048,7 +1049,8 @@ def test_whatever_is_restarted_and_forgotten_nothing_runs_twice_or_is_said_not_t
             net.run()
         net.tick(MINUTE + 5)
     note_outcomes()
-    ran = Counter((str(m.origin), name, m.payload) for name in cells for m in net.received(name, Message))
+    taken = [(name, m) for name in cells for m in net.received(name, Message)]
+    ran = Counter((str(m.origin), name, m.payload) for name, m in taken if not m.doubt)
     assert set(ran.values()) <= {1}
     for key, payload in asked.items():
         name, start, _call, target = key

@@ -283,7 +283,7 @@ _VALUES = st.recursive(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_value_anywhere_in_the_guides_example_is_fine_or_a_located_error(data: st.DataObject, guide: Path) -> None:
     tree = yaml.safe_load(guide.read_text())

@@ -6,16 +6,12 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from cellnet.errors import Unreachable
-from cellnet.protocol import connection as connection_module
-from cellnet.protocol.connection import Connection
-from cellnet.protocol.events import Event, Failed, Message, Replied
-from cellnet.protocol.exchange import Exchange
+from cellnet.protocol.connection import BUDGET_BYTES
 from cellnet.protocol.presence import Presence
 from cellnet.protocol.switch import Switch
 from cellnet.simulation import Fault, Run, simulate
@@ -23,10 +19,9 @@ from cellnet.simulation.__main__ import main
 from cellnet.simulation.faults import HOSTILE
 from cellnet.simulation.timeline import Timeline
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-SEEDS, BLOCK = 48, 8
+SEEDS, SMALL_SEEDS, HOSTILE_SEEDS, BLOCK = 500, 20, 30, 5
+SOON = 0.3
+"""Seconds in which those who work in vain hear so: twice the longest way in a tree, and some load."""
 
 
 def check(run: Run) -> None:
@@ -72,7 +67,13 @@ def test_without_faults_every_request_is_answered_or_was_cancelled(seed: int) ->
     check(run)
     counts = run.history.counts()
     assert counts["ok"] > 200
-    assert counts["not executed"] == counts["indeterminate"] == 0
+    assert counts["not executed"] == 0
+    assert run.history.in_doubt(with_key=False) == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_without_faults_a_handler_stops_soon_after_its_caller_gave_up(seed: int) -> None:
+    assert 0 < simulate(seed, faults=0).history.longest_in_vain() < SOON
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, BLOCK))
@@ -83,26 +84,18 @@ def test_under_faults_the_rules_hold_and_all_comes_to_rest(first: int) -> None:
         assert sum(run.faults.values()) >= 20, run.command
 
 
-@pytest.mark.parametrize("first", range(1000, 1000 + SEEDS // 3, BLOCK))
+@pytest.mark.parametrize("first", range(1000, 1000 + SMALL_SEEDS, BLOCK))
 def test_a_small_network_under_many_faults_keeps_the_rules(first: int) -> None:
     for seed in range(first, first + BLOCK):
         check(simulate(seed, cells=9, faults=100, errands=600))
 
 
-def test_in_doubt_is_only_what_asked_the_dead_or_ran_out_of_time() -> None:
-    for seed in range(BLOCK):
-        check(simulate(seed, strict=True))
-
-
-def test_what_somebody_in_between_does_to_frames_runs_nothing_twice_or_elsewhere() -> None:
-    for seed in range(BLOCK):
-        violations = simulate(seed, hostile=True).history.violations()
-        assert not violations
-
-
-def test_somebody_in_between_crashes_no_cell() -> None:
-    for seed in range(BLOCK):
-        assert simulate(seed, hostile=True).history.counts()["ok"] > 50
+@pytest.mark.parametrize("first", range(0, HOSTILE_SEEDS, BLOCK))
+def test_with_somebody_in_between_the_rules_hold_and_most_is_answered(first: int) -> None:
+    for seed in range(first, first + BLOCK):
+        run = simulate(seed, hostile=True)
+        check(run)
+        assert run.history.counts()["ok"] > 50
 
 
 def test_every_kind_of_fault_is_done() -> None:
@@ -117,95 +110,10 @@ def test_every_kind_of_fault_is_done() -> None:
 
 
 def test_floods_reach_the_limits_of_links() -> None:
-    lines = [line for seed in range(4) for line in simulate(seed, cells=12).lines]
-    assert any(line.endswith(" Busy") for line in lines)
+    assert max(simulate(seed, cells=12).most_queued for seed in range(4)) > BUDGET_BYTES
 
 
-# What is broken is seen. Each bug is planted in the core, and found in a few seeds.
-
-
-def answers_twice(original: Callable[..., Iterator[Event]]) -> Callable[..., Iterator[Event]]:
-    def planted(*args: Any) -> Iterator[Event]:
-        for event in list(original(*args)):
-            yield event
-            yield event
-
-    return planted
-
-
-def answers_with_anothers(original: Callable[..., Iterator[Event]]) -> Callable[..., Iterator[Event]]:
-    last = [b"nothing"]
-
-    def planted(*args: Any) -> Iterator[Event]:
-        for event in original(*args):
-            if isinstance(event, Replied):
-                last.append(event.payload)
-                yield event._replace(payload=last.pop(0))
-            else:
-                yield event
-
-    return planted
-
-
-def runs_twice(original: Callable[..., None]) -> Callable[..., None]:
-    def planted(switch: Switch, *args: Any) -> None:
-        original(switch, *args)
-        if switch._events and isinstance(switch._events[-1], Message):
-            switch._events.append(switch._events[-1])
-
-    return planted
-
-
-def promises_that_it_did_not_run(original: Callable[..., Iterator[Event]]) -> Callable[..., Iterator[Event]]:
-    def planted(*args: Any) -> Iterator[Event]:
-        for event in original(*args):
-            yield event._replace(error=Unreachable("surely")) if isinstance(event, Failed) else event
-
-    return planted
-
-
-def settles_and_tells_nobody(original: Callable[..., Iterator[Event]]) -> Callable[..., Iterator[Event]]:
-    def planted(*args: Any) -> Iterator[Event]:
-        return iter(list(original(*args))[:0])
-
-    return planted
-
-
-def does_nothing(_original: Callable[..., None]) -> Callable[..., None]:
-    return lambda *_args: None
-
-
-def keeps_what_it_should_forget(_original: Callable[..., object]) -> Callable[..., object]:
-    return lambda _self, sequence: sorted(_self._pending.get(sequence, ()))
-
-
-@pytest.mark.parametrize(
-    ("owner", "method", "bug", "said"),
-    [
-        (Exchange, "reply_received", answers_twice, "ended twice: ok, then ok"),
-        (Exchange, "reply_received", answers_with_anothers, "it was given another's answer"),
-        (Switch, "_deliver", runs_twice, "it ran 2 times"),
-        (Exchange, "lost", promises_that_it_did_not_run, "it was told not executed, and ran"),
-        (Exchange, "lost", settles_and_tells_nobody, "the endpoint awaits"),
-        (Exchange, "fail", settles_and_tells_nobody, "the endpoint awaits"),
-        (Exchange, "forget", keeps_what_it_should_forget, "answers awaited"),
-        (Exchange, "expire", does_nothing, "requests worked on"),
-        (Connection, "release", does_nothing, "over dead links"),
-        (Presence, "announce", does_nothing, "missing among the cells known below"),
-    ],
-)
-def test_a_planted_bug_is_seen(
-    monkeypatch: pytest.MonkeyPatch, owner: type, method: str, bug: Callable[[Any], Any], said: str
-) -> None:
-    monkeypatch.setattr(owner, method, bug(getattr(owner, method)))
-    runs = (simulate(seed, cells=12, faults=60) for seed in range(20))
-    assert any(said in violation for run in runs for violation in run.violations())
-
-
-def test_a_dead_link_that_nobody_finds_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "DEAD_SECONDS", 1e9)
-    found = (violation for seed in range(4) for violation in simulate(seed).violations())
-    assert any("it asked after the repair, and was not answered" in violation for violation in found)
+# What goes wrong in a run itself.
 
 
 def test_an_exception_in_the_core_names_the_moment_and_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,10 +154,10 @@ def test_the_command_prints_violations_and_fails_with_them(monkeypatch: pytest.M
     good = CliRunner().invoke(main, ["--seed", "1", "--seconds", "30", "--trace"])
     assert good.exit_code == 0, good.output
     assert "0.000000 server starts\n" in good.output
-    monkeypatch.setattr(Switch, "_deliver", runs_twice(Switch._deliver))
+    monkeypatch.setattr(Presence, "announce", lambda *_args: None)
     bad = CliRunner().invoke(main, ["--seed", "1", "--seconds", "30"])
     assert bad.exit_code == 1
-    assert "violation: 1 (" in bad.output
+    assert "violation: server: missing among the cells known below: " in bad.output
 
 
 @pytest.mark.measured

@@ -1,0 +1,94 @@
+"""Many seeds, over several processes: which of them break a rule, and how to see that again."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import time
+import traceback
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from cellnet.simulation.run import simulate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+__all__ = ["Soak", "soak", "varied"]
+
+CHUNK = 4
+"""Seeds that a process takes at a time."""
+SHOWN = 5
+"""So many violations of one seed are shown."""
+
+
+@dataclass
+class Soak:
+    """What came of many seeds."""
+
+    seeds: int = 0
+    seconds: float = 0.0
+    """Of CPU, of all processes."""
+    broken: list[str] = field(default_factory=list)
+    """The command of each run in which a rule was broken."""
+
+    @property
+    def summary(self) -> str:
+        """All in one line."""
+        each = self.seconds / max(1, self.seeds)
+        return f"{self.seeds} seeds, {len(self.broken)} with violations, {self.seconds:.0f} s of CPU, {each:.2f} s each"
+
+
+def varied(seed: int) -> dict[str, Any]:
+    """Return what is special about a seed: of ten, one has a hundred faults, and one somebody in between."""
+    if seed % 10 == 8:
+        return {"cells": 10, "faults": 100, "errands": 600}
+    return {"hostile": True} if seed % 10 == 9 else {}
+
+
+def soak(
+    seeds: Iterable[int],
+    *,
+    jobs: int,
+    tell: Callable[[str], None],
+    special: Callable[[int], Mapping[str, Any]] = lambda _seed: {},
+    **options: Any,
+) -> Soak:
+    """Simulate each of *seeds*; an interrupt ends it early, with what is known by then.
+
+    :param jobs: how many processes
+    :param tell: is told the command of each run that breaks a rule, and which rules, as soon as that is known
+    :param special: returns what a seed has in place of *options*
+    :param options: as for :func:`simulate`
+    """
+    result = Soak()
+    planned = ((seed, {**options, **special(seed)}) for seed in seeds)
+    ignore = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), ignore)
+    try:
+        for seconds, command, violations in pool.map(_one, planned, chunksize=CHUNK):
+            result.seeds += 1
+            result.seconds += seconds
+            if violations:
+                result.broken.append(command)
+                tell("\n  ".join([command, *violations[:SHOWN]]))
+    except KeyboardInterrupt:
+        tell("interrupted")
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return result
+
+
+def _one(planned: tuple[int, dict[str, Any]]) -> tuple[float, str, list[str]]:
+    seed, options = planned
+    begin = time.process_time()
+    try:
+        run = simulate(seed, **options)
+        command, violations = run.command, run.violations()
+    except Exception as error:
+        # whatever it is, the other seeds go on; its note says when it was, and how to see it again
+        command = f"seed {seed}: {' '.join(getattr(error, '__notes__', []))}"
+        violations = traceback.format_exception(error)
+    return time.process_time() - begin, command, violations
