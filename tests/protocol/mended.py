@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cellnet.errors import HandshakeError
+from cellnet.protocol.answering import Answering
 from cellnet.protocol.askers import Askers
 from cellnet.protocol.endpoint import Endpoint
 
@@ -54,4 +55,5 @@ def mend(patch: pytest.MonkeyPatch) -> None:
         attach(self, connection, fqcn, parent, now)
 
     patch.setattr(Askers, "__init__", begin_by_both_names)
+    patch.setattr(Answering, "renamed", lambda _self: None)
     patch.setattr(Endpoint, "_attach", attach_without_newcomers)
