@@ -89,17 +89,14 @@ def repair(world: World) -> None:
                 world.run()
             world.wait(1)
         lost = [process for process in world.processes if not process.is_joined]
-        taken = {wire.listening.neighbour.fqcn for wire in world.wires if wire.listening.neighbour is not None}
-        for process in lost:
-            place = world.listener(process.place)
-            assert process.is_fenced or (place is not None and place.name.child(process.base) in taken), process.base
+        for process in [process for process in lost if process.is_fenced or process.is_twin]:
             world.kill(process)
             if process.is_fenced and all(one.base != process.base for one in world.processes):
                 world.start(process.base, process.place)
         world.run()
         if not lost:
             return
-    raise AssertionError(f"{lost} could not join")
+    raise AssertionError(f"{[process.base for process in lost]} could not join")
 
 
 def routes_lead(world: World) -> None:

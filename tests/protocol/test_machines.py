@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 
 import pytest
+from coverage import Coverage
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -22,6 +23,8 @@ from tests.protocol.world import Process, World
 PLACES = {"A": ROOT, "B": ROOT, "R": "A", "c": "R", "x": "A", "y": "B"}
 """By the base name of each cell, that of its parent. Only ``R`` moves."""
 MOST_PROCESSES = 10
+EXAMPLES = 40 if Coverage.current() else 120
+"""Coverage makes them four times as slow, and learns nothing from most."""
 picks = st.integers(0, 99)
 clocks = st.sampled_from(["right", "right", "back"])
 
@@ -219,5 +222,5 @@ class CellsMachine(RuleBasedStateMachine):
 
 TestCellsMachine = CellsMachine.TestCase
 TestCellsMachine.settings = settings(
-    max_examples=120, stateful_step_count=30, deadline=None, derandomize=True, database=None
+    max_examples=EXAMPLES, stateful_step_count=30, deadline=None, derandomize=True, database=None
 )

@@ -39,6 +39,8 @@ class Process:
     is_alive: bool = True
     is_fenced: bool = False
     """Whether it was told that a later start is known, and it can have no other epoch."""
+    is_twin: bool = False
+    """Whether it was told, last, that another one has its name."""
     below: dict[FQCN, int] = field(default_factory=dict)
     """Who is below it by its events alone, and the epoch of each."""
     held: dict[int, Message] = field(default_factory=dict)
@@ -286,6 +288,8 @@ class World:
 
     def _link_failed(self, process: Process, event: LinkFailed) -> None:
         code = getattr(event.error, "code", "")
+        if not event.connection.is_listener:
+            process.is_twin = code == "name-taken"
         if code == "stale-epoch" and not event.connection.is_listener:
             if getattr(event.error, "temporary", False):
                 # Without this, two that are told of the same last epoch take the same next one, see the findings.
