@@ -16,7 +16,7 @@ from cellnet.protocol.connection import MAX_REASON
 from cellnet.protocol.envelope import MAX_RANGES, Answer, Content, Order, Status, pack_ranges, part, unpack_ranges
 from cellnet.protocol.events import Cancelled, Message
 from cellnet.protocol.frames import Kind, pack, unpack
-from cellnet.protocol.lanes import MAX_HELD, Lanes
+from cellnet.protocol.lanes import MAX_HELD
 from cellnet.protocol.ranges import Ranges
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class Answering:
             record.message = self._begin(asker, order, content, expires)
 
     def settled_received(self, origin: FQCN, header: bytes, body: bytes, now: float) -> None:
-        """Take a SETTLED: these requests need no record any more, and no handler.
+        """Take a SETTLED: some requests need no record any more, others only no handler.
 
         :raises RemoteProtocolError: if it is malformed
         """
@@ -173,7 +173,10 @@ class Answering:
             self.refused += 1
         else:
             self._askers.use(session)
-            self._settle_ranges(session.asker, unpack_ranges(said))
+            asker, (settled, given_up) = session.asker, unpack_ranges(said, 2)
+            self._settle_ranges(asker, settled)
+            records = (asker.records[sequence] for sequence in _recorded(asker, given_up))
+            self._stop(asker, [record for record in records if record.reply is None])
 
     # The owner's side.
 
@@ -205,13 +208,19 @@ class Answering:
         """Tell all askers what may have run: nothing else did, and nothing will."""
         self.is_draining = True
         for asker in self._askers:
+            for message in asker.lanes:  # they never ran, and never will
+                asker.lanes.withdraw(message)
+                del self._messages[message.number]
+                if message.wants_reply:
+                    self.running -= 1
+                    del asker.records[message.sequence]
             if asker.current is not None:
                 header, body = asker.current.channel.wrap(Kind.DRAINED, pack_ranges(_covering(asker.records)))
                 self._try_send(asker.origin, Kind.DRAINED, header, body, now + NOTICE_SECONDS)
 
-    def renamed(self) -> None:
-        """Forget all askers: nobody can ask again under the new name for what he asked under the old one."""
-        self._askers.clear()
+    def renamed(self, now: float) -> None:
+        """Be another cell from now on. What was asked of the old one is kept: this cell may get its name back."""
+        self.started = now
 
     def first_deadline(self) -> float | None:
         """Return when the first request or event that is remembered is over."""
@@ -256,9 +265,8 @@ class Answering:
     def _forgotten(self, asker: Asker) -> None:
         """Stop what an asker wanted that ended."""
         self._settle(asker, list(asker.records), [])
-        for message in asker.lanes:
+        for message in asker.lanes.restart():
             del self._messages[message.number]
-        asker.lanes = Lanes()  # what still waits there is of no use to a later start
 
     # Records.
 
@@ -300,14 +308,7 @@ class Answering:
         self._let_begin(asker.lanes.ended(message))
 
     def _settle_ranges(self, asker: Asker, ranges: list[tuple[int, int]]) -> None:
-        records = asker.records
-        gone = []
-        for start, stop in ranges:
-            if stop - start < len(records):
-                gone += [sequence for sequence in range(start, stop) if sequence in records]
-            else:
-                gone += [sequence for sequence in records if start <= sequence < stop]
-        self._settle(asker, list(dict.fromkeys(gone)), ranges)  # ranges may overlap
+        self._settle(asker, _recorded(asker, ranges), ranges)
 
     def _settle(self, asker: Asker, gone: list[int], ranges: list[tuple[int, int]]) -> None:
         """Nobody wants these requests any more: neither their replies nor that they run, or run on.
@@ -319,12 +320,21 @@ class Answering:
         if (excess := len(asker.settled) - MAX_RECORDS) > 0:  # only who lies has so many gaps: its lowest are closed
             lowest = asker.settled.below(excess + 1)
             asker.settled.add(lowest[0][0], lowest[-1][1])
-        withdrawn = []
+        unanswered = []
         for sequence in gone:
             record = asker.records.pop(sequence)
-            if record.reply is not None:
+            if record.reply is None:
+                unanswered.append(record)
+            else:
                 self.cached_bytes -= RECORD_BYTES + len(record.reply[2])
-                continue
+        self._stop(asker, unanswered)
+        for start, stop in ranges:
+            self._let_begin(asker.lanes.settled(start, stop))
+
+    def _stop(self, asker: Asker, records: list[Record]) -> None:
+        """Let none of these begin, or run on."""
+        withdrawn = []
+        for record in records:
             _asker, message = self._messages.get(record.message, (None, None))
             if message is None:
                 continue  # its handler was stopped before
@@ -336,8 +346,6 @@ class Answering:
         for message in withdrawn:
             del self._messages[message.number]
             self._ended(asker, message)
-        for start, stop in ranges:
-            self._let_begin(asker.lanes.settled(start, stop))
 
     # Sending.
 
@@ -351,6 +359,17 @@ class Answering:
             self._send(destination, kind, header, body, expires)
         except NotExecuted:
             self.refused += 1  # the asker will ask again, if it still can
+
+
+def _recorded(asker: Asker, ranges: list[tuple[int, int]]) -> list[int]:
+    """Return the requests in these ranges, which may overlap, of which there are records."""
+    found: list[int] = []
+    for start, stop in ranges:
+        if stop - start < len(asker.records):
+            found += [sequence for sequence in range(start, stop) if sequence in asker.records]
+        else:
+            found += [sequence for sequence in asker.records if start <= sequence < stop]
+    return list(dict.fromkeys(found))
 
 
 def _covering(sequences: Collection[int]) -> Ranges:

@@ -34,15 +34,18 @@ LOOKED_AT = 64
 class Asker:
     """One start of one cell that asks: what it asked, and is not settled."""
 
-    __slots__ = ("current", "epoch", "floor", "lanes", "offered", "origin", "records", "settled")
+    __slots__ = ("current", "epoch", "floor", "lanes", "name", "offered", "origin", "records", "settled")
 
-    def __init__(self, origin: FQCN, epoch: int) -> None:
+    def __init__(self, name: FQCN | None, origin: FQCN, epoch: int, lanes: Lanes) -> None:
+        self.name = name
+        """Of this cell, as it was asked: under another name it is another one, with requests numbered anew."""
         self.origin = origin
         self.epoch = epoch
         self.floor = 1
         self.records: dict[int, Record] = {}
         self.settled = Ranges()
-        self.lanes = Lanes()
+        self.lanes = lanes
+        """What runs there of an earlier start of the same cell goes before what bears its key."""
         self.current: Served | None = None
         """The session that it uses."""
         self.offered: Served | None = None
@@ -91,7 +94,8 @@ class Askers:
         """
         self._introducer = introducer
         self._forgotten = forgotten
-        self._askers: dict[FQCN, Asker] = {}
+        self._askers: dict[tuple[FQCN | None, FQCN], Asker] = {}
+        """By the names of both."""
         self._sessions: dict[int, Served] = {}
         self._budget = Budget(INTRODUCTIONS, INTRODUCTIONS_PER_SECOND, MAX_NEIGHBOURS)
 
@@ -114,7 +118,8 @@ class Askers:
         :raises RemoteProtocolError: if the introduction is malformed
         """
         digest = sha256(hello).digest()
-        asker = self._askers.get(origin)
+        name = self._introducer.name
+        asker = self._askers.get((name, origin))
         for session in (asker.current, asker.offered) if asker is not None else ():
             if session is not None and session.digest == digest:
                 return session
@@ -125,10 +130,10 @@ class Askers:
             raise HandshakeError(f"a later start of {origin} is known", "stale-epoch")
         if asker is not None and asked.epoch > asker.epoch:
             self._forget(asker)
-            asker = None
+            asker = self._askers[name, origin] = Asker(name, origin, asked.epoch, asker.lanes)
         if asker is None:
             self._make_room()
-            asker = self._askers[origin] = Asker(origin, asked.epoch)
+            asker = self._askers[name, origin] = Asker(name, origin, asked.epoch, Lanes())
         self._drop(asker.offered)
         session = asker.offered = Served(asker, Channel(number, asked.seal), digest, said)
         self._sessions[number] = session
@@ -141,11 +146,6 @@ class Askers:
             self._drop(asker.current)
             asker.current, asker.offered = session, None
 
-    def clear(self) -> None:
-        """Forget all."""
-        for asker in list(self):
-            self._forget(asker)
-
     def _drop(self, session: Served | None) -> None:
         if session is not None:
             del self._sessions[session.channel.number]
@@ -153,14 +153,15 @@ class Askers:
     def _make_room(self) -> None:
         if len(self._askers) < MAX_ASKERS:
             return
-        for asker in islice(self._askers.values(), LOOKED_AT):
-            if not asker.records:
+        for key, asker in list(islice(self._askers.items(), LOOKED_AT)):
+            if not asker.records and asker.lanes.is_idle:
                 self._forget(asker)
                 return
+            self._askers[key] = self._askers.pop(key)  # others are looked at next time
         raise Busy("too many cells have open requests here")
 
     def _forget(self, asker: Asker) -> None:
         self._forgotten(asker)
         self._drop(asker.current)
         self._drop(asker.offered)
-        del self._askers[asker.origin]
+        del self._askers[asker.name, asker.origin]

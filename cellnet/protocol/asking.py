@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from cellnet.errors import Busy, NotExecuted, Unreachable
-from cellnet.protocol.envelope import Answer, Entry, Status, pack_ranges, unpack_ranges
+from cellnet.protocol.envelope import Answer, Entry, Status, unpack_ranges
 from cellnet.protocol.events import Failed, Replied
 from cellnet.protocol.frames import Kind
 from cellnet.protocol.gathering import Gathering
@@ -226,7 +226,7 @@ class Asking:
         if read is None:
             return
         session, said = read
-        session.ran_only(unpack_ranges(said))
+        session.ran_only(*unpack_ranges(said))
         self.sessions.lose(session, Unreachable(f"{source} is being stopped"), now)
 
     def nack_received(self, destination: FQCN, number: int, counter: int, error: NotExecuted, now: float) -> None:
@@ -390,7 +390,7 @@ class Asking:
         session.has_untold = session.channel is None
         session.kept_bytes = 0
         if session.channel is not None:
-            header, body = session.channel.wrap(Kind.SETTLED, pack_ranges(session.settled))
+            header, body = session.channel.wrap(Kind.SETTLED, session.settlement())
             try:
                 self._send(session.destination, Kind.SETTLED, header, body, now + MAX_SILENCE_SECONDS)
             except NotExecuted:

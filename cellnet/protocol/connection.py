@@ -119,7 +119,9 @@ class Connection:
         self._data: deque[_Queued] = deque()
         self._labels: OrderedDict[int, Route] = OrderedDict()
         self.queued_bytes = 0
-        self._opened = self._heard = self._spoke = now
+        self._opened = self._spoke = now
+        self.heard = now
+        """When the last byte arrived, or is excused from it."""
         self._silence = KEEPALIVE_SECONDS
 
     # The handshake.
@@ -148,7 +150,7 @@ class Connection:
 
         :raises RemoteProtocolError: the link must be closed
         """
-        self._heard = now
+        self.heard = now
         self.statistics.bytes_received += len(data)
         return self._decoder.feed(data)
 
@@ -247,7 +249,7 @@ class Connection:
 
     def not_read(self, now: float) -> None:
         """Excuse the neighbour's silence: for now it is us who do not read."""
-        self._heard = now
+        self.heard = now
 
     def due(self, jitter: float) -> float:
         """Return when :meth:`tick` should next be called.
@@ -257,7 +259,7 @@ class Connection:
         if self.neighbour is None:
             return self._opened + HANDSHAKE_SECONDS
         self._silence = KEEPALIVE_SECONDS * (1 - 0.3 * jitter)
-        return min(self._heard + DEAD_SECONDS, self._spoke + self._silence)
+        return min(self.heard + DEAD_SECONDS, self._spoke + self._silence)
 
     def tick(self, now: float) -> str | None:
         """Queue a PING if it is time; return why the link is dead, if it is.
@@ -269,8 +271,8 @@ class Connection:
             return f"the handshake took longer than {HANDSHAKE_SECONDS:.0f} s"
         if self.is_stuck:
             return "the neighbour does not read"
-        if now >= self._heard + DEAD_SECONDS:
-            return f"nothing was heard for {now - self._heard:.0f} s"
+        if now >= self.heard + DEAD_SECONDS:
+            return f"nothing was heard for {now - self.heard:.0f} s"
         if self.neighbour is not None and now >= self._spoke + self._silence:
             self.control(Kind.PING)
             self._spoke = now  # also if it cannot leave: one PING that waits is enough

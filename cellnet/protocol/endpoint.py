@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 __all__ = ["MAX_CHILDREN", "Endpoint"]
 
 MAX_CHILDREN = 4096
+MAX_LAST_EPOCH = 2**64 - 2**17
+"""A later one that is told of cannot be true: no clock says so."""
 TICK_SECONDS = 0.5
 """To a multiple of this, keepalives and the ends of dead links are rounded up."""
 
@@ -78,7 +80,7 @@ class Endpoint:
         self.switch.local = self.exchange
         self._epoch = epoch
         self._credentials: Credentials | None = None
-        self._fencing = Fencing(self.timers, self._admit, self._refuse)
+        self._fencing = Fencing(self.timers, self._admit, self._refuse, lambda: self._is_deaf)
         self._presence = Presence(self.router, self.events)
         self._entropy = entropy
         self._random = random
@@ -105,7 +107,8 @@ class Endpoint:
         handshake = Handshake(me, transport, self._entropy(NONCE_BYTES), self._wall())
         connection = Connection(handshake, is_listener=is_listener, now=now)
         self.connections[connection] = None
-        self.exchange.answering.started = min(self.exchange.answering.started, now)
+        if self.name == ROOT:  # others begin to be what they are when they get their name
+            self.exchange.answering.started = min(self.exchange.answering.started, now)
         if is_listener:
             connection.send_hello()
         self._tick_later(connection)
@@ -145,7 +148,10 @@ class Endpoint:
     def goodbye(self, reason: str) -> None:
         """Tell every neighbour that this cell ends."""
         for connection in self.connections:
-            connection.go_away(reason)
+            if connection.neighbour is None:
+                connection.refuse("not-joined", reason, temporary=True)
+            else:
+                connection.go_away(reason)
 
     # Messages of our own.
 
@@ -232,9 +238,10 @@ class Endpoint:
         kind = frame.kind
         if kind is Kind.REFUSED:
             code, message, temporary, last_epoch = unpack(frame.header, str, str, bool, int)
-            if code == STALE_EPOCH and self.fqcn is None and last_epoch >= self._epoch:
-                # The clock was set back. Nobody knows this start by its epoch, so it may have another one.
-                self._epoch, temporary = last_epoch + 1, True
+            if code == STALE_EPOCH and self.fqcn is None and self._epoch <= last_epoch <= MAX_LAST_EPOCH:
+                # The clock was set back. Nobody knows this start by its epoch, so it may have another one. Others may
+                # be told of the same last one, and take the next at the same time: so it is drawn.
+                self._epoch, temporary = last_epoch + 1 + int.from_bytes(self._entropy(2), "big"), True
             raise RefusedByPeer(message, code, temporary=temporary)
         if connection.neighbour is None:
             self._handshake(connection, frame, now)
@@ -302,11 +309,13 @@ class Endpoint:
         if self.fqcn is not None and self.router.parent is not None:
             raise HandshakeError(f"{self.name} has a parent already", "two-parents")
         if self.fqcn != fqcn:
-            # Names below us begin with ours: who joined under the old one must join again.
+            # Names below us begin with ours: who joined under the old one, or waits for that, must join again.
+            renamed = HandshakeError(f"{self.name} is now {fqcn}", "not-joined", temporary=True)
+            self._fencing.renamed(renamed, now)
             for child in list(self.children.values()):
                 self._fail(child, ConnectError(f"{self.name} is now {fqcn}"), now)
-            self.switch.renamed()
             self.exchange.renamed(now)
+            self.switch.renamed()
         self.router.fqcn = fqcn
         self.router.parent = connection
         connection.neighbour = parent
@@ -350,6 +359,11 @@ class Endpoint:
 
     # Time.
 
+    @property
+    def _is_deaf(self) -> bool:
+        """Whether nothing is read from children now, as the link to the parent is full."""
+        return self.router.parent is not None and self.router.parent.is_full
+
     def _tick_later(self, connection: Connection) -> None:
         due = connection.due(self._random())
         # Rounded up, so that the many links of a relay are looked after together.
@@ -358,8 +372,7 @@ class Endpoint:
     def _tick(self, connection: Connection, now: float) -> None:
         if connection not in self.connections:
             return
-        parent = self.router.parent
-        if connection.is_listener and parent is not None and parent.is_full:
+        if connection.is_listener and self._is_deaf:
             connection.not_read(now)
         reason = connection.tick(now)
         if reason is not None:

@@ -7,7 +7,7 @@ and the content, which a broadcast shares between all of them.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cellnet.errors import InvalidName, LocalProtocolError, PayloadTooLarge, RemoteProtocolError
 from cellnet.fqcn import FQCN
@@ -172,17 +172,20 @@ class Content(NamedTuple):
         return cls(topic, encoding, payload)
 
 
-def pack_ranges(ranges: Ranges) -> bytes:
-    """Return the lowest ranges as the body of a SETTLED or DRAINED."""
-    return pack([list(one) for one in ranges.below(MAX_RANGES)])
+def pack_ranges(*sets: Ranges) -> bytes:
+    """Return the lowest ranges of each as the body of a SETTLED or DRAINED."""
+    return pack(*([list(one) for one in ranges.below(MAX_RANGES)] for ranges in sets))
 
 
-def unpack_ranges(body: bytes) -> list[tuple[int, int]]:
-    """Read what :func:`pack_ranges` made.
+def unpack_ranges(body: bytes, sets: int = 1) -> list[list[tuple[int, int]]]:
+    """Read what :func:`pack_ranges` made of so many.
 
     :raises RemoteProtocolError: if it is malformed
     """
-    values = unpack(body, list)[0]
+    return [_check_ranges(values) for values in unpack(body, *[list] * sets)]
+
+
+def _check_ranges(values: list[Any]) -> list[tuple[int, int]]:
     if len(values) > MAX_RANGES:
         raise RemoteProtocolError(f"a body names {len(values)} ranges: {MAX_RANGES} are allowed")
     for value in values:

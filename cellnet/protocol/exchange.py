@@ -92,7 +92,7 @@ class Exchange:
     def renamed(self, now: float) -> None:
         """Take the news that this cell has another name: for all others it is another cell."""
         self.asking.renamed(now)
-        self.answering.renamed()
+        self.answering.renamed(now)
 
     def _look_by(self, expires: float, now: float) -> None:
         """Look for what is over when the first can be, but not for each on its own."""

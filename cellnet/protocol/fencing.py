@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["STALE_EPOCH", "Fencing", "StaleEpoch"]
 
 PROBE_SECONDS = 2.0
-"""How long a holder may take to answer; a newcomer waits so long in its handshake."""
+"""How long a holder may be silent when it is asked; a newcomer waits so long in its handshake."""
 MAX_EPOCHS = 16384
 """Names whose last start is remembered, also when it left; the least recently used is forgotten."""
 STALE_EPOCH = "stale-epoch"
@@ -45,15 +45,18 @@ class Fencing:
         timers: Timers,
         admit: Callable[[Connection, Neighbour, float], None],
         refuse: Callable[[Connection, HandshakeError, float], None],
+        is_deaf: Callable[[], bool],
     ) -> None:
         """Begin with no names.
 
         :param admit: takes in a newcomer that had to wait
         :param refuse: tells one that it cannot have the name
+        :param is_deaf: whether children are not read from now, so that their silence means nothing
         """
         self._timers = timers
         self._admit = admit
         self._refuse = refuse
+        self._is_deaf = is_deaf
         self._epochs: OrderedDict[FQCN, int] = OrderedDict()
         self._waiting: dict[FQCN, _Newcomer] = {}
 
@@ -69,6 +72,8 @@ class Fencing:
         """
         name = neighbour.fqcn
         last = self._epochs.get(name, 0)
+        if holder is not None and holder.neighbour is not None:
+            last = max(last, holder.neighbour.epoch)  # which may have been forgotten above
         if neighbour.epoch < last:
             raise StaleEpoch(neighbour.name, last)
         if holder is None or holder.neighbour is None:
@@ -79,8 +84,7 @@ class Fencing:
         if name in self._waiting:
             raise _taken(neighbour)
         holder.control(Kind.PROBE)
-        timer = self._timers.at(now + PROBE_SECONDS, partial(self._over, name))
-        self._waiting[name] = _Newcomer(connection, neighbour, timer)
+        self._waiting[name] = _Newcomer(connection, neighbour, self._look_at(holder, now + PROBE_SECONDS))
         return False
 
     def admitted(self, neighbour: Neighbour) -> None:
@@ -104,6 +108,28 @@ class Fencing:
             if newcomer.connection is connection:
                 self._take(name)
                 return
+
+    def renamed(self, error: HandshakeError, now: float) -> None:
+        """Refuse all who wait: the names that they wait for are no longer below this cell."""
+        for name in list(self._waiting):
+            newcomer = self._take(name)
+            if newcomer is not None:
+                self._refuse(newcomer.connection, error, now)
+
+    def _look_at(self, holder: Connection, when: float) -> Timer:
+        return self._timers.at(when, partial(self._look, holder))
+
+    def _look(self, holder: Connection, now: float) -> None:
+        """Give a name away if its holder is silent. While its bytes arrive, its answer may be behind them."""
+        assert holder.neighbour is not None  # noqa: S101  # it has the name
+        name = holder.neighbour.fqcn
+        if self._is_deaf():
+            holder.not_read(now)
+        until = holder.heard + PROBE_SECONDS
+        if now < until:
+            self._waiting[name] = self._waiting[name]._replace(timer=self._look_at(holder, until))
+        else:
+            self._over(name, now)
 
     def _over(self, name: FQCN, now: float) -> None:
         newcomer = self._take(name)

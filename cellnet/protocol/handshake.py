@@ -118,6 +118,8 @@ class Handshake:
         :param fqcn: our own FQCN, of which the child's is made
         :raises HandshakeError: if the connector may not join; its text goes back to it
         """
+        if self._join:
+            raise RemoteProtocolError("JOIN came twice")
         *introduction, signed_placement, signed_delegation = unpack(header, *_INTRODUCTION, bytes, bytes)
         name, role, epoch, chain = self._check_introduction(introduction)
         self._join = header

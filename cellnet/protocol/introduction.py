@@ -127,6 +127,12 @@ class Introducer:
         self._entropy = entropy
         self._wall = wall
 
+    @property
+    def name(self) -> FQCN | None:
+        """What this cell is called now."""
+        me = self._me()
+        return None if me is None else me.fqcn
+
     def ask(self, answerer: FQCN) -> Introduction | None:
         """Return this cell's side of a new session; None while it has no name."""
         me = self._me()

@@ -22,7 +22,7 @@ class Lanes:
     A request may arrive before an earlier one that was lost on the way; it says which one it must follow.
     """
 
-    __slots__ = ("_after", "_early", "_held", "_queues", "_running")
+    __slots__ = ("_after", "_earlier", "_early", "_held", "_queues", "_running")
 
     def __init__(self) -> None:
         self._running: dict[str, int] = {}
@@ -33,6 +33,8 @@ class Lanes:
         """By number, the request that must have ended before a message may take its place in the queue."""
         self._early: dict[int, list[int]] = {}
         """The same the other way round."""
+        self._earlier: set[int] = set()
+        """The numbers of those that run, and that an earlier start asked for."""
 
     @property
     def held(self) -> int:
@@ -42,6 +44,11 @@ class Lanes:
     def __iter__(self) -> Iterator[Message]:
         """Yield those that wait."""
         return iter(list(self._held.values()))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits or runs."""
+        return not self._held and not self._running
 
     def add(self, message: Message, after: int) -> Iterator[Message]:
         """Take a message; yield it if it is its turn.
@@ -63,7 +70,10 @@ class Lanes:
             if self._running.get(message.key) == message.number:
                 del self._running[message.key]
             yield from self._next(message.key)
-            yield from self.settled(message.sequence, message.sequence + 1)
+            if message.number in self._earlier:
+                self._earlier.remove(message.number)
+            else:
+                yield from self.settled(message.sequence, message.sequence + 1)
 
     def settled(self, start: int, stop: int) -> Iterator[Message]:
         """Note that these requests ended, or will never come; yield those whose turn it is now."""
@@ -81,6 +91,14 @@ class Lanes:
                 self._after[number] = after
                 self._early.setdefault(after, []).append(number)
         return True
+
+    def restart(self) -> list[Message]:
+        """Forget and return what waits, as another start asks from now on; what runs of the earlier one goes first."""
+        waiting = list(self)
+        for table in (self._held, self._queues, self._after, self._early):
+            table.clear()
+        self._earlier.update(self._running.values())
+        return waiting
 
     def _place(self, message: Message, after: int) -> Iterator[Message]:
         if after:

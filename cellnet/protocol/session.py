@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from hashlib import sha256
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from cellnet.errors import (
@@ -14,7 +15,7 @@ from cellnet.errors import (
     StillBusy,
     StillUnreachable,
 )
-from cellnet.protocol.envelope import Order, join
+from cellnet.protocol.envelope import MAX_RANGES, Order, join, pack_ranges
 from cellnet.protocol.frames import MAX_REMAINING_MS
 from cellnet.protocol.ranges import Ranges
 
@@ -67,6 +68,7 @@ class Session:
         "epoch",
         "events",
         "flying",
+        "given_up",
         "has_untold",
         "introduction",
         "is_pausing",
@@ -110,8 +112,10 @@ class Session:
         self.flying: dict[int, Pending] = {}
         """By counter, the transmissions of which nothing is known."""
         self.keys: dict[str, list[int]] = {}
-        """By ordering key, the sequence numbers that are pending, and those given up while one before is pending: they
-        are settled together, as else who follows them could overtake it."""
+        """By ordering key, the sequence numbers that are pending, and those that nobody waits for while one before is
+        pending: they are settled together, as else who follows them could overtake it."""
+        self.given_up: dict[int, None] = {}
+        """The latter."""
         self.events: list[Untold] = []
 
     @property
@@ -171,12 +175,22 @@ class Session:
             return 1
         same = self.keys[pending.key]
         count = next((place for place, one in enumerate(same) if one in self.pending), len(same))
+        if not count:
+            self.given_up[pending.sequence] = None
         for sequence in same[:count]:
             self.settled.add(sequence, sequence + 1)
+            self.given_up.pop(sequence, None)
         del same[:count]
         if not same:
             del self.keys[pending.key]
         return count
+
+    def settlement(self) -> bytes:
+        """Return the body of a SETTLED: what the answerer may forget, and what it need not begin any more."""
+        latest = Ranges()
+        for sequence in islice(reversed(self.given_up), MAX_RANGES):
+            latest.add(sequence, sequence + 1)
+        return pack_ranges(self.settled, latest)
 
     def predecessor(self, pending: Pending) -> int:
         """Return the request with the same key that must end before this one; 0 if there is none."""

@@ -131,13 +131,9 @@ class History:
         ]
 
     def longest_in_vain(self) -> float:
-        """Return how many seconds a handler worked at most after its caller no longer wanted to know.
-
-        A request that was given up while one before it with its key is pending may begin when its turn comes, and is
-        stopped as soon as the answerer hears: what it waited for is not counted.
-        """
+        """Return how many seconds a handler worked, or began, at most after its caller no longer wanted to know."""
         told = (asked for asked in self._asked.values() if asked.told_at and asked.ran)
-        return max((asked.ended_at - max(asked.told_at, asked.ran[-1][1]) for asked in told), default=0.0)
+        return max((asked.ended_at - asked.told_at for asked in told), default=0.0)
 
     def violations(self) -> list[str]:
         """Return what must not have happened, one line each; empty if all is well."""

@@ -217,7 +217,7 @@ class Liar:
         server, client = self._names
         exchange = self._net["C"].exchange
         asking = exchange.asking.sessions.known(server)
-        answering = exchange.answering._askers._askers.get(server)
+        answering = next((asker for asker in exchange.answering._askers if asker.origin == server), None)
         if asking is None or asking.channel is None or answering is None or answering.current is None:
             return False
         self._asking: Channel = asking.channel
@@ -244,7 +244,7 @@ class Liar:
         return [
             [(Kind.REQUEST, join(order, content)) for order in orders[:2]],
             [(Kind.EVENT, join(orders[2], content))],
-            [(Kind.SETTLED, pack([[1, 2], [number - 1, number]]))],
+            [(Kind.SETTLED, pack([[1, 2], [number - 1, number]], [[number, number + 1]]))],
             [(Kind.REPLY, Answer(owed, 1, status, 2, b"\x90").pack()) for status in Status],
             [(Kind.DRAINED, pack([[1, owed + 1]]))],
             [(Kind.BROADCAST, pack(order, content)) for order in orders],

@@ -45,7 +45,11 @@ PLANTED: dict[str, tuple[str, object, str]] = {
     # Behind the signatures of the job and of its site.
     "signed introductions": ("cellnet.protocol.introduction.load_public_key", point, "ValueError"),
     # Behind a seal.
-    "sealed frames": ("cellnet.protocol.answering.unpack_ranges", lambda body: unpack(body, list)[0], "Error"),
+    "sealed frames": (
+        "cellnet.protocol.answering.unpack_ranges",
+        lambda body, sets=1: unpack(body, *[list] * sets),
+        "Error",
+    ),
     # Behind a handshake and the prefix.
     "frames": ("cellnet.protocol.presence._check", lambda entry: entry, "Error"),
     # Behind a manifest's signature.

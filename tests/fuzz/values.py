@@ -84,6 +84,7 @@ def envelopes(_lab: Lab) -> Target:
         (content, Content.unpack),
         (Answer(5, 6, Status.RAISED, 2, b"\x92\xa1a\xa1b").pack(), Answer.unpack),
         (pack([[1, 3], [5, 6]]), unpack_ranges),
+        (pack([[1, 3]], [[5, 6]]), lambda body: unpack_ranges(body, 2)),
         (entries, lambda data: Entry.unpack(unpack(data, list)[0])),
         (join(order, content), lambda body: [Order.unpack(part(body)[0]), Content.unpack(part(body)[1])]),
     )

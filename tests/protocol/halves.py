@@ -205,7 +205,11 @@ class Asker(Half):
 
     def settled(self) -> list[list[list[int]]]:
         """Return what each SETTLED since the last call told."""
-        return [unpack(frame.body, list)[0] for frame in self.take(Kind.SETTLED)]
+        return [told[0] for told in self.told()]
+
+    def told(self) -> list[list[list[list[int]]]]:
+        """Return what each SETTLED since the last call told, and of what it said that nobody wants it to begin."""
+        return [unpack(frame.body, list, list) for frame in self.take(Kind.SETTLED)]
 
     def lost(self, *names: FQCN) -> None:
         self.asking.lost(names.__contains__, self.now)
@@ -263,9 +267,16 @@ class Answerer(Half):
     ) -> None:
         self._message(Kind.EVENT, session, 0, origin, counter, payload, MINUTE, ordered)
 
-    def settled(self, session: int, *ranges: tuple[int, int], origin: FQCN = A, counter: int | None = None) -> None:
+    def settled(
+        self,
+        session: int,
+        *ranges: tuple[int, int],
+        given_up: tuple[int, ...] = (),
+        origin: FQCN = A,
+        counter: int | None = None,
+    ) -> None:
         counter = next(self.counters) if counter is None else counter
-        body = pack([list(one) for one in ranges])
+        body = pack([list(one) for one in ranges], [[one, one + 1] for one in given_up])
         self.answering.settled_received(origin, pack(session, counter), body, self.now)
 
     def answer(self, message: int, status: Status = Status.OK, payload: bytes = b"") -> None:

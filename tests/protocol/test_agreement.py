@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 
 from cellnet.errors import Indeterminate
+from cellnet.fqcn import FQCN, ROOT
 from cellnet.protocol.answering import MAX_RECORDS
 from cellnet.protocol.envelope import Content, Status
 from cellnet.protocol.events import Failed, Message
 from cellnet.protocol.frames import Kind
 from cellnet.protocol.lanes import Lanes
-from tests.protocol.conftest import Net, request_body
+from tests.protocol.conftest import MINUTE, Net, request_body
 from tests.protocol.halves import A, Answerer, Asker, B, C, Cell
+from tests.protocol.world import World
 
 
 def keyed(sequence: int) -> Message:
@@ -172,4 +174,39 @@ def test_a_cell_that_was_given_another_name_answers_those_who_knew_it_under_the_
     net.request("D", "B.C", payload=b"again")
     net.tick(1)
     assert net.outcomes("D")[-1].payload == b"again"  # type: ignore[union-attr]
-    assert net["A.C"].exchange.answering.records == 1
+    net.tick(MINUTE + 5)
+    assert net["A.C"].exchange.answering.records == 0
+
+
+def test_what_ran_under_a_name_does_not_run_again_when_its_cell_comes_back_to_it() -> None:
+    net = Net.tree("A.R", "B")
+    net.request("server", "A.R")
+    net.tick(1)
+    net.request("server", "A.R", topic="hold", payload=b"in doubt")
+    net.run()
+    for parent in ("B", "A"):
+        net.cut("A.R")
+        net.connect("A.R", parent=parent)
+        net.run()
+    net.tick(MINUTE + 5)
+    assert [message.payload for message in net.received("A.R", Message) if not message.doubt] == [b"?", b"in doubt"]
+
+
+def test_what_ran_at_one_process_does_not_run_again_at_another_that_was_started_before() -> None:
+    world = World()
+    server = world.start(ROOT, "")
+    first = world.start("A", ROOT)
+    world.dial(first)
+    world.run()
+    standby = world.start("A", ROOT)
+    world.dial(standby)
+    world.wait(10)
+    assert not standby.is_joined
+    (wire,) = world.of(first)
+    wire.vanishes = "up"
+    world.ask(server, [FQCN("A")], "echo")
+    world.run()
+    assert world.runs[b"0", FQCN("A")] == 1
+    world.kill(first)
+    world.dial(standby)
+    world.wait(5)  # or the world sees that it ran twice

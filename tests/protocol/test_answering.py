@@ -299,7 +299,7 @@ def test_who_never_used_a_session_is_not_told_what_may_have_run() -> None:
     answerer.answering.drained(answerer.now)
     (drained,) = answerer.take()
     assert (drained.destination, drained.kind) == (C, Kind.DRAINED)
-    assert unpack_ranges(drained.body) == [(1, 2), (4, 5)]
+    assert unpack_ranges(drained.body) == [[(1, 2), (4, 5)]]
     answerer.request(session, 5, origin=C)
     answerer.event(session, origin=C)
     assert answerer.open(A, nonce=1) == 0
@@ -403,11 +403,73 @@ def test_another_start_of_an_asker_does_not_wait_for_what_an_earlier_one_left_wa
     (first,) = answerer.happened()
     later = answerer.open(epoch=2)
     assert answerer.happened() == [Cancelled(first.number)]
+    answerer.answering.stopped(first.number)
     answerer.request(later, 1, key="k")
     assert [(event.epoch, event.sequence) for event in answerer.happened()] == [(2, 1)]
+    assert answerer.answering.running == 1
+
+
+def test_another_start_of_an_asker_waits_for_what_still_runs_of_an_earlier_one() -> None:
+    answerer = Answerer()
+    answerer.request(answerer.open(), 1, key="k")
+    (first,) = answerer.happened()
+    later = answerer.open(epoch=2)
+    answerer.request(later, 2, key="k", after=1)  # another 1, which is late
+    answerer.request(later, 3, key="other")
+    answerer.happened()
     answerer.answering.stopped(first.number)
     assert answerer.happened() == []
-    assert answerer.answering.running == 1
+    answerer.request(later, 1, key="k")
+    (second,) = answerer.happened()
+    assert (second.epoch, second.sequence) == (2, 1)
+    answerer.answer(second.number)
+    assert [(event.epoch, event.sequence) for event in answerer.happened()] == [(2, 2)]
+
+
+def test_a_request_that_was_given_up_neither_begins_when_its_turn_comes_nor_when_it_comes_again() -> None:
+    answerer = Answerer()
+    session = answerer.open()
+    for sequence in (1, 2, 3):
+        answerer.request(session, sequence, key="k", after=sequence - 1)
+    (first,) = answerer.happened()
+    answerer.settled(session, given_up=(2, 9))
+    assert answerer.answering.running == 2
+    answerer.answer(first.number)
+    assert [event.sequence for event in answerer.happened()] == [3]
+    answerer.take()
+    answerer.request(session, 2, key="k", after=1)
+    assert answerer.happened() == []
+    assert answerer.answers() == [(2, Status.WORKING)]
+    answerer.settled(session, (1, 4))
+    assert answerer.answering.records == 0
+
+
+def test_a_request_that_was_given_up_while_it_runs_is_stopped_and_keeps_its_record() -> None:
+    answerer = Answerer()
+    session = answerer.open()
+    for sequence in (1, 2):
+        answerer.request(session, sequence, key=str(sequence))
+    first, second = answerer.happened()
+    answerer.answer(first.number)
+    answerer.settled(session, given_up=(1, 2))
+    assert answerer.happened() == [Cancelled(second.number)]
+    answerer.answering.stopped(second.number)
+    answerer.request(session, 2, key="2")
+    assert answerer.happened() == []
+
+
+def test_who_follows_a_request_that_was_given_up_waits_also_for_those_before_that_have_not_come() -> None:
+    answerer = Answerer()
+    session = answerer.open()
+    answerer.request(session, 2, key="k", after=1)
+    answerer.settled(session, given_up=(2,))
+    answerer.request(session, 3, key="k", after=2)
+    answerer.request(session, 1, key="k")
+    (first,) = answerer.happened()
+    assert first.sequence == 1
+    answerer.answer(first.number)
+    answerer.settled(session, (1, 3))
+    assert [event.sequence for event in answerer.happened()] == [3]
 
 
 # OPEN and OPENED

@@ -10,9 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from cellnet.protocol import askers as askers_module
 from cellnet.protocol.envelope import Status
-from cellnet.protocol.events import Message
+from cellnet.protocol.events import Message, Replied
 from cellnet.protocol.frames import Kind, unpack
-from tests.protocol.conftest import request_body
+from tests.protocol.conftest import MINUTE, Net, request_body
 from tests.protocol.halves import A, Answerer, B, C
 
 if TYPE_CHECKING:
@@ -197,3 +197,15 @@ class EpochMachine(RuleBasedStateMachine):
 
 TestEpochMachine = EpochMachine.TestCase
 TestEpochMachine.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+
+
+def test_whoever_has_nothing_open_makes_room_for_another_asker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(askers_module, "MAX_ASKERS", 2)
+    monkeypatch.setattr(askers_module, "LOOKED_AT", 1)
+    net = Net.tree("A", "B", "C")
+    net.request("A", "server", topic="hold", deadline=net.now + 10 * MINUTE)
+    net.request("B", "server")
+    net.tick(15)
+    net.request("C", "server")
+    net.tick(15)
+    assert [type(outcome) for outcome in net.outcomes("C")] == [Replied]

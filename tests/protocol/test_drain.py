@@ -117,3 +117,22 @@ def test_who_asked_in_no_session_that_is_open_is_told_nothing() -> None:
     net["A"].drained(net.now)
     net.run()
     assert net.links["A"].sent(Kind.DRAINED) == 0
+
+
+def test_what_waited_for_its_turn_when_a_cell_was_drained_goes_to_its_next_start() -> None:
+    net = Net.tree("A")
+    for payload in (b"runs", b"waits"):
+        net.request("server", "A", topic="hold" if payload == b"runs" else "echo", payload=payload, key="k")
+        net.tick(0.1)
+    net.request("server", "A", payload=b"makes sure that the session is used")
+    net.tick(0.1)
+    net["A"].drain()
+    net["A"].drained(net.now)
+    net.run()
+    net.cut("A")
+    net.outcomes("server")
+    net.add("A", 2)
+    net.connect("A")
+    net.tick(5)
+    assert [outcome.payload for outcome in net.outcomes("server") if isinstance(outcome, Replied)] == [b"waits"]
+    assert [message.payload for message in net.received("A", Message) if message.doubt] == [b"runs"]

@@ -522,3 +522,12 @@ def test_a_relay_that_gets_another_name_does_not_ask_twice() -> None:
     net.tick(5)
     assert [m.topic for m in net.received("C", Message)] == ["echo", "hold"]
     assert net.failures("A.R") == {"C": "Indeterminate"}
+
+
+def test_who_is_about_to_join_a_cell_that_stops_is_told_to_try_again() -> None:
+    server = new_endpoint("server")
+    newcomer = Peer.child(server, "A", joined=False)
+    server.goodbye("server stops")
+    (frame,) = newcomer.frames()
+    assert frame.kind is Kind.REFUSED
+    assert unpack(frame.header, str, str, bool, int)[2]

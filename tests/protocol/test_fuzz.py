@@ -129,7 +129,7 @@ FRAMES: tuple[Callable[[Talk], bytes], ...] = (
         Kind.EVENT, pack(talk.session, 6), join(order(0, floor=4, key="k"), CONTENT), label=0, **ROUTED
     ),
     lambda talk: encode_frame(Kind.DRAINED, pack(ASKING, 9), pack([[1, 2], [5, 6]]), label=0, **ROUTED),
-    lambda talk: encode_frame(Kind.SETTLED, pack(talk.session, 7), pack([[1, 3], [5, 6]]), label=0, **ROUTED),
+    lambda talk: encode_frame(Kind.SETTLED, pack(talk.session, 7), pack([[1, 3]], [[5, 6]]), label=0, **ROUTED),
     *(
         lambda talk, number=number, status=status: encode_frame(  # type: ignore[misc]
             Kind.REPLY,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 
-import pytest
 from coverage import Coverage
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -17,7 +16,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from cellnet.fqcn import FQCN, ROOT
 from tests.protocol import laws
-from tests.protocol.mended import mend
 from tests.protocol.world import Process, World
 
 PLACES = {"A": ROOT, "B": ROOT, "R": "A", "c": "R", "x": "A", "y": "B"}
@@ -32,8 +30,6 @@ clocks = st.sampled_from(["right", "right", "back"])
 class CellsMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.patch = pytest.MonkeyPatch()
-        mend(self.patch)
         self.world = World()
         self.world.start(ROOT, "")
         for base, place in PLACES.items():
@@ -204,11 +200,8 @@ class CellsMachine(RuleBasedStateMachine):
             laws.presence_is_exact(self.world)
 
     def teardown(self) -> None:
-        try:
-            if sys.exc_info()[0] is None:  # else a step failed, and that is what is to be told
-                self.come_to_rest()
-        finally:
-            self.patch.undo()
+        if sys.exc_info()[0] is None:  # else a step failed, and that is what is to be told
+            self.come_to_rest()
 
     def come_to_rest(self) -> None:
         """Repair all links, use them, and let time pass until nothing is due."""

@@ -6,6 +6,7 @@ import pytest
 
 from cellnet.errors import Busy, Unreachable
 from cellnet.protocol import asking as asking_module
+from cellnet.protocol.envelope import MAX_RANGES
 from cellnet.protocol.frames import INLINE_LIMIT, Kind
 from tests.protocol.conftest import MINUTE
 from tests.protocol.halves import Asker, B, Sent
@@ -80,13 +81,24 @@ def test_what_was_given_up_is_settled_when_nothing_before_it_with_its_key_is_pen
     asker = Asker.opened_to(B)
     calls = [asker.ask(key="k") for _ in range(3)]
     asker.give_up(calls[1])
-    assert asker.settled()[-1] == [[1, 2]]
+    assert asker.told()[-1] == [[[1, 2]], [[3, 4]]]
     with pytest.raises(Busy):
         asker.ask()
     asker.reply(2)
     assert asker.settled() == [[[1, 4]]]
     asker.ask()
     asker.ask()
+
+
+def test_of_what_was_given_up_and_is_not_settled_the_latest_are_told() -> None:
+    asker = Asker.opened_to(B)
+    calls = [asker.ask(key=key) for key in ("j", "k") for _ in range(MAX_RANGES + 2)]
+    for call in calls[1 : MAX_RANGES + 2]:
+        asker.give_up(call)
+    first = 2  # the number of the first call
+    assert asker.told()[-1][1] == [[first + 2, first + MAX_RANGES + 2]]
+    asker.reply(first)
+    assert asker.told() == [[[[1, first + MAX_RANGES + 2]], []]]
 
 
 def test_the_answerer_is_told_at_once_that_nobody_need_wait_for_what_never_came() -> None:

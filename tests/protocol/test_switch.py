@@ -634,7 +634,7 @@ MALFORMED: dict[str, Callable[[Peer, int], None]] = {
     "topic": lambda peer, number: peer.request(0, 3, session=number, topic="t" * 256),
     "event": lambda peer, number: peer.send(Kind.EVENT, number, 1, body=GARBAGE),
     "settled": lambda peer, number: peer.send(Kind.SETTLED, number, 1, body=GARBAGE),
-    "range": lambda peer, number: peer.send(Kind.SETTLED, number, 1, body=pack([[2, 1]])),
+    "range": lambda peer, number: peer.send(Kind.SETTLED, number, 1, body=pack([], [[2, 1]])),
     "open": lambda peer, _number: peer.send(Kind.OPEN, 0, 9, body=GARBAGE),
     "request in open": lambda peer, _number: peer.open(attempt=9, request=GARBAGE),
     "opened": lambda peer, _number: (

@@ -132,7 +132,7 @@ class World:
         """By answerer or parent, the last epoch seen of each asker or child."""
         self.memories: dict[str, OrderedDict[FQCN, int]] = {}
         """By the name of each relay, the last epochs of its children: a start that forgot them would take in an earlier
-        start, which nobody answers who knew the later one, see the findings."""
+        start, which nobody answers who knew the later one."""
         self._made = 0
 
     # What happens.
@@ -291,11 +291,7 @@ class World:
         if not event.connection.is_listener:
             process.is_twin = code == "name-taken"
         if code == "stale-epoch" and not event.connection.is_listener:
-            if getattr(event.error, "temporary", False):
-                # Without this, two that are told of the same last epoch take the same next one, see the findings.
-                process.endpoint._epoch += process.number
-            else:
-                process.is_fenced = True
+            process.is_fenced = not getattr(event.error, "temporary", False)
         for wire in self.wires:
             if event.connection is wire.listening and "connected anew" in str(event.error):
                 (now_there,) = (
