@@ -241,11 +241,12 @@ class Cell(anyio.AsyncContextManagerMixin):
         deadline = Deadline(self._request_seconds)
         await deadline.check(topic, name)
         with deadline.limit():
-            await anyio.lowlevel.checkpoint()
+            await anyio.lowlevel.checkpoint_if_cancelled()
             await self._wait_room(name)
             now = anyio.current_time()
             self._endpoint.send(name, topic, encoding, data, deadline=deadline.at, now=now, key=key)
             self._dispatch(now)
+            await anyio.lowlevel.cancel_shielded_checkpoint()  # only now: others shall not overtake it
             return
         raise DeadlineBeforeExecution(f"there was no room to send {topic} to {name} in {deadline.seconds:.3g} s")
 
@@ -362,8 +363,10 @@ class Cell(anyio.AsyncContextManagerMixin):
     # Helpers of the messages.
 
     async def _wait_room(self, destination: FQCN) -> None:
-        while (connection := self._endpoint.next_connection(destination)) is not None and connection.is_full:
-            await self._neighbours.wait_room(connection)
+        while connection := self._endpoint.next_connection(destination):
+            await self._neighbours.wait_turn(connection)
+            if not connection.is_full:
+                return
 
     async def _resolve(self, pattern: Pattern) -> list[FQCN]:
         """Return the cells that a pattern means now, but for this one. The server knows them all."""

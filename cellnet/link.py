@@ -59,6 +59,7 @@ class RunningLink:
         self._endpoint = endpoint
         self._dispatch = dispatch
         self._room = Wakeup()
+        self._turn = anyio.Lock()
         self._tasks = tasks
         self._unsent: Sequence[Buffer] = ()
         self._writing: anyio.CancelScope | None = None
@@ -94,6 +95,12 @@ class RunningLink:
         """Wait while too much is queued for this neighbour."""
         while self.connection.is_full and not self._ending:
             await self._room.wait()
+
+    async def wait_turn(self) -> None:
+        """The same, behind all who wait here already: what bears an ordering key leaves in the order of the calls."""
+        if self.connection.is_full or self._turn.locked():
+            async with self._turn:
+                await self.wait_room()
 
     def flush(self, now: float) -> None:
         """Send what is queued if the link takes it at once; start a task for the rest.

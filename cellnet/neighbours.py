@@ -128,6 +128,11 @@ class Neighbours:
         if running := self._running.get(connection):
             await running.wait_room()
 
+    async def wait_turn(self, connection: Connection) -> None:
+        """The same, behind all who wait for this neighbour already."""
+        if running := self._running.get(connection):
+            await running.wait_turn()
+
     def flush(self, now: float) -> None:
         """Send what the last input or call gave to send."""
         while self._ready:

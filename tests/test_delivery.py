@@ -77,6 +77,33 @@ async def test_three_thousand_events_with_one_key_are_handled_in_order_one_at_a_
         assert seen == list(range(3 * MANY))
 
 
+@pytest.mark.anyio
+async def test_what_waits_for_room_leaves_in_the_order_of_the_calls(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cellnet.protocol.connection.BUDGET_BYTES", 20_000)
+    called, seen = [], []
+
+    async def note(request: Request) -> None:
+        seen.append(request.payload[0])
+
+    async def call(number: int) -> None:
+        called.append(number)
+        if number % 2:
+            await network["R.A"].request("S.B", "note", [number, bytes(5_000)], key="k")
+        else:
+            await network["R.A"].send("S.B", "note", [number, bytes(5_000)], key="k")
+
+    async with network.run(["R.A", "S.B"], handlers={"note": note}):
+        await network["R.A"].request("S.B", "note", [-1], key="k")
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+                for number in range(300):
+                    tasks.start_soon(call, number)
+            await network["R.A"].request("S.B", "note", [300], key="k")
+    assert seen == [-1, *called, 300]
+
+
 def test_a_broadcast_to_a_thousand_sealed_cells_leaves_the_server_once_per_relay() -> None:
     project, net = Project(), Net()
     server = project.server()

@@ -72,7 +72,6 @@ class WholeRun:
             if name.parent is not None:
                 self._network.set_latency(str(name.parent), latency)
         self._callers: dict[FQCN, dict[str, anyio.CancelScope]] = defaultdict(dict)
-        self._starts: Counter[FQCN] = Counter()
         self._nested = 0
 
     async def run(self) -> None:
@@ -119,11 +118,8 @@ class WholeRun:
             return False
         untold = {name: errand.name_at(name) for name in errand.destinations}
         deadline = self._now + seconds - min(MARGIN_SECONDS, seconds / 10)
-        # A key orders what one start of a cell asks: what its next start asks may begin while handlers of the earlier
-        # one are still on their way out.
-        key = errand.key and f"{errand.key} of start {self._starts[origin]}"
         for destination, number in untold.items():
-            self.history.asked(number, str(origin), str(destination), deadline=deadline, key=key)
+            self.history.asked(number, str(origin), str(destination), deadline=deadline, key=errand.key)
         answered: list[bool] = []
 
         def tell(destination: FQCN, outcome: Outcome, *, is_right: bool = True) -> None:
@@ -184,7 +180,6 @@ class WholeRun:
     # Answering.
 
     def _handlers(self, name: FQCN) -> dict[str, Handler]:
-        self._starts[name] += 1
 
         async def answer(request: Request) -> str:
             errand = self._errands[number_in(request.payload)]
