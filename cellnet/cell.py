@@ -6,7 +6,6 @@ import datetime
 import logging
 import os
 import random
-import time
 from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,6 +14,7 @@ import anyio.lowlevel
 
 from cellnet import drivers as ways
 from cellnet.calls import REQUEST_SECONDS, Call, Deadline, Replies
+from cellnet.epoch import clock_epoch
 from cellnet.errors import (
     DeadlineBeforeExecution,
     LocalProtocolError,
@@ -73,6 +73,7 @@ class Cell(anyio.AsyncContextManagerMixin):
         *,
         handlers: Mapping[str, Handler | Durable] | None = None,
         journal: Path | str | None = None,
+        epoch: int | None = None,
         drivers: Mapping[str, Driver] | None = None,
         max_children: int = MAX_CHILDREN,
         request_seconds: float = REQUEST_SECONDS,
@@ -83,6 +84,8 @@ class Cell(anyio.AsyncContextManagerMixin):
         :param name: its base name; ``server`` for the root
         :param handlers: what answers requests and takes events, by topic
         :param journal: the file in which durable handlers keep what they did; made if there is none
+        :param epoch: the number of this start, higher than of each before; by default the clock's. Whoever can keep
+            a file should let :func:`~cellnet.epoch.next_epoch` choose it, in case the clock is set back
         :param drivers: further drivers, or others in place of the built-in ones, by scheme
         :param max_children: how many cells may connect to this one
         :param request_seconds: the deadline of messages whose caller's scope has none
@@ -98,7 +101,7 @@ class Cell(anyio.AsyncContextManagerMixin):
         self._rng = rng or random.SystemRandom()
         self._endpoint = Endpoint(
             self.name,
-            _epoch(),
+            clock_epoch() if epoch is None else epoch,
             entropy=os.urandom,
             random=self._rng.random,
             wall=_wall,
@@ -392,8 +395,3 @@ class Cell(anyio.AsyncContextManagerMixin):
 
 def _wall() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
-
-
-def _epoch() -> int:
-    """Return a number that grows with every start: microseconds, and 12 random bits against a coarse clock."""
-    return time.time_ns() // 1000 << 12 | int.from_bytes(os.urandom(2), "big") >> 4

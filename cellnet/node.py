@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import anyio
 
 from cellnet.cell import Cell
+from cellnet.epoch import next_epoch
 from cellnet.errors import CellError, ConfigurationError
 from cellnet.fqcn import FQSN, ROOT
 from cellnet.jobs.coordinator import Coordinator
@@ -152,7 +153,7 @@ async def _run_server(kit: Kit, folder: Path, backend: str, stop: anyio.Event, t
         return present_page(cell, request)
 
     handlers = {**coordinator.handlers, "cells.present": cells_present}
-    async with Cell(kit.name, handlers=handlers) as cell:
+    async with Cell(kit.name, handlers=handlers, epoch=next_epoch(kit.local / "epoch")) as cell:
         async with host.serving(cell), coordinator.serving(cell):
             await cell.listen(url, kit.credentials)
             bound = await cell.listen(kit.listen.url, kit.credentials, security=kit.listen.security)
@@ -167,7 +168,7 @@ async def _run_client(kit: Kit, folder: Path, backend: str, stop: anyio.Event, t
     assert placement is not None  # noqa: S101 - and this too
     url = f"unix://{folder / SOCKET}"
     host = JobHost(FQSN(placement.fqsn), kit.credentials, folder / JOBS, url, backend=backend)
-    async with Cell(kit.name, handlers=host.handlers) as cell:
+    async with Cell(kit.name, handlers=host.handlers, epoch=next_epoch(kit.local / "epoch")) as cell:
         async with host.serving(cell):
             await cell.listen(url, kit.credentials)
             await cell.connect(kit.connect.url, kit.credentials, security=kit.connect.security)

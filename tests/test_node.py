@@ -109,6 +109,8 @@ def test_nodes_say_one_line_when_they_are_there_and_leave_nothing_when_they_end(
         assert node.end(number) == 0, node.err.read_text()
         assert "Traceback" not in node.err.read_text()
     assert not list(kits.glob("*/run"))
+    for name in ("server", "R1", "C1"):
+        assert int((kits / name / "local" / "epoch").read_text()) > 0
 
 
 def test_a_node_that_waits_for_its_parent_ends_in_order_too(kits: Path, start: Callable[..., Node]) -> None:
