@@ -111,10 +111,10 @@ class Fencing:
 
     def renamed(self, error: HandshakeError, now: float) -> None:
         """Refuse all who wait: the names that they wait for are no longer below this cell."""
-        for name in list(self._waiting):
-            newcomer = self._take(name)
-            if newcomer is not None:
-                self._refuse(newcomer.connection, error, now)
+        waiting, self._waiting = self._waiting, {}
+        for newcomer in waiting.values():
+            newcomer.timer.cancel()
+            self._refuse(newcomer.connection, error, now)
 
     def _look_at(self, holder: Connection, when: float) -> Timer:
         return self._timers.at(when, partial(self._look, holder))

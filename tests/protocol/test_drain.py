@@ -125,6 +125,7 @@ def test_what_waited_for_its_turn_when_a_cell_was_drained_goes_to_its_next_start
         net.request("server", "A", topic="hold" if payload == b"runs" else "echo", payload=payload, key="k")
         net.tick(0.1)
     net.request("server", "A", payload=b"makes sure that the session is used")
+    net["server"].send(FQCN("A"), "news", 0, b"", deadline=net.now + 9, now=net.now, key="k")
     net.tick(0.1)
     net["A"].drain()
     net["A"].drained(net.now)

@@ -13,6 +13,7 @@ from cellnet.fqcn import FQCN
 from cellnet.protocol.envelope import (
     MAX_ENTRIES,
     MAX_KEY,
+    MAX_RANGES,
     MAX_TOPIC,
     Answer,
     Content,
@@ -20,10 +21,13 @@ from cellnet.protocol.envelope import (
     Order,
     Status,
     join,
+    pack_ranges,
     part,
     read_name,
+    unpack_ranges,
 )
 from cellnet.protocol.frames import INLINE_LIMIT, pack
+from cellnet.protocol.ranges import Ranges
 
 numbers = st.integers(0, 2**64 - 1)
 
@@ -176,3 +180,21 @@ def test_a_name_in_a_header_is_one_that_a_cell_can_have() -> None:
     for wrong in ("", "a..b", "server.a.b", "a" * 64):
         with pytest.raises(RemoteProtocolError):
             read_name(wrong)
+
+
+def test_of_many_ranges_the_lowest_are_told_and_no_more_are_read() -> None:
+    ranges, few = Ranges(), Ranges()
+    for start in range(1, 2 * MAX_RANGES + 3, 2):
+        ranges.add(start, start + 1)
+    few.add(7, 9)
+    told, rest = unpack_ranges(pack_ranges(ranges, few), 2)
+    assert (told, rest) == (ranges.below(MAX_RANGES), [(7, 9)])
+    too_many = pack([list(one) for one in ranges.below(MAX_RANGES + 1)])
+    with pytest.raises(RemoteProtocolError, match="65 ranges: 64 are allowed"):
+        unpack_ranges(too_many)
+
+
+@pytest.mark.parametrize("value", [7, [1], [1, 2, 3], [1, "2"], [0, 2], [2, 2], [True, 2]])
+def test_a_range_that_cannot_be_is_refused(value: object) -> None:
+    with pytest.raises(RemoteProtocolError):
+        unpack_ranges(pack([value]))
