@@ -168,7 +168,8 @@ async def _run_client(kit: Kit, folder: Path, backend: str, stop: anyio.Event, t
     assert placement is not None  # noqa: S101 - and this too
     url = f"unix://{folder / SOCKET}"
     host = JobHost(FQSN(placement.fqsn), kit.credentials, folder / JOBS, url, backend=backend)
-    async with Cell(kit.name, handlers=host.handlers, epoch=next_epoch(kit.local / "epoch")) as cell:
+    journal, epoch = kit.local / "journal.db", next_epoch(kit.local / "epoch")
+    async with Cell(kit.name, handlers=host.handlers, journal=journal, epoch=epoch) as cell:
         async with host.serving(cell):
             await cell.listen(url, kit.credentials)
             await cell.connect(kit.connect.url, kit.credentials, security=kit.connect.security)

@@ -184,7 +184,8 @@ class Coordinator(Service):
         """Deploy, lead, and return the site that failed, if one did, with the outcome."""
         _log.info("%s runs on %s", record.job, ", ".join(record.placed))
         try:
-            await _unless_closed(record, self._deploy(record))
+            for step in (self._deploy, self._start):
+                await _unless_closed(record, self._at_all_sites(record, step))
             if not record.closing.is_set():
                 # not ended before it has joined: what it says first may come before we see that
                 await self._host.start(self._assignment(record, FQSN(ROOT)), bundle)
@@ -200,29 +201,42 @@ class Coordinator(Service):
             return answer["site"], {"error": f"{answer['site']}: {answer['reason']}"}
         return "", {**answer, "sites": list(record.placed)}
 
-    async def _deploy(self, record: Record) -> None:
+    async def _at_all_sites(self, record: Record, step: Callable[[Record, Placed], Awaitable[None]]) -> None:
+        """Take a step at all sites, a few at a time; the first that fails ends it."""
         failures: list[_SiteError] = []
         async with anyio.create_task_group() as tasks:
 
-            async def deploy(placed: Placed) -> None:
+            async def take(placed: Placed) -> None:
                 try:
                     async with self._deploying:
-                        await self._deploy_one(record, placed)
-                except (DeliveryError, TimeoutError) as error:
+                        with anyio.fail_after(DEPLOY_SECONDS):
+                            await step(record, placed)
+                except (CellError, TimeoutError) as error:
                     reason = error.message if isinstance(error, RemoteError) else str(error)
                     failures.append(_SiteError(str(placed.site), reason))
                     tasks.cancel_scope.cancel()
 
             for placed in record.placed.values():
-                tasks.start_soon(deploy, placed)
+                tasks.start_soon(take, placed)
         if failures:
             raise failures[0]
 
-    async def _deploy_one(self, record: Record, placed: Placed) -> None:
-        assignment = self._assignment(record, placed.site)
-        order = {"assignment": assignment.to_value(), "bundle": record.submission.bundle}
-        with anyio.fail_after(DEPLOY_SECONDS):
-            await self._own.request(_node(placed), "jobs.deploy", order)
+    async def _deploy(self, record: Record, placed: Placed) -> None:
+        order = {"assignment": self._assignment(record, placed.site).to_value(), "bundle": record.submission.bundle}
+        await self._own.request(_node(placed), "jobs.deploy", order)
+
+    async def _start(self, record: Record, placed: Placed) -> None:
+        await self._own.request(_node(placed), "jobs.start", record.job)
+        # If the site was restarted before this moment, it says so; if it is later, that is seen.
+        record.epochs[str(placed.site)] = await self._present_epoch(placed)
+        await self._own.request(_node(placed), "jobs.joined", record.job)
+
+    async def _present_epoch(self, placed: Placed) -> int:
+        while True:
+            for member in self._own.members():
+                if member.fqcn == placed.cell.parent:
+                    return member.epoch
+            await anyio.sleep(WATCH_SECONDS)
 
     def _assignment(self, record: Record, site: FQSN) -> Assignment:
         children = tuple(record.placed[str(child)] for child in record.tree.children(site))
@@ -267,7 +281,6 @@ class Coordinator(Service):
                     _log.warning("%s: %s", record.job, error)
 
     async def _close_when_site_is_lost(self, record: Record) -> None:
-        epochs: dict[FQCN | None, int] = {}
         seen: dict[FQCN | None, float] = {}
         while True:
             present = {member.fqcn: member.epoch for member in self._own.members()}
@@ -277,7 +290,7 @@ class Coordinator(Service):
                 epoch = present.get(node) if node is not None else None
                 if epoch is not None:
                     seen[node] = now
-                    if epochs.setdefault(node, epoch) != epoch:
+                    if record.epochs.get(site, epoch) != epoch:
                         record.close({"site": site, "reason": "it was restarted, which ended its job process"})
                 elif now - seen.setdefault(node, now) > AWAY_SECONDS:
                     reason = f"it was away for {AWAY_SECONDS:g} s: it ended, or the way to it is broken"

@@ -3,6 +3,9 @@
 The law of this file: a process lives inside one task of this host, and its folder with it. The task ends when the
 server says so, when the node stops, or when the server was not heard of for the length of a lease. So a server that
 is killed leaves no job process behind at any site.
+
+A site is asked to deploy a job, to start it, and whether it has joined. The first two are durable: they are done once,
+also if the node is killed in the middle. A process that was started ends with its node, and is not started again.
 """
 
 from __future__ import annotations
@@ -18,22 +21,24 @@ import anyio
 
 from cellnet.errors import DeliveryError, JobError
 from cellnet.fqcn import ROOT
+from cellnet.groups import unwrapped
+from cellnet.jobs import deployment
 from cellnet.jobs.assignment import Assignment, Start
 from cellnet.jobs.bundle import Bundle
 from cellnet.jobs.launcher import launched
+from cellnet.jobs.opaque import packed, unpacked
 from cellnet.jobs.service import Service
+from cellnet.message import durable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
-    from anyio.abc import TaskStatus
-
     from cellnet.cell import Cell
     from cellnet.credentials import Credentials
     from cellnet.fqcn import FQCN, FQSN
     from cellnet.jobs.launcher import JobProcess
-    from cellnet.message import Request
+    from cellnet.message import Durable, DurableRequest, Handler, Request
 
 __all__ = ["CREDENTIAL_HOURS", "JOIN_SECONDS", "LEASE_SECONDS", "MAX_JOBS", "Ended", "JobHost"]
 
@@ -77,8 +82,10 @@ class Ended:
 class _Hosted:
     lease_ends: float = math.inf
     stop: anyio.Event = field(default_factory=anyio.Event)
-    exited: anyio.Event = field(default_factory=anyio.Event)
+    joined: anyio.Event = field(default_factory=anyio.Event)
     gone: anyio.Event = field(default_factory=anyio.Event)
+    failure: str = ""
+    """Why it did not join."""
     ended: Ended = Ended(None, "")
 
 
@@ -102,8 +109,10 @@ class JobHost(Service):
         :param lease_seconds: infinite at the server, which is its own master
         """
         super().__init__()
-        self.handlers: Mapping[str, Callable[[Request], Awaitable[Any]]] = {
-            "jobs.deploy": self._deploy,
+        self.handlers: Mapping[str, Handler | Durable] = {
+            "jobs.deploy": durable(self._deploy),
+            "jobs.start": durable(self._start),
+            "jobs.joined": self._tell_joined,
             "jobs.stop": self._stop,
             "jobs.lease": self._renew,
         }
@@ -121,24 +130,39 @@ class JobHost(Service):
 
         :raises JobError: if it cannot be started, or ends before that; with the end of its log
         """
+        self.begin(assignment, bundle)
+        await self.joined(assignment.job)
+
+    def begin(self, assignment: Assignment, bundle: Bundle) -> None:
+        """Let a job process be started. Safe to repeat.
+
+        :raises JobError: if the node is about to end, or there are as many as there may be
+        """
         if self._tasks is None:
             raise JobError("the node is starting, or stopping")
         if assignment.job in self._hosted:
-            raise JobError(f"job {assignment.job} runs here already")
+            return
         if len(self._hosted) >= MAX_JOBS:
             raise JobError(f"{MAX_JOBS} jobs run here already, more are not allowed")
-        hosted = _Hosted()
-        self._hosted[assignment.job] = hosted
-        try:
-            await self._tasks.start(self._host, assignment, bundle, hosted)
-        except BaseException:
-            self._hosted.pop(assignment.job, None)
-            raise
+        hosted = self._hosted[assignment.job] = _Hosted()
+        self._tasks.start_soon(self._host, assignment, bundle, hosted)
+
+    async def joined(self, job: str) -> None:
+        """Wait until the cell of a job process has joined ours.
+
+        :raises JobError: if there is no such process, or it ended before that; with the end of its log
+        """
+        hosted = self._hosted.get(job)
+        if hosted is None:
+            raise JobError(f"there is no process of {job}: its site was restarted since, or has ended it")
+        await _first(hosted.joined.wait, hosted.gone.wait)
+        if not hosted.joined.is_set():
+            raise JobError(hosted.failure or "the job process was ended before it had joined its site")
 
     async def wait_exited(self, job: str) -> Ended:
         """Wait until the process of *job* ended by itself, and return how."""
         hosted = self._hosted[job]
-        await hosted.exited.wait()
+        await hosted.gone.wait()
         return hosted.ended
 
     async def stop(self, job: str) -> Ended:
@@ -151,28 +175,15 @@ class JobHost(Service):
         self._hosted.pop(job, None)
         return hosted.ended
 
-    async def _host(
-        self, assignment: Assignment, bundle: Bundle, hosted: _Hosted, *, task_status: TaskStatus[None]
-    ) -> None:
+    async def _host(self, assignment: Assignment, bundle: Bundle, hosted: _Hosted) -> None:
         folder = self._folder / assignment.job
-        cell = self._cell
-        assert cell is not None  # noqa: S101 - serving() set it, and started this task
-        fqcn = cell.fqcn.job(assignment.job)
         try:
-            message = self._message(assignment, bundle, folder)
-            async with launched(message, folder) as process:
-                await _joined(process, cell, fqcn)
-                hosted.lease_ends = anyio.current_time() + self._lease_seconds
-                task_status.started()
-                await _first(process.wait, hosted.stop.wait, lambda: self._lease(hosted))
-                if not any(member.fqcn == fqcn for member in cell.members()):
-                    # its link is gone, so it ended by itself, or is about to
-                    with anyio.move_on_after(_SETTLE_SECONDS):
-                        await process.wait()
-                hosted.ended = Ended(process.exit_code, process.tail())
-            hosted.exited.set()
+            async with launched(self._message(assignment, bundle, folder), folder) as process:
+                hosted.ended = await self._attend(assignment.job, process, hosted)
+        except JobError as error:
+            hosted.failure = str(error)
         except OSError as error:
-            raise JobError(f"the job process cannot be started: {error}") from error
+            hosted.failure = f"the job process cannot be started: {error}"
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             hosted.gone.set()
@@ -180,6 +191,22 @@ class JobHost(Service):
         if not hosted.stop.is_set():
             await _first(hosted.stop.wait, lambda: self._tell_gone(assignment.job, hosted))
         self._hosted.pop(assignment.job, None)
+
+    async def _attend(self, job: str, process: JobProcess, hosted: _Hosted) -> Ended:
+        """Wait until a process has joined, and then until it ends or is to end."""
+        cell = self._cell
+        assert cell is not None  # noqa: S101 - serving() set it, and started this task
+        fqcn = cell.fqcn.job(job)
+        await _first(lambda: _joined(process, cell, fqcn), hosted.stop.wait)
+        hosted.lease_ends = anyio.current_time() + self._lease_seconds
+        if not hosted.stop.is_set():
+            hosted.joined.set()
+            await _first(process.wait, hosted.stop.wait, lambda: self._lease(hosted))
+            if not any(member.fqcn == fqcn for member in cell.members()):
+                # its link is gone, so it ended by itself, or is about to
+                with anyio.move_on_after(_SETTLE_SECONDS):
+                    await process.wait()
+        return Ended(process.exit_code, process.tail())
 
     def _message(self, assignment: Assignment, bundle: Bundle, folder: Path) -> bytes:
         """Write the bundle into the job's folder, and return what its process is to be told."""
@@ -200,23 +227,38 @@ class JobHost(Service):
         Who asked that process something would wait for it until the round's deadline: it might come back, for all
         that the network knows.
         """
-        if not self._site.is_root and self._cell is not None:
+        if hosted.failure:  # of which the server asks
+            hosted.lease_ends = anyio.current_time() + self._lease_seconds
+        elif not self._site.is_root and self._cell is not None:
             with suppress(DeliveryError):  # the server ends the job of a site that is away for long
                 await self._cell.request(ROOT, "jobs.gone", job)
         await self._lease(hosted)
 
     # What the server may ask of a site.
 
-    async def _deploy(self, request: Request) -> None:
+    async def _deploy(self, request: DurableRequest) -> None:
         _check_server(request)
-        match request.payload:
-            case {"assignment": value, "bundle": bytes(packed)}:
+        assignment, _bundle = self._deployed(request.payload)
+        await deployment.keep(request.transaction, assignment.job, packed(request.payload))
+
+    async def _start(self, request: DurableRequest) -> None:
+        _check_server(request)
+        kept = await deployment.take(request.transaction, _job(request))
+        self.begin(*self._deployed(unpacked(kept)))  # if nothing is saved of it, the node ends, and the process too
+
+    def _deployed(self, order: object) -> tuple[Assignment, Bundle]:
+        match order:
+            case {"assignment": value, "bundle": bytes(content)}:
                 assignment = Assignment.from_value(value)
             case _:
                 raise JobError("the deployment of a job is malformed")
         if assignment.site != self._site or assignment.parent is None:
             raise JobError(f"the deployment is for {assignment.site}, this site is {self._site}")
-        await self.start(assignment, Bundle.unpack(packed))
+        return assignment, Bundle.unpack(content)
+
+    async def _tell_joined(self, request: Request) -> None:
+        _check_server(request)
+        await self.joined(_job(request))
 
     async def _stop(self, request: Request) -> dict[str, Any]:
         _check_server(request)
@@ -250,14 +292,15 @@ async def _joined(process: JobProcess, cell: Cell, fqcn: FQCN) -> None:
 
 async def _first(*waits: Callable[[], Awaitable[object]]) -> None:
     """Wait for the first of *waits*, and cancel the others."""
-    async with anyio.create_task_group() as tasks:
+    with unwrapped():
+        async with anyio.create_task_group() as tasks:
 
-        async def wait(one: Callable[[], Awaitable[object]]) -> None:
-            await one()
-            tasks.cancel_scope.cancel()
+            async def wait(one: Callable[[], Awaitable[object]]) -> None:
+                await one()
+                tasks.cancel_scope.cancel()
 
-        for one in waits:
-            tasks.start_soon(wait, one)
+            for one in waits:
+                tasks.start_soon(wait, one)
 
 
 def _check_server(request: Request) -> None:

@@ -32,6 +32,8 @@ class Record:
         self.tree = tree
         self.placed = placed
         """The chosen sites and the cells of their job processes, by FQSN."""
+        self.epochs: dict[str, int] = {}
+        """Of the nodes of sites where its process was started, by FQSN."""
         self.scope = anyio.CancelScope()
         """Of the run; cancelling it ends the job at all sites."""
         self.closing = anyio.Event()

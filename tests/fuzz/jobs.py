@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import sqlite3
 import stat
 import struct
 import zipfile
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -30,7 +32,8 @@ from cellnet.jobs.record import Record
 from cellnet.jobs.reduction import Partial, weighted_mean
 from cellnet.jobs.submission import Run, Submission
 from cellnet.jobs.tree import JobTree
-from cellnet.message import Request
+from cellnet.journal import Transaction
+from cellnet.message import Durable, DurableRequest, Request
 from cellnet.payload import Encoding, decode, encode
 from cellnet.protocol.routing import Member
 from tests.fuzz.mutation import vary_packed
@@ -160,6 +163,7 @@ class Jobs:
         self._host = JobHost(FQSN("C1"), cast("Any", None), lab.folder / "jobs", "unix:///run/cell.sock")
         self._coordinator = Coordinator([FQSN("C1"), FQSN("C1.C11")], self._host)
         self._coordinator._cell = cast("Cell", self)
+        self._database = lab.stack.enter_context(closing(sqlite3.connect(":memory:")))
         self._news: Any = None
         self._cell = Cell("server")
         for member in self.members():
@@ -199,7 +203,14 @@ class Jobs:
         record.finish({"error": "over"})
         self._coordinator._records = {"job-1": record}
         handler = {**self._coordinator.handlers, **self._host.handlers}[topic]
-        await handler(Request(origin, topic, value, anyio.current_time() + 60))
+        deadline = anyio.current_time() + 60
+        if isinstance(handler, Durable):
+            await handler.handler(DurableRequest(origin, topic, value, deadline, Transaction(self._execute)))
+        else:
+            await handler(Request(origin, topic, value, deadline))
+
+    async def _execute(self, sql: str, parameters: Any) -> list[tuple[Any, ...]]:
+        return self._database.execute(sql, parameters).fetchall()
 
     def run(self, topic: str, origin: FQCN, value: Any) -> None:
         """Do so on an event loop."""
@@ -220,6 +231,8 @@ def job_messages(lab: Lab) -> Target:
         ("jobs.ended", jobs.LEADER, {"site": "C1", "reason": "it failed"}),
         ("jobs.gone", jobs.SITE, "job-1"),
         ("jobs.deploy", FQCN("server"), deployment),
+        ("jobs.start", FQCN("server"), "job-1"),
+        ("jobs.joined", FQCN("server"), "job-1"),
         ("jobs.stop", FQCN("server"), "job-1"),
         ("jobs.lease", FQCN("server"), "job-1"),
         ("news", FQCN("server"), {"reports": [opaque({"round": 1})], "next": 1, "outcome": None}),

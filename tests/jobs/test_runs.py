@@ -15,12 +15,14 @@ import pytest
 from cellnet.cell import Cell
 from cellnet.errors import ConfigurationError, ConnectError, JobError, RemoteError
 from cellnet.fqcn import FQCN, FQSN
-from cellnet.jobs.assignment import Assignment
+from cellnet.jobs import deployment
+from cellnet.jobs.assignment import Assignment, Placed
 from cellnet.jobs.bundle import Bundle
+from cellnet.jobs.coordinator import Coordinator
 from cellnet.jobs.host import JobHost
 from cellnet.jobs.opaque import packed
 from cellnet.jobs.operator import operator_cell, present_cells
-from cellnet.jobs.record import MAX_REPORTS
+from cellnet.jobs.record import MAX_REPORTS, Record
 from cellnet.jobs.submission import submitted
 from cellnet.kit import Kit
 from cellnet.message import Request
@@ -114,13 +116,13 @@ async def test_a_job_process_is_told_its_neighbours_and_nothing_else(
     federation: Federation, anyio_backend_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: dict[str, Assignment] = {}
-    start = JobHost.start
+    begin = JobHost.begin
 
-    async def recorded(self: JobHost, assignment: Assignment, *rest: Any) -> None:
+    def recorded(self: JobHost, assignment: Assignment, *rest: Any) -> None:
         told[str(assignment.site)] = assignment
-        await start(self, assignment, *rest)
+        begin(self, assignment, *rest)
 
-    monkeypatch.setattr(JobHost, "start", recorded)
+    monkeypatch.setattr(JobHost, "begin", recorded)
     code = """if Path("/proc/self/fd").exists():
         folder = Path("/proc/self/fd")
         open_files = [os.readlink(folder / fd) for fd in os.listdir(folder) if (folder / fd).exists()]
@@ -308,6 +310,58 @@ async def test_a_job_fails_when_a_site_of_it_was_restarted(federation: Federatio
         await federation.wait_no_job_process()
 
 
+@pytest.mark.parametrize("step", ["_deploy", "_start"])
+async def test_a_site_that_was_restarted_before_it_started_a_job_starts_it(
+    federation: Federation, anyio_backend_name: str, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    take_step, places = getattr(Coordinator, step), []
+
+    async def restart_first(self: Coordinator, record: Record, placed: Placed) -> None:
+        if str(placed.site) == "C2":
+            places.append(step)
+            await nodes.stop("C2")
+            await nodes.start("C2")
+        await take_step(self, record, placed)
+
+    monkeypatch.setattr(Coordinator, step, restart_first)
+    async with federation.running(anyio_backend_name) as nodes:
+        result = await run(federation, AVERAGE)
+    assert (result.messages, places) == (4, [step])
+
+
+@pytest.mark.parametrize("step", ["keep", "take"])
+async def test_a_job_is_deployed_and_started_once_by_a_site_that_is_killed_while_it_does_so(
+    federation: Federation, anyio_backend_name: str, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    done, begun = getattr(deployment, step), []
+    reached = anyio.Event()
+
+    async def stay_the_first_time(*what: Any) -> Any:
+        value = await done(*what)
+        if not reached.is_set():
+            reached.set()
+            await anyio.sleep_forever()
+        return value
+
+    begin = JobHost.begin
+
+    def recorded(self: JobHost, assignment: Assignment, *rest: Any) -> None:
+        begun.append(str(assignment.site))
+        begin(self, assignment, *rest)
+
+    async def kill_once() -> None:
+        await reached.wait()
+        await nodes.stop("C2")
+        await nodes.start("C2")
+
+    monkeypatch.setattr(deployment, step, stay_the_first_time)
+    monkeypatch.setattr(JobHost, "begin", recorded)
+    async with federation.running(anyio_backend_name) as nodes, anyio.create_task_group() as tasks:
+        tasks.start_soon(kill_once)
+        assert (await run(federation, AVERAGE, sites=["C2"])).messages == 2
+    assert begun == ["C2", "server"]
+
+
 async def test_a_job_fails_when_a_site_of_it_stays_away(
     federation: Federation, anyio_backend_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -328,6 +382,7 @@ async def test_only_the_operator_submits_only_the_submitter_follows_and_only_the
         cell = next(one for one in gc.get_objects() if isinstance(one, Cell))
         asked = {"jobs.follow": {"job": job.id, "next": 0}, "jobs.cancel": job.id, "jobs.cancel ": {"no": "text"}}
         for destination, topic in (("server", "jobs.submit"), ("server", "cells.present"), ("R1.C1", "jobs.deploy"),
+                                   ("R1.C1", "jobs.start"), ("R1.C1", "jobs.joined"),
                                    ("R1.C1", "jobs.stop"), ("server", "jobs.ended"), ("server", "jobs.follow"),
                                    ("server", "jobs.cancel"), ("server", "jobs.cancel ")):
             try:
@@ -343,12 +398,12 @@ async def test_only_the_operator_submits_only_the_submitter_follows_and_only_the
         assert "ValueError: all refused" in said
         for topic in ("jobs.submit", "cells.present"):
             assert f"{topic} server: JobError: {topic} is for the server's operator, C2.job-" in said
-        for topic in ("jobs.deploy", "jobs.stop"):
+        for topic in ("jobs.deploy", "jobs.start", "jobs.joined", "jobs.stop"):
             assert f"{topic} R1.C1: JobError: only the server deploys jobs, C2.job-" in said
         assert "is no job process of this server" in said
         for topic in ("jobs.follow", "jobs.cancel"):
             assert f"{topic} server: JobError: there is no job 'job-" in said
-        assert "jobs.cancel  server: JobError: there is no job {'no': 'text'} of yours" in said
+        assert "jobs.cancel  server: JobError: a job's name is wanted" in said
         async with operator_cell(federation.server) as cell:
             with pytest.raises(RemoteError, match=r"only the server deploys jobs, server\.command-"):
                 await cell.request("R1.C1", "jobs.stop", "job-1")
