@@ -20,7 +20,7 @@ from tests.faults.processes import Processes
 if TYPE_CHECKING:
     from tests.faults.bench import Row
 
-__all__ = ["ROWS", "Options", "run", "run_part"]
+__all__ = ["NEED_SEALING", "ROWS", "Options", "run", "run_part"]
 
 SECONDS = {Size.FULL: 900.0, Size.QUICK: 150.0, Size.LEAST: 60.0}
 """How long a part of a row may take."""

@@ -142,8 +142,8 @@ async def _demand_same(verdict: Verdict, cell: Cell, name: str, before: dict[str
 
 async def flapping_link(bench: Bench) -> Verdict:
     """F16: the link between a relay and the server comes and goes, under load."""
-    flaps, warm_up = int(bench.pick(100, 10, 4)), int(bench.pick(10, 3, 2))
-    pause, patience = bench.pick(2.0, 1.0, 0.4), bench.pick(10.0, 10.0, 2.0)
+    flaps, warm_up = int(bench.pick(100, 10, 3)), int(bench.pick(10, 3, 1))
+    pause, patience = bench.pick(2.0, 1.0, 0.3), bench.pick(10.0, 10.0, 2.0)
     bench.provision({"R1": "server", "C1": "R1", "A": "server"})
     cells = {"server": await bench.start("server", listens=True)}
     async with (

@@ -27,7 +27,8 @@ PATIENCE_SECONDS = 60.0
 """Who is not there by then has failed for good."""
 ASKING_AT_A_TIME = 100
 RELAYS = 4
-IN_TURN = 20
+IN_TURN = 10
+"""One of so many requests has the key of all these: they run one after the other."""
 LATE_SECONDS = 0.05
 """How long after its deadline a handler may still begin."""
 
@@ -112,7 +113,7 @@ async def _ask_everybody(load: Load, names: list[str]) -> None:
 async def deadline_storm(bench: Bench) -> Verdict:
     """F22: requests with deadlines of 1 ms to 5 s, a fifth of them cancelled, over three hops.
 
-    One in twenty has to wait for its turn at the receiver, mostly for longer than its deadline.
+    One in ten has to wait for its turn at the receiver, mostly for longer than its deadline.
     """
     count = int(bench.pick(10_000, 2000, 200))
     tree = {"R1": "server", "R2": "R1", "C1": "R2"}
