@@ -136,20 +136,26 @@ class Bench:
     async def start_tree(
         self, parents: Mapping[str, str], server: str | None = None, *, journals: Sequence[str] = ()
     ) -> dict[str, CellProcess]:
-        """Start the server and these cells, parents first; return them by name.
+        """Start the server and these cells, all at once: who dials too early dials again. Return them by name.
 
         :param server: the URL of a server that runs already
         :param journals: the cells that have one
         """
+        urls = {name: free_url() for name in ("server", *parents) if name == "server" or name in parents.values()}
         started: dict[str, CellProcess] = {}
-        if server is None:
-            started["server"] = await self.start("server", listens=True)
-            server = started["server"].url
-        listening = {"server", *parents.values()}
-        for name, parent in parents.items():
-            url = server if parent == "server" else started[parent].url
-            is_parent, has_journal = name in listening, name in journals
-            started[name] = await self.start(name, connect=url, listens=is_parent, journal=has_journal)
+
+        async def start(name: str, connect: str | None) -> None:
+            started[name] = await self.processes.start(
+                name, connect=connect, listen=urls.get(name), kit=self.kit(name), journal=name in journals
+            )
+
+        async with anyio.create_task_group() as starting:
+            if server is None:
+                starting.start_soon(start, "server", None)
+            else:
+                urls["server"] = server
+            for name, parent in parents.items():
+                starting.start_soon(start, name, urls[parent])
         return started
 
     @asynccontextmanager

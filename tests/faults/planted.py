@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["PLANTS"]
 
 SAVING_SECONDS = 1.0
-KEPT_BYTES = 1 << 20
+KEPT_BYTES = 4 << 20
 
 
 def dedup_off() -> None:
@@ -69,15 +69,20 @@ def queue_unbounded() -> None:
     _set(connection_module, "BUDGET_BYTES", 1 << 40)
 
 
-def task_kept() -> None:
-    """A link that ended leaves a task."""
-    _after_a_link(lambda neighbours: neighbours._tasks.start_soon(anyio.sleep_forever))
+def closed_link_kept() -> None:
+    """A link that ended leaves a task, and in it what the link used."""
+    run = Neighbours._run
 
+    async def stay(_used: bytes) -> None:
+        await anyio.sleep_forever()
 
-def memory_kept() -> None:
-    """A link that ended leaves what it used."""
-    kept: list[bytes] = []
-    _after_a_link(lambda _neighbours: kept.append(b"\1" * KEPT_BYTES))
+    async def planted(self: Neighbours, running: RunningLink) -> None:
+        try:
+            await run(self, running)
+        finally:
+            self._tasks.start_soon(stay, b"\1" * KEPT_BYTES)
+
+    _set(Neighbours, "_run", planted)
 
 
 def jitter_off() -> None:
@@ -154,8 +159,7 @@ PLANTS: dict[str, Callable[[], None]] = {
         acknowledge_before_save,
         dead_never_found,
         queue_unbounded,
-        task_kept,
-        memory_kept,
+        closed_link_kept,
         jitter_off,
         drain_off,
         seal_check_off,
@@ -198,18 +202,6 @@ class _Unchecked:
         # The first block of GCM's counter, 1, hides the tag; the text begins with 2.
         stream = Cipher(AES(self._key), CTR(nonce + (2).to_bytes(4, "big"))).decryptor()
         return stream.update(sealed[: -sealing.OVERHEAD]) + stream.finalize()
-
-
-def _after_a_link(deed: Callable[[Neighbours], object]) -> None:
-    run = Neighbours._run
-
-    async def planted(self: Neighbours, running: RunningLink) -> None:
-        try:
-            await run(self, running)
-        finally:
-            deed(self)
-
-    _set(Neighbours, "_run", planted)
 
 
 def _set(owner: object, name: str, value: object) -> None:

@@ -31,7 +31,7 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "F15": (storms.reconnect_storm,),
     "F16": (silences.flapping_link,),
     "F18": (kills.rolling_restart,),
-    "F19": (hostile.hostile_hop, hostile.forged_origins),
+    "F19": (hostile.hostile_hop, hostile.forged_beside, hostile.forged_below),
     "F22": (storms.deadline_storm,),
 }
 """Each in its parts, which are run one after the other: a row has passed if all of them have."""
