@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Asked", "Load", "percentile"]
 
+EARLY_SECONDS = 0.002
+"""How long before its time an event loop may call: uvloop counts in whole milliseconds."""
 PAUSE_SECONDS = 0.25
 """After a request that failed: else a network that refuses at once would be asked without end."""
 
@@ -83,9 +85,10 @@ class Load:
         """
         number, now = str(next(self._numbers)), time.monotonic()
         asked = self.asked[number] = Asked(number, destination, now, now + within, handling, then)
-        self.history.asked(number, str(self._cell.fqcn), destination, deadline=asked.deadline)
+        earliest = asked.deadline - EARLY_SECONDS
+        self.history.asked(number, str(self._cell.fqcn), destination, deadline=earliest)
         if then is not None:
-            self.history.asked(nested(number), destination, then, deadline=asked.deadline)
+            self.history.asked(nested(number), destination, then, deadline=earliest)
         message = payload(number, handling, filler, then)
         value_is_right = True
         with scope or anyio.CancelScope() as scope:
