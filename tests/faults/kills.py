@@ -224,10 +224,7 @@ async def _until_running(process: CellProcess, count: int) -> None:
 
 
 async def rolling_restart(bench: Bench) -> Verdict:
-    """F18: every relay and the server is asked to end and started again, one after the other, under load.
-
-    They are asked to work, too: what ends in order answers what it has begun.
-    """
+    """F18: every relay and the server, which have work too, is asked to end and started again, under load."""
     in_flight, rounds = int(bench.pick(100, 100, 20)), int(bench.pick(3, 1, 1))
     settling = bench.pick(SETTLE_SECONDS, SETTLE_SECONDS, 0.5)
     tree, relays, receivers = _tree(bench)
