@@ -42,7 +42,7 @@ class Outage:
 async def relays_killed(bench: Bench) -> Verdict:
     """F1: each of two relays is killed again and again, while requests are in flight."""
     in_flight, kills = int(bench.pick(2000, 500, 50)), int(bench.pick(5, 2, 1))
-    longest, settling = bench.pick(5.0, 2.0, 0.5), bench.pick(SETTLE_SECONDS, SETTLE_SECONDS, 1.0)
+    longest, settling = bench.pick(5.0, 2.0, 0.5), bench.pick(SETTLE_SECONDS, SETTLE_SECONDS, 0.5)
     apart = bench.pick(4.0, 4.0, 1.0)
     tree, relays, receivers = _tree(bench)
     bench.provision({**tree, "A": "R1"})
@@ -63,7 +63,7 @@ async def relays_killed(bench: Bench) -> Verdict:
         load, stop = bench.load(cell), anyio.Event()
         async with anyio.create_task_group() as tasks:
             keep = (in_flight, receivers, stop)
-            tasks.start_soon(_keep_asking, load, keep, (1.0, bench.pick(3.0, 3.0, 1.5)), 0.1)
+            tasks.start_soon(_keep_asking, load, keep, (bench.pick(1.0, 1.0, 0.5), bench.pick(3.0, 3.0, 1.0)), 0.1)
             await anyio.sleep(settling)
             async with anyio.create_task_group() as killing:
                 for name in relays:

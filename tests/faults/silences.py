@@ -171,6 +171,7 @@ async def flapping_link(bench: Bench) -> Verdict:
         for name in ("server", "R1"):
             await _demand_same(verdict, cell, cells[name].fqcn, before[name], patience)
         after = await _held(cell, cells)
+        verdict.figures["links_made"] = proxy.accepted  # fewer than it flapped: who was refused waits a little
         verdict.judge(load, bench.processes)
     _demand_no_growth(verdict, before, after, flaps)
     verdict.demand_nothing_lost(load)
