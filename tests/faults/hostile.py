@@ -64,7 +64,12 @@ async def hostile_hop(bench: Bench) -> Verdict:
             way.hostility = None
         verdict.judge(load, bench.processes)
         refused = cell.statistics().refused
-        verdict.figures |= {"deeds": dict(deeds), "altered_accepted": load.altered, "links_made": proxy.accepted}
+        verdict.figures |= {
+            "deeds": dict(deeds),
+            "harmed": deeds.total(),
+            "altered_accepted": load.altered,
+            "links_made": proxy.accepted,
+        }
         verdict.figures |= {"events": load.events, "refused_by_the_server": refused}
         raised = load.count(Outcome.RAISED)
         verdict.demand(not load.altered, f"{load.altered} altered messages were accepted")
