@@ -20,17 +20,20 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import sniffio
-import trio
 
 from cellnet import Cell, DurableRequest, Request, durable
+from cellnet.drivers.tcp import TcpDriver
 from cellnet.errors import CellError
 from cellnet.kit import Kit
 from cellnet.node import drain, run_until_signalled
+from tests.faults.planted import PLANTS
 
 if TYPE_CHECKING:
     from anyio.abc import TaskStatus
 
     from cellnet.credentials import Credentials
+    from cellnet.drivers.base import Address, Security
+    from cellnet.drivers.sock import SockLink
 
 __all__ = ["credentials", "digest", "figures"]
 
@@ -49,11 +52,11 @@ class Worker:
     another file that it began.
     """
 
-    def __init__(self, name: str, log: int, journal: str | None = None, begun: int = -1) -> None:
+    def __init__(self, name: str, log: int, journal: str | None = None, begun: int = -1, dials: int = -1) -> None:
         handlers: dict[str, Any] = {"work": self.work, "figures": self.figures}
         if journal is not None:
             handlers["keep"] = durable(self.keep)
-        self.cell = Cell(name, handlers=handlers, journal=journal)
+        self.cell = Cell(name, handlers=handlers, journal=journal, drivers={"tcp": NotedDialling(dials)})
         self._log = log
         self._begun = begun
 
@@ -96,6 +99,18 @@ class Worker:
         os.write(file, f"{number} {now:.6f} {self.cell.fqcn} {request.origin}\n".encode())
 
 
+class NotedDialling(TcpDriver):
+    """TCP whose every dialling is noted in a file, if there is one: a line of its time."""
+
+    def __init__(self, log: int) -> None:
+        self._log = log
+
+    async def connect(self, address: Address, security: Security) -> SockLink:
+        if self._log >= 0:
+            os.write(self._log, f"{time.monotonic():.6f}\n".encode())
+        return await super().connect(address, security)
+
+
 def payload(number: str, handling: float, filler: bytes = b"", then: str | None = None) -> list[object]:
     """Return what ``work`` takes.
 
@@ -126,6 +141,8 @@ def descriptors() -> int:
 def tasks() -> int:
     """Return how many tasks the event loop runs."""
     if sniffio.current_async_library() == "trio":
+        import trio  # it takes a fifth of a process's start, which most have no use for
+
         return trio.lowlevel.current_statistics().tasks_living
     return len(asyncio.all_tasks())
 
@@ -170,10 +187,10 @@ async def _say_when_present(cell: Cell, count: int) -> None:
 
 async def _run_many(config: dict[str, Any], *, stop: anyio.Event, task_status: TaskStatus[str]) -> None:
     dialling, joined = anyio.Semaphore(DIALLING_AT_A_TIME), anyio.Semaphore(0)
-    log = _log(config["log"])
+    log, dials = _log(config["log"]), _log(config["dials"])
 
     async def run(name: str) -> None:
-        async with Worker(name, log).cell as cell:
+        async with Worker(name, log, dials=dials).cell as cell:
             async with dialling:
                 await cell.connect(config["connect"])
             joined.release()
@@ -198,6 +215,8 @@ def main() -> None:
     with open(0, "rb", buffering=0, closefd=False) as stdin:  # unbuffered: a descriptor, no path
         config = json.loads(stdin.readline())
     threading.Thread(target=_end_with_starter, daemon=True).start()
+    if config["plant"] is not None:
+        PLANTS[config["plant"]]()
     try:
         run_until_signalled(partial(_run_many if config["names"] else _run_one, config), backend=config["backend"])
     except CellError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Asked", "Load", "percentile"]
 
+EARLY_SECONDS = 0.002
+"""How long before its time an event loop may call: uvloop counts in whole milliseconds."""
 PAUSE_SECONDS = 0.25
 """After a request that failed: else a network that refuses at once would be asked without end."""
 
@@ -52,6 +55,7 @@ class Load:
     def __init__(self, cell: Cell, rng: random.Random) -> None:
         self.history = History()
         self.asked: dict[str, Asked] = {}
+        self.events = 0
         self.altered = 0
         """How often a handler or a caller was given what nobody had sent."""
         self._cell = cell
@@ -67,6 +71,7 @@ class Load:
         filler: bytes = b"",
         then: str | None = None,
         topic: str = "work",
+        key: str = "",
         scope: CancelScope | None = None,
     ) -> Outcome | None:
         """Ask *destination* to work; return what came of it, None if nothing was told.
@@ -75,19 +80,22 @@ class Load:
         :param handling: seconds of work
         :param then: a cell that the handler asks in turn
         :param topic: ``work``, or ``keep``, which is durable
+        :param key: those with the same one run one after the other
         :param scope: the request is cancelled with it
         """
         number, now = str(next(self._numbers)), time.monotonic()
         asked = self.asked[number] = Asked(number, destination, now, now + within, handling, then)
-        self.history.asked(number, str(self._cell.fqcn), destination, deadline=asked.deadline)
+        earliest = asked.deadline - EARLY_SECONDS
+        self.history.asked(number, str(self._cell.fqcn), destination, deadline=earliest)
         if then is not None:
-            self.history.asked(nested(number), destination, then, deadline=asked.deadline)
+            self.history.asked(nested(number), destination, then, deadline=earliest)
         message = payload(number, handling, filler, then)
         value_is_right = True
         with scope or anyio.CancelScope() as scope:
             try:
                 with anyio.fail_after(within):
-                    value_is_right = await self._cell.request(destination, topic, message) == [number, message[-1]]
+                    answer = await self._cell.request(destination, topic, message, key=key)
+                    value_is_right = answer == [number, message[-1]]
                 asked.outcome = Outcome.OK
             except CellError as error:
                 asked.outcome, asked.error = _outcome(error), f"{type(error).__name__}: {error}"
@@ -98,6 +106,15 @@ class Load:
         asked.told_at = time.monotonic()
         self._tell(asked, value_is_right=value_is_right)
         return asked.outcome
+
+    async def tell(self, destination: str, *, within: float, filler: bytes = b"") -> None:
+        """Send *destination* an event: it runs once or not at all, and nobody is told which."""
+        number, now = str(next(self._numbers)), time.monotonic()
+        self.events += 1
+        self.history.asked(number, str(self._cell.fqcn), destination, deadline=now + within)
+        with anyio.move_on_after(within), suppress(CellError):
+            await self._cell.send(destination, "work", payload(number, 0.0, filler))
+        self.history.told(number, Outcome.CANCELLED, time.monotonic())
 
     async def keep_asking(
         self,

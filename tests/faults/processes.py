@@ -156,6 +156,11 @@ class CellProcess:
             found = connection.execute("SELECT at, number, cell, origin FROM effects ORDER BY at")
             return [Ran(*row) for row in found]
 
+    def dials(self) -> list[float]:
+        """Return when one of its many light cells dialled, on the monotonic clock."""
+        path = Path(self.config["dials"])
+        return [float(line) for line in path.read_text().split()] if path.exists() else []
+
     def complaints(self) -> str:
         """Return the end of its standard error."""
         return self.said_path.read_text(errors="replace")[-2000:].strip()
@@ -181,9 +186,13 @@ class CellProcess:
 class Processes:
     """Starts processes, and ends what it started when its block ends, whatever happened in it."""
 
-    def __init__(self, folder: Path, *, backend: str = "asyncio") -> None:
-        """Put what they write into *folder*, which is somebody else's to remove."""
+    def __init__(self, folder: Path, *, backend: str = "asyncio", plant: str | None = None) -> None:
+        """Put what they write into *folder*, which is somebody else's to remove.
+
+        :param plant: the bug that all of them have
+        """
         self.folder = folder
+        self._plant = plant
         self._backend = backend
         self.started: list[CellProcess] = []
         self._numbers = count()
@@ -228,8 +237,10 @@ class Processes:
             "names": names or [],
             "expect": expect,
             "backend": self._backend,
+            "plant": self._plant,
             "log": str(self.folder / f"{number}-{name}.log"),
             "begun": str(self.folder / f"{number}-{name}.begun"),
+            "dials": str(self.folder / f"{number}-{name}.dials"),
             "journal": str(self.folder / f"{number}-{name}.db") if journal else None,
         }
         process = CellProcess(config, self.folder / f"{number}-{name}.err")

@@ -17,7 +17,7 @@ import pytest
 
 from cellnet import Cell
 from cellnet.simulation.history import Outcome
-from tests.faults.bench import Bench
+from tests.faults.bench import Bench, Size
 from tests.faults.load import Load
 from tests.faults.processes import ROOT, Processes
 
@@ -40,7 +40,7 @@ def processes(anyio_backend_name: str) -> Iterator[Processes]:
 
 @pytest.mark.anyio
 async def test_a_killed_cell_is_back_at_its_port_and_what_it_noted_is_still_there(processes: Processes) -> None:
-    bench = Bench(processes, random.Random(0), quick=True, with_credentials=False)
+    bench = Bench(processes, random.Random(0), size=Size.QUICK, with_credentials=False)
     server = await bench.start("server", listens=True, expect=1)
     async with bench.cell("A", server.url) as (cell, _url):
         load = Load(cell, random.Random(0))
@@ -60,7 +60,7 @@ async def test_a_killed_cell_is_back_at_its_port_and_what_it_noted_is_still_ther
 
 @pytest.mark.anyio
 async def test_light_cells_share_a_process_and_run_each_under_its_name(processes: Processes) -> None:
-    bench = Bench(processes, random.Random(0), quick=True, with_credentials=False)
+    bench = Bench(processes, random.Random(0), size=Size.QUICK, with_credentials=False)
     async with bench.cell("server") as (server, url):
         await processes.start("swarm", connect=url, names=["C1", "C2"])
         load = Load(server, random.Random(0))
@@ -71,7 +71,7 @@ async def test_light_cells_share_a_process_and_run_each_under_its_name(processes
 
 @pytest.mark.anyio
 async def test_cells_can_have_credentials_on_links_that_stay_clear(processes: Processes) -> None:
-    bench = Bench(processes, random.Random(0), quick=True, with_credentials=True)
+    bench = Bench(processes, random.Random(0), size=Size.QUICK, with_credentials=True)
     bench.provision({"R1": "server", "C1": "R1"})
     async with bench.cell("server") as (server, url):
         await bench.start_tree({"R1": "server", "C1": "R1"}, url)
