@@ -74,7 +74,7 @@ class Verdict:
         violations = load.close(processes.runs())
         self.figures |= {
             "requests": len(load.asked),
-            "lost": load.lost(),
+            "not_ok": load.not_ok(),
             "run_twice": load.run_twice(),
             **{outcome.value.replace(" ", "_"): count for outcome in Outcome if (count := load.count(outcome))},
             "violations": len(violations),
@@ -85,7 +85,7 @@ class Verdict:
 
     def demand_nothing_lost(self, load: Load) -> None:
         """Demand that every request ended well."""
-        self.demand(not load.lost(), f"{load.lost()} requests did not end well: " + "; ".join(load.errors()))
+        self.demand(not load.not_ok(), f"{load.not_ok()} requests did not end well: " + "; ".join(load.errors()))
 
 
 @dataclass

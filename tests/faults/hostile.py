@@ -23,6 +23,8 @@ __all__ = ["forged_below", "forged_beside", "hostile_hop"]
 
 IN_FLIGHT = 100
 MAX_FILLER = 256
+AGAIN = 0.25
+"""So often a frame is sent twice, and so often an earlier one once more: that costs nobody time."""
 TOLD_SHARE = 0.2
 """After so many requests there is an event, which nothing but the window of counters keeps from running again."""
 FORGED, FORGED_SECONDS = 5, 1.5
@@ -30,7 +32,7 @@ FORGED, FORGED_SECONDS = 5, 1.5
 
 async def hostile_hop(bench: Bench) -> Verdict:
     """F19: a hop repeats, reorders, replays, truncates and flips what passes; nobody takes it for genuine."""
-    count, often = int(bench.pick(100_000, 5000, 400)), bench.pick(1.0, 1.0, 3.0)
+    count, often = int(bench.pick(100_000, 5000, 400)), bench.pick(2.0, 2.0, 3.0)
     within = bench.pick(5.0, 5.0, 2.0)
     tree = {"R1": "server", "C1": "R1"}
     bench.provision(tree)
@@ -42,7 +44,7 @@ async def hostile_hop(bench: Bench) -> Verdict:
         load = bench.load(cell)
         for way in (proxy.up, proxy.down):
             one = often / 100
-            way.hostility = Hostility(flip=one, truncate=one / 2, duplicate=one, reorder=one, replay=one)
+            way.hostility = Hostility(flip=one, truncate=one / 2, reorder=one, duplicate=AGAIN, replay=AGAIN)
 
         async def work() -> None:
             while len(load.asked) < count:
@@ -70,6 +72,9 @@ async def hostile_hop(bench: Bench) -> Verdict:
             "altered_accepted": load.altered,
             "links_made": proxy.accepted,
         }
+        harmed = deeds.total() - deeds["reorder"]
+        verdict.figures |= {"altered_or_replayed": harmed}
+        verdict.demand(harmed >= count, f"only {harmed} messages were altered or replayed")
         verdict.figures |= {"events": load.events, "refused_by_the_server": refused}
         raised = load.count(Outcome.RAISED)
         verdict.demand(not load.altered, f"{load.altered} altered messages were accepted")

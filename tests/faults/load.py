@@ -160,7 +160,7 @@ class Load:
         """Return how many requests ended in these ways."""
         return sum(asked.outcome in outcomes for asked in self.asked.values())
 
-    def lost(self) -> int:
+    def not_ok(self) -> int:
         """Return how many requests did not end well."""
         return len(self.asked) - self.count(Outcome.OK)
 
