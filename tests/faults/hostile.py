@@ -68,7 +68,6 @@ async def hostile_hop(bench: Bench) -> Verdict:
         refused = cell.statistics().refused
         verdict.figures |= {
             "deeds": dict(deeds),
-            "harmed": deeds.total(),
             "altered_accepted": load.altered,
             "links_made": proxy.accepted,
         }
