@@ -221,12 +221,10 @@ class Connection:
         buffers: list[bytes] = []
         size = 0
         sent = self.statistics.frames_sent
-        while size < limit:
-            lane = self._control or self._data
-            if not lane:
-                break
+        while size < limit and (lane := self._control or self._data):
             kind, hop, label, expires, header, body = lane.popleft()
-            self.queued_bytes -= FRAME_OVERHEAD_BYTES + len(header) + len(body)
+            length = len(header) + len(body)
+            self.queued_bytes -= FRAME_OVERHEAD_BYTES + length
             remaining = 0
             if expires is not None:
                 remaining = int(min((expires - now) * 1000, MAX_REMAINING_MS))
@@ -237,7 +235,7 @@ class Connection:
             buffers.append(prefix(kind, hop, label, remaining, header, body) + header)
             if body:
                 buffers.append(body)
-            size += PREFIX.size + len(header) + len(body)
+            size += PREFIX.size + length
         if buffers:
             self._spoke = now
             self.statistics.bytes_sent += size
