@@ -191,7 +191,7 @@ class Connection:
             self.statistics.dropped += 1
             return
         lane = self._data if kind in _IN_ORDER else self._control
-        self._push(lane, kind, pack(*fields), body, label=label)
+        self._push(lane, kind, pack(*fields), body, label)
 
     def refuse(self, code: str, reason: str, *, temporary: bool, last_epoch: int = 0) -> None:
         """Say why there will be no link."""
@@ -213,7 +213,7 @@ class Connection:
             self._labels.move_to_end(route.label)
         else:
             self._bind_out(route)
-        self._push(self._data, kind, header, body, label=route.label, hop=hop, expires=expires)
+        self._push(self._data, kind, header, body, route.label, hop, expires)
         return True
 
     def take(self, now: float, limit: int = BATCH_BYTES) -> list[bytes]:
@@ -301,7 +301,7 @@ class Connection:
         route.out, route.label = self, label
         self._labels[label] = route
         header = pack(str(route.origin), str(route.destination) if route.destination is not None else None)
-        self._push(self._data, Kind.BIND, header, label=label)
+        self._push(self._data, Kind.BIND, header, b"", label)
 
     def _push(
         self,
@@ -309,12 +309,11 @@ class Connection:
         kind: Kind,
         header: bytes,
         body: bytes = b"",
-        *,
         label: int = 0,
         hop: int = 0,
         expires: float | None = None,
     ) -> None:
-        idle = not self._control and not self._data
+        idle = not (self._control or self._data)
         lane.append((kind, hop, label, expires, header, body))
         self.queued_bytes += FRAME_OVERHEAD_BYTES + len(header) + len(body)
         if idle:

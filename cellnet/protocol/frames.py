@@ -163,13 +163,12 @@ def unpack(data: bytes, *types: type | tuple[type, ...]) -> list[Any]:
         raise RemoteProtocolError(f"a header is no MessagePack: {type(error).__name__}") from None
     if not isinstance(fields, list) or len(fields) != len(types):
         raise RemoteProtocolError("a header has the wrong number of fields")
-    kinds = tuple(map(type, fields))
-    if kinds != types:  # one of several types may be allowed
-        for kind, wanted in zip(kinds, types, strict=True):
-            if kind is not wanted and not (type(wanted) is tuple and kind in wanted):
-                raise RemoteProtocolError("a header has a field of the wrong type")
-    for value in fields:
-        if type(value) is int and value < 0:
+    for index, wanted in enumerate(types):
+        value = fields[index]
+        kind = type(value)
+        if kind is not wanted and not (type(wanted) is tuple and kind in wanted):
+            raise RemoteProtocolError("a header has a field of the wrong type")
+        if kind is int and value < 0:
             raise RemoteProtocolError("a header has a negative number")
     return fields
 

@@ -218,13 +218,12 @@ class SimulatedCell(Process):
         end = self.ends.get(connection)
         if end is None:
             return
-        while connection.has_output:
-            room = limit or end.room
-            if room <= 0:
-                self._look_at_queue(connection)
-                return
+        while (room := limit or end.room) > 0:
             if data := b"".join(connection.take(self.timeline.now, room)):
                 end.send(data)
+            if not connection.has_output:
+                return
+        self._look_at_queue(connection)
 
     def _look_at_queue(self, connection: Connection) -> None:
         queued = connection.queued_bytes
