@@ -45,8 +45,9 @@ def check_segment(text: str) -> str:
 class _TreeName:
     """A frozen path below an implicit root; equal only to a name of the same kind."""
 
-    __slots__ = ("_hash", "path")
+    __slots__ = ("_hash", "_text", "path")
     _hash: int
+    _text: str
     path: tuple[str, ...]
     """The steps from the root; empty for the root. ``server.<job>`` is a single step, as its parent is the root."""
     _kind: ClassVar[str]
@@ -72,6 +73,7 @@ class _TreeName:
     def _of(cls, path: tuple[str, ...]) -> Self:
         name = object.__new__(cls)
         object.__setattr__(name, "path", path)
+        object.__setattr__(name, "_text", ".".join(path) or ROOT)
         object.__setattr__(name, "_hash", hash((cls._kind, path)))
         return name
 
@@ -85,7 +87,7 @@ class _TreeName:
         return type(self), (str(self),)
 
     def __str__(self) -> str:
-        return ".".join(self.path) or ROOT
+        return self._text
 
     def __repr__(self) -> str:
         return f"{self._kind}({str(self)!r})"
@@ -94,7 +96,7 @@ class _TreeName:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, _TreeName) and self._kind == other._kind and self.path == other.path)
+        return self is other or (type(self) is type(other) and self.path == other.path)
 
     def __lt__(self, other: Self) -> bool:
         return self.path < other.path
@@ -139,7 +141,8 @@ class _TreeName:
 
     def is_ancestor_of(self, other: Self) -> bool:
         """Whether *other* lies below this name; no name is its own ancestor."""
-        return len(other.path) > len(self.path) and other.path[: len(self.path)] == self.path
+        depth = len(self.path)
+        return len(other.path) > depth and other.path[:depth] == self.path
 
     def next_hop(self, destination: Self) -> Self | None:
         """Return the neighbour on the tree path to *destination*; None if this is the destination.

@@ -193,7 +193,7 @@ class Connection:
             self.statistics.dropped += 1
             return
         lane = self._data if kind in _IN_ORDER else self._control
-        self._push(lane, kind, pack(*fields), body, label=label)
+        self._push(lane, kind, pack(*fields), body, label)
 
     def refuse(self, code: str, reason: str, *, temporary: bool, last_epoch: int = 0) -> None:
         """Say why there will be no link."""
@@ -215,7 +215,7 @@ class Connection:
             self._labels.move_to_end(route.label)
         else:
             self._bind_out(route)
-        self._push(self._data, kind, header, body, label=route.label, hop=hop, expires=expires)
+        self._push(self._data, kind, header, body, route.label, hop, expires)
         return True
 
     def take(self, now: float, limit: int = BATCH_BYTES) -> list[bytes]:
@@ -223,12 +223,10 @@ class Connection:
         buffers: list[bytes] = []
         size = 0
         sent = self.statistics.frames_sent
-        while size < limit:
-            lane = self._control or self._data
-            if not lane:
-                break
+        while size < limit and (lane := self._control or self._data):
             kind, hop, label, expires, header, body = lane.popleft()
-            self.queued_bytes -= FRAME_OVERHEAD_BYTES + len(header) + len(body)
+            length = len(header) + len(body)
+            self.queued_bytes -= FRAME_OVERHEAD_BYTES + length
             remaining = 0
             if expires is not None:
                 remaining = int(min((expires - now) * 1000, MAX_REMAINING_MS))
@@ -239,7 +237,7 @@ class Connection:
             buffers.append(prefix(kind, hop, label, remaining, header, body) + header)
             if body:
                 buffers.append(body)
-            size += PREFIX.size + len(header) + len(body)
+            size += PREFIX.size + length
         if buffers:
             self._spoke = now
             self.statistics.bytes_sent += size
@@ -305,7 +303,7 @@ class Connection:
         route.out, route.label = self, label
         self._labels[label] = route
         header = pack(str(route.origin), str(route.destination) if route.destination is not None else None)
-        self._push(self._data, Kind.BIND, header, label=label)
+        self._push(self._data, Kind.BIND, header, b"", label)
 
     def _push(
         self,
@@ -313,12 +311,11 @@ class Connection:
         kind: Kind,
         header: bytes,
         body: bytes = b"",
-        *,
         label: int = 0,
         hop: int = 0,
         expires: float | None = None,
     ) -> None:
-        idle = not self._control and not self._data
+        idle = not (self._control or self._data)
         lane.append((kind, hop, label, expires, header, body))
         self.queued_bytes += FRAME_OVERHEAD_BYTES + len(header) + len(body)
         if idle:

@@ -79,6 +79,9 @@ class Kind(IntEnum):
 
 FIRST_ROUTED = Kind.REQUEST
 _KINDS = {int(kind): kind for kind in Kind}
+_PREFIX_BYTES = PREFIX.size
+_read_prefix = PREFIX.unpack_from
+_packer = msgpack.Packer()  # one for all headers: making it takes longer than packing
 
 
 class Frame(NamedTuple):
@@ -110,32 +113,31 @@ class FrameDecoder:
 
         :raises RemoteProtocolError: at the first prefix that breaks a limit; the link is then unusable
         """
-        tail = self._tail
+        tail, known = self._tail, _KINDS
         if tail:
             tail += data  # and nothing else is copied: a neighbour may send byte by byte
-        view = memoryview(tail or data)
+        held = memoryview(tail) if tail else None
+        view = data if held is None else held
         start, end = 0, len(view)
         try:
-            while end - start >= PREFIX.size:
-                length, header, kind, hop, label, remaining = PREFIX.unpack_from(view, start)
+            while end - start >= _PREFIX_BYTES:
+                length, header, kind, hop, label, remaining = _read_prefix(view, start)
                 if header > length or length - header > MAX_BODY:
                     raise RemoteProtocolError(f"a frame of {length} bytes with a header of {header} is not allowed")
-                known = _KINDS.get(kind)
-                if known is None:
+                if kind not in known:
                     raise RemoteProtocolError(f"frames of kind {kind} do not exist")
-                body = start + PREFIX.size + header
-                stop = start + PREFIX.size + length
+                first = start + _PREFIX_BYTES
+                body, stop = first + header, first + length
                 if stop > end:
                     break
-                yield Frame(
-                    known, hop, label, remaining, bytes(view[start + PREFIX.size : body]), bytes(view[body:stop])
-                )
+                yield Frame(known[kind], hop, label, remaining, bytes(view[first:body]), bytes(view[body:stop]))
                 start = stop
-            if not tail and start < end:
+            if held is None and start < end:
                 self._tail = bytearray(view[start:])
         finally:
-            view.release()
-        if tail:
+            if held is not None:
+                held.release()
+        if held is not None:
             del tail[:start]
 
 
@@ -146,7 +148,7 @@ def prefix(kind: int, hop: int, label: int, remaining_ms: int, header: bytes, bo
 
 def pack(*fields: Any) -> bytes:
     """Return a header's bytes."""
-    packed: bytes = msgpack.packb(fields)
+    packed: bytes = _packer.pack(fields)
     return packed
 
 
@@ -161,10 +163,12 @@ def unpack(data: bytes, *types: type | tuple[type, ...]) -> list[Any]:
         raise RemoteProtocolError(f"a header is no MessagePack: {type(error).__name__}") from None
     if not isinstance(fields, list) or len(fields) != len(types):
         raise RemoteProtocolError("a header has the wrong number of fields")
-    for value, wanted in zip(fields, types, strict=True):
-        if type(value) is not wanted and not (type(wanted) is tuple and type(value) in wanted):
+    for index, wanted in enumerate(types):
+        value = fields[index]
+        kind = type(value)
+        if kind is not wanted and not (type(wanted) is tuple and kind in wanted):
             raise RemoteProtocolError("a header has a field of the wrong type")
-        if type(value) is int and value < 0:
+        if kind is int and value < 0:
             raise RemoteProtocolError("a header has a negative number")
     return fields
 

@@ -42,7 +42,8 @@ class Side(NamedTuple):
 
     def holds(self, cell: FQCN) -> bool:
         """Whether *cell* is on this side."""
-        return (cell == self.name or self.name.is_ancestor_of(cell)) == self.below
+        name, below = self
+        return (cell == name or name.is_ancestor_of(cell)) == below
 
 
 class Router(Generic[LinkT]):

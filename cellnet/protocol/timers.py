@@ -65,15 +65,18 @@ class Timers:
     @property
     def due(self) -> float:
         """When :meth:`run` next has something to do; infinity if never."""
-        while self._heap and self._heap[0][2].action is None:
-            heapq.heappop(self._heap)
+        heap = self._heap
+        while heap and heap[0][2].action is None:
+            heapq.heappop(heap)
             self._cancelled -= 1
-        return self._heap[0][0] if self._heap else math.inf
+        return heap[0][0] if heap else math.inf
 
     def run(self, now: float) -> None:
         """Do what is due, also if it is added meanwhile, but nothing that is for a later time."""
-        while self.due <= now and self._heap:
+        while self._heap and self._heap[0][0] <= now:
             timer = heapq.heappop(self._heap)[2]
             action, timer.action = timer.action, None
-            assert action is not None  # noqa: S101  # what is due was not cancelled
-            action(now)
+            if action is None:
+                self._cancelled -= 1
+            else:
+                action(now)

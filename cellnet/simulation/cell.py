@@ -170,15 +170,15 @@ class SimulatedCell(Process):
         # events, then what is to be sent, then the timer
         endpoint, owner, ready = self.endpoint, self.owner, self._ready
         events = endpoint.events
-        while True:
+        while events or ready or owner.waiting_for_room:
             while events:
                 self._take(events.popleft())
             while ready:
                 self._flush(ready.pop())
             if owner.waiting_for_room:
                 owner.try_waiting()
-            if not events and not ready:
-                break
+                if not events and not ready:
+                    break
         owner.compare(endpoint.exchange.asking.pending)
         due = endpoint.timers.due
         if due < self._armed:
@@ -204,7 +204,7 @@ class SimulatedCell(Process):
             note(self.name, "cancelled", event.number)
             self.owner.cancelled(event.number)
         elif isinstance(event, LinkFailed):
-            note(self.name, "link failed", type(event.error).__name__, event.error)
+            note(self.name, "link failed", type(event.error).__name__, str(event.error))
             if not is_fair(event.error):
                 self.faults.append(f"{type(event.error).__name__}: {event.error}")
             self._close(event.connection)
@@ -218,13 +218,12 @@ class SimulatedCell(Process):
         end = self.ends.get(connection)
         if end is None:
             return
-        while connection.has_output:
-            room = limit or end.room
-            if room <= 0:
-                self._look_at_queue(connection)
-                return
+        while (room := limit or end.room) > 0:
             if data := b"".join(connection.take(self.timeline.now, room)):
                 end.send(data)
+            if not connection.has_output:
+                return
+        self._look_at_queue(connection)
 
     def _look_at_queue(self, connection: Connection) -> None:
         queued = connection.queued_bytes

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from cellnet.fqcn import FQCN
     from cellnet.simulation.faults import Fault
+    from cellnet.simulation.trace import Trace
 
 __all__ = ["Run", "simulate"]
 
@@ -42,17 +43,24 @@ class Run:
     seconds: float
     """Virtual ones, with those after the repair."""
     history: History
-    lines: Sequence[str]
-    """What happened, one line each."""
-    trace: str
-    """The SHA-256 of :attr:`lines`: two runs with the same trace were the same."""
     faults: Counter[Fault]
     """How often each kind of fault was done."""
     most_queued: int
     """The most bytes that waited for one link."""
     hostile: bool
+    _trace: Trace
     _leftovers: Sequence[str]
     _oddities: Sequence[str]
+
+    @property
+    def lines(self) -> Sequence[str]:
+        """What happened, one line each."""
+        return self._trace.lines
+
+    @property
+    def trace(self) -> str:
+        """The SHA-256 of :attr:`lines`: two runs with the same trace were the same."""
+        return self._trace.digest()
 
     def leftovers(self) -> list[str]:
         """Return what was not at rest in the end, one line each."""
@@ -106,11 +114,10 @@ def simulate(
         count,
         world.timeline.now,
         world.history,
-        world.trace.lines,
-        world.trace.digest(),
         Counter(nemesis.done),
         world.most_queued,
         hostile,
+        world.trace,
         leftovers,
         world.faults(),
     )

@@ -27,7 +27,7 @@ class Timeline:
     def at(self, time: float, action: Callable[[], None]) -> None:
         """Plan *action*; what is planned for the past happens next."""
         self._serial += 1
-        heapq.heappush(self._planned, (max(self.now, time), self._serial, action))
+        heapq.heappush(self._planned, (time, self._serial, action))
 
     def after(self, seconds: float, action: Callable[[], None]) -> None:
         """Plan *action* for so many seconds from now."""
@@ -41,7 +41,7 @@ class Timeline:
         planned, pop, at_once = self._planned, heapq.heappop, 0
         while planned and planned[0][0] <= until:
             time, _serial, action = pop(planned)
-            if time != self.now:
+            if time > self.now:
                 self.now, at_once = time, 0
             elif (at_once := at_once + 1) > MAX_AT_ONCE:
                 raise RuntimeError(f"time does not pass: {MAX_AT_ONCE} actions at {time:.6f} s, the next is {action}")

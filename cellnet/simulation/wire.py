@@ -82,9 +82,9 @@ class End:
         data = self.unread.popleft()
         peer = self.peer
         if data and peer.is_open:
-            was_full = peer.in_flight >= WINDOW_BYTES
-            peer.in_flight -= len(data)
-            if was_full and peer.room > 0:
+            before = peer.in_flight
+            peer.in_flight = before - len(data)
+            if before >= WINDOW_BYTES > peer.in_flight:
                 self.path.timeline.after(self.path.seconds(), partial(peer.host.writable, peer))
         return data
 
