@@ -81,7 +81,8 @@ FIRST_ROUTED = Kind.REQUEST
 _KINDS = {int(kind): kind for kind in Kind}
 _PREFIX_BYTES = PREFIX.size
 _read_prefix = PREFIX.unpack_from
-_packer = msgpack.Packer()  # one for all headers: making it takes longer than packing
+_packer = msgpack.Packer()
+"""One for all headers, as making it takes longer than packing. It keeps nothing between two calls."""
 
 
 class Frame(NamedTuple):

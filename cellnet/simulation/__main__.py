@@ -30,7 +30,7 @@ def _range(_context: click.Context, _option: click.Parameter, text: str | None) 
 @click.option("--cells", type=click.IntRange(min=2), help=f"How many cells; otherwise drawn, {MIN_CELLS} or more.")
 @click.option("--seconds", type=click.FloatRange(min=10), default=120.0, show_default=True, help="Virtual seconds.")
 @click.option("--faults", type=click.IntRange(min=0), default=20, show_default=True, help="How many faults.")
-@click.option("--errands", type=click.IntRange(min=0), default=300, show_default=True, help="How many messages.")
+@click.option("--errands", type=click.IntRange(min=0), default=200, show_default=True, help="How many messages.")
 @click.option("--hostile", is_flag=True, help="Also do what TCP does not: repeat, reorder, drop and forge frames.")
 @click.option("--trace", is_flag=True, help="Print all that happened.")
 def main(seed: int | None, seeds: range | None, jobs: int | None, *, vary: bool, trace: bool, **options: Any) -> None:

@@ -63,10 +63,12 @@ class Nemesis:
         self._end = end
         self._kinds = [kind for kind in Fault if hostile or kind not in HOSTILE]
 
-    def plan(self, count: int, begin: float) -> None:
-        """Plan so many faults from *begin* on."""
-        for time in sorted(self._rng.uniform(begin, self._end) for _ in range(count)):
+    def plan(self, count: int, begin: float) -> list[float]:
+        """Plan so many faults from *begin* on; return when."""
+        times = sorted(self._rng.uniform(begin, self._end) for _ in range(count))
+        for time in times:
             self._world.timeline.at(time, self._strike)
+        return times
 
     def _strike(self) -> None:
         """Do one fault: the first that can be done, in random order."""

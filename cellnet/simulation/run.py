@@ -81,14 +81,15 @@ def simulate(
     cells: int | None = None,
     seconds: float = 120.0,
     faults: int = 20,
-    errands: int = 300,
+    errands: int = 200,
     hostile: bool = False,
 ) -> Run:
     """Run one network in virtual time; the same arguments give the same run, everywhere.
 
     :param cells: how many; drawn from the seed if it is not given
     :param seconds: how long there are errands and faults
-    :param errands: requests, events and broadcasts together; handlers may ask further
+    :param errands: requests, events and broadcasts together, half of them about when there is a fault; handlers may
+        ask further
     :param hostile: whether there are also faults that somebody in between does, and TCP does not
     """
     rng = random.Random(f"{seed}/run")  # noqa: S311  # a simulation, not secrets
@@ -100,10 +101,10 @@ def simulate(
     world = World(seed, tree, History(has_replays=hostile))
     try:
         world.start()
-        for time, origin, errand in random_errands(seed, tree, errands, BEGIN_SECONDS, seconds):
-            world.plan(time, origin, errand)
         nemesis = Nemesis(world, rng, hostile=hostile, end=seconds)
-        nemesis.plan(faults, BEGIN_SECONDS)
+        times = nemesis.plan(faults, BEGIN_SECONDS)
+        for time, origin, errand in random_errands(seed, tree, errands, BEGIN_SECONDS, seconds, times):
+            world.plan(time, origin, errand)
         world.run(seconds + CALM_SECONDS)
         leftovers = _rest(world, seconds + MAX_CALM_SECONDS) or _probe(world)
     except Exception as error:

@@ -24,6 +24,8 @@ MAX_BROADCAST = 12
 BUSY_PAIRS = 5
 """Pairs of cells that ask each other often: only there can the order of what is asked go wrong."""
 MAX_SIZE = 60_000
+BEFORE_SECONDS, AFTER_SECONDS = 0.5, 1.5
+"""How near to a fault an errand is, if it is to be near one."""
 
 
 def random_tree(seed: int, cells: int) -> dict[FQCN, float]:
@@ -39,9 +41,12 @@ def random_tree(seed: int, cells: int) -> dict[FQCN, float]:
 
 
 def random_errands(
-    seed: int, tree: Mapping[FQCN, float], count: int, begin: float, end: float
+    seed: int, tree: Mapping[FQCN, float], count: int, begin: float, end: float, near: Sequence[float] = ()
 ) -> list[tuple[float, FQCN, Errand]]:
-    """Draw so many errands, each with its time and its origin."""
+    """Draw so many errands, each with its time and its origin.
+
+    :param near: about when half of them are to be, as something happens then
+    """
     rng = random.Random(f"{seed}/errands")  # noqa: S311  # as above
     names = list(tree)
     depths = _depths(tree)
@@ -52,7 +57,10 @@ def random_errands(
         if rng.random() < 0.02:
             destination = origin
         size = rng.randrange(MAX_SIZE) if rng.random() < 0.05 else rng.randrange(100)
-        asked.append((rng.uniform(begin, end), origin, destination, size))
+        time = rng.uniform(begin, end)
+        if near and rng.random() < 0.5:
+            time = max(begin, rng.choice(near) + rng.uniform(-BEFORE_SECONDS, AFTER_SECONDS))
+        asked.append((time, origin, destination, size))
     return [
         (time, origin, _errand(rng, str(number), names, depths, origin, destination, size))
         for number, (time, origin, destination, size) in enumerate(sorted(asked), 1)

@@ -66,7 +66,7 @@ def test_without_faults_every_request_is_answered_or_was_cancelled(seed: int) ->
     run = simulate(seed, faults=0)
     check(run)
     counts = run.history.counts()
-    assert counts["ok"] > 200
+    assert counts["ok"] > 130
     assert counts["not executed"] == 0
     assert run.history.in_doubt(with_key=False) == []
 
