@@ -185,7 +185,7 @@ class Cell(anyio.AsyncContextManagerMixin):
         finally:
             now = anyio.current_time()
             self._endpoint.drained(now)
-            self._dispatch(now)
+            self._dispatch()
 
     # Messages.
 
@@ -200,7 +200,8 @@ class Cell(anyio.AsyncContextManagerMixin):
 
         :param payload: None, bytes, plain values, or arrays inside them; 64 KiB at most
         :param once: if False, it is sent a single time, and the first bad news ends it
-        :param key: requests and events with the same key run one after the other, in the order of these calls
+        :param key: requests and events with the same key run one after the other, in the order of these calls; a
+            handler that asks back with its own key may wait for itself, until its deadline
         :raises Unreachable: if no such cell was present until the deadline
         :raises RemoteError: if the handler raised, or the cell has none for *topic*
         :raises Busy: if a cell on the way, or the receiver, had no room until the deadline
@@ -221,7 +222,7 @@ class Cell(anyio.AsyncContextManagerMixin):
                     [name], topic, encoding, data, deadline=deadline.at, now=now, once=once, key=key
                 )
                 self._calls[number] = call
-                self._dispatch(now)
+                self._dispatch()
                 return await call.wait()
         finally:
             for owing, error in self._forget(number):
@@ -248,7 +249,7 @@ class Cell(anyio.AsyncContextManagerMixin):
             await self._wait_room(name)
             now = anyio.current_time()
             self._endpoint.send(name, topic, encoding, data, deadline=deadline.at, now=now, key=key)
-            self._dispatch(now)
+            self._dispatch()
             await anyio.lowlevel.cancel_shielded_checkpoint()  # only now: others shall not overtake it
             return
         raise DeadlineBeforeExecution(f"there was no room to send {topic} to {name} in {deadline.seconds:.3g} s")
@@ -277,7 +278,7 @@ class Cell(anyio.AsyncContextManagerMixin):
             now = anyio.current_time()
             number = self._endpoint.request(names, topic, encoding, data, deadline=replies.deadline.at, now=now)
             self._calls[number] = replies
-            self._dispatch(now)
+            self._dispatch()
             return number, names
 
         return Replies(send, self._forget, self._request_seconds)
@@ -305,11 +306,11 @@ class Cell(anyio.AsyncContextManagerMixin):
 
     # What the endpoint has to tell.
 
-    def _dispatch(self, now: float) -> None:
+    def _dispatch(self) -> None:
         events = self._endpoint.events
         while events:
             self._take(events.popleft())
-        self._neighbours.flush(now)
+        self._neighbours.flush()
 
     def _take(self, event: Event) -> None:
         if isinstance(event, Message):
@@ -335,13 +336,13 @@ class Cell(anyio.AsyncContextManagerMixin):
     def _ended(self, message: int, status: Status, encoding: int, data: bytes) -> None:
         now = anyio.current_time()
         self._endpoint.ended(message, status, encoding, data, now)
-        self._dispatch(now)
+        self._dispatch()
         self._answered.notify()
 
     def _stopped(self, message: int) -> None:
         now = anyio.current_time()
         self._endpoint.stopped(message, now)
-        self._dispatch(now)
+        self._dispatch()
         self._answered.notify()
 
     def _forget(self, number: int) -> list[tuple[FQCN, DeliveryError]]:
@@ -350,7 +351,7 @@ class Cell(anyio.AsyncContextManagerMixin):
             return []
         now = anyio.current_time()
         owed = self._endpoint.give_up(number, now)
-        self._dispatch(now)
+        self._dispatch()
         return owed
 
     def _note_member(self, event: MemberJoined | MemberLeft) -> None:

@@ -40,14 +40,14 @@ class RunningLink:
         endpoint: Endpoint,
         tasks: TaskGroup,
         *,
-        dispatch: Callable[[float], None],
+        dispatch: Callable[[], None],
         ready: Callable[[RunningLink], None],
         joined: Callable[[], None] | None = None,
     ) -> None:
         """Join a link to its connection.
 
         :param tasks: where the second task runs; :meth:`run` ends it
-        :param dispatch: called with the time after bytes were taken in, when the endpoint may have events
+        :param dispatch: called after bytes were taken in, when the endpoint may have events
         :param ready: called when there is something to send; :meth:`flush` is to follow soon
         :param joined: for :meth:`Neighbours.attached` to call when the parent took us in
         """
@@ -138,7 +138,7 @@ class RunningLink:
         now = anyio.current_time()
         self._endpoint.close(self.connection, now)
         self._room.notify()
-        self._dispatch(now)
+        self._dispatch()
 
     async def _read(self, buffer: memoryview, uplink_room: Callable[[], Awaitable[None]]) -> None:
         endpoint, connection = self._endpoint, self.connection
@@ -150,7 +150,7 @@ class RunningLink:
                         raise ConnectError("the other side closed the link")
                     now = anyio.current_time()
                     endpoint.receive(connection, buffer[:count], now)
-                    self._dispatch(now)
+                    self._dispatch()
                     parent = endpoint.router.parent
                     if parent is not None and parent is not connection and parent.is_full:
                         await uplink_room()

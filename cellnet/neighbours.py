@@ -50,7 +50,7 @@ class Neighbours:
         drivers: Mapping[str, Driver],
         rng: random.Random,
         tasks: TaskGroup,
-        dispatch: Callable[[float], None],
+        dispatch: Callable[[], None],
     ) -> None:
         self.disconnected = anyio.Event()
         """Set while there is no parent after there was one; another event once there is one again."""
@@ -133,10 +133,15 @@ class Neighbours:
         if running := self._running.get(connection):
             await running.wait_turn()
 
-    def flush(self, now: float) -> None:
-        """Send what the last input or call gave to send."""
-        while self._ready:
-            self._ready.pop().flush(now)
+    def flush(self) -> None:
+        """Send what the last input or call gave to send.
+
+        The time is looked at anew: what came of much input took long, and a frame says how much of its own is left.
+        """
+        if self._ready:
+            now = anyio.current_time()
+            while self._ready:
+                self._ready.pop().flush(now)
         if self._endpoint.due < self._planned:
             self._sooner.notify()
 
@@ -149,7 +154,7 @@ class Neighbours:
             now = anyio.current_time()
             if now >= self._endpoint.due:
                 self._endpoint.tick(now)
-                self._dispatch(now)
+                self._dispatch()
 
     async def close(self) -> None:
         """Accept no more, say goodbye on all links, and give them a moment to end."""
@@ -157,7 +162,7 @@ class Neighbours:
         for listener in self._listeners:
             listener.close()
         self._endpoint.goodbye(f"{self._endpoint.name} stops")
-        self.flush(anyio.current_time())
+        self.flush()
         for running in self._running.values():
             running.end()
         with anyio.move_on_after(FAREWELL_SECONDS):

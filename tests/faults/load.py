@@ -83,7 +83,9 @@ class Load:
         :param key: those with the same one run one after the other
         :param scope: the request is cancelled with it
         """
-        number, now = str(next(self._numbers)), time.monotonic()
+        number = str(next(self._numbers))
+        # One moment for both, or a pause of the collector in between would be held against the receiver.
+        limit, now = anyio.CancelScope(deadline=anyio.current_time() + within), time.monotonic()
         asked = self.asked[number] = Asked(number, destination, now, now + within, handling, then)
         earliest = asked.deadline - EARLY_SECONDS
         self.history.asked(number, str(self._cell.fqcn), destination, deadline=earliest)
@@ -93,13 +95,13 @@ class Load:
         value_is_right = True
         with scope or anyio.CancelScope() as scope:
             try:
-                with anyio.fail_after(within):
+                with limit:
                     answer = await self._cell.request(destination, topic, message, key=key)
                     value_is_right = answer == [number, message[-1]]
-                asked.outcome = Outcome.OK
+                    asked.outcome = Outcome.OK
             except CellError as error:
                 asked.outcome, asked.error = _outcome(error), f"{type(error).__name__}: {error}"
-            except TimeoutError:  # the scope had ended before the request was made
+            if limit.cancelled_caught:  # it had ended before the request was made
                 asked.outcome = Outcome.NOT_EXECUTED
         if scope.cancelled_caught:
             asked.outcome = Outcome.CANCELLED
