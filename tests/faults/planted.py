@@ -137,7 +137,8 @@ def deadline_ignored() -> None:
         return begin(self, asker, order, content, math.inf)
 
     _set(Answering, "_begin", planted)
-    _set(Answering, "_settle", lambda *_args: None)
+    for told in ("_settle", "_stop"):
+        _set(Answering, told, lambda *_args: None)
 
 
 def cancelled_kept() -> None:
