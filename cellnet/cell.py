@@ -116,9 +116,7 @@ class Cell(anyio.AsyncContextManagerMixin):
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
         with unwrapped():
             async with self._journal or nullcontext(), anyio.create_task_group() as tasks:
-                self._inbox = Inbox(
-                    self.name, self._handlers, self._journal, lambda: self.fqcn, tasks, self._ended, self._stopped
-                )
+                self._inbox = Inbox(self.name, self._handlers, self._journal, tasks, self._ended, self._stopped)
                 self._neighbours = Neighbours(self._endpoint, self._drivers, self._rng, tasks, self._dispatch)
                 tasks.start_soon(self._neighbours.keep_time)
                 try:
@@ -173,7 +171,7 @@ class Cell(anyio.AsyncContextManagerMixin):
         await self._neighbours.disconnected.wait()
 
     async def drain(self) -> None:
-        """Take no more messages, and wait until those that were taken have been answered.
+        """Take no more messages, and wait until those that began have been answered.
 
         To be called before this cell is left, in a scope that limits it. Who asks meanwhile asks again, until another
         start of this cell answers: nothing that this one did not begin is in doubt.
@@ -311,6 +309,7 @@ class Cell(anyio.AsyncContextManagerMixin):
         while events:
             self._take(events.popleft())
         self._neighbours.flush()
+        self._answered.notify()  # something may have: it costs nothing unless somebody waits
 
     def _take(self, event: Event) -> None:
         if isinstance(event, Message):
@@ -337,13 +336,11 @@ class Cell(anyio.AsyncContextManagerMixin):
         now = anyio.current_time()
         self._endpoint.ended(message, status, encoding, data, now)
         self._dispatch()
-        self._answered.notify()
 
     def _stopped(self, message: int) -> None:
         now = anyio.current_time()
         self._endpoint.stopped(message, now)
         self._dispatch()
-        self._answered.notify()
 
     def _forget(self, number: int) -> list[tuple[FQCN, DeliveryError]]:
         """Want no more answers to a call, and tell those who still work on one; return who owed one, and why."""

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-    from cellnet.fqcn import FQCN
     from cellnet.journal import Journal, Transaction
     from cellnet.ledger import Answer
     from cellnet.message import Handler
@@ -42,7 +41,6 @@ class Inbox:
         name: str,
         handlers: Mapping[str, Handler | Durable],
         journal: Journal | None,
-        fqcn: Callable[[], FQCN],
         tasks: TaskGroup,
         ended: Callable[[int, Status, int, bytes], None],
         stopped: Callable[[int], None],
@@ -50,12 +48,10 @@ class Inbox:
         """Run nothing yet.
 
         :param journal: open; there is one if there are durable handlers
-        :param fqcn: returns what the cell is called now
         """
         self._name = name
         self._handlers = handlers
         self._journal = journal
-        self._fqcn = fqcn
         self._tasks = tasks
         self._ended = ended
         self._stopped = stopped
@@ -108,9 +104,10 @@ class Inbox:
 
     async def _handle_durably(self, durable: Durable, message: Message) -> Answer:
         assert self._journal is not None  # noqa: S101  # the cell was not made without one
+        assert message.answerer is not None  # noqa: S101  # nobody asks a cell that has no name
         handle = partial(self._handle, durable.handler, message)
         try:
-            return await self._journal.answer(self._fqcn(), message, handle)
+            return await self._journal.answer(message.answerer, message, handle)
         except JournalError as error:
             if message.doubt:  # an earlier start may have done it, and that cannot be read now
                 return Status.UNKNOWN, 0, b""

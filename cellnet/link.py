@@ -65,6 +65,7 @@ class RunningLink:
         self._writing: anyio.CancelScope | None = None
         self._running = False
         self._ending = False
+        self._forgotten = False
         self._reading = anyio.CancelScope()
         connection.wake = lambda: ready(self)
         if connection.has_output:  # a listener's HELLO was queued when the connection was made
@@ -93,7 +94,7 @@ class RunningLink:
 
     async def wait_room(self) -> None:
         """Wait while too much is queued for this neighbour."""
-        while self.connection.is_full and not self._ending:
+        while self.connection.is_full and not self._forgotten:
             await self._room.wait()
 
     async def wait_turn(self) -> None:
@@ -137,6 +138,7 @@ class RunningLink:
     def _forget(self) -> None:
         now = anyio.current_time()
         self._endpoint.close(self.connection, now)
+        self._forgotten = True
         self._room.notify()
         self._dispatch()
 
@@ -154,6 +156,7 @@ class RunningLink:
                     parent = endpoint.router.parent
                     if parent is not None and parent is not connection and parent.is_full:
                         await uplink_room()
+                        connection.not_read(anyio.current_time())  # what it said meanwhile comes only now
             except ConnectError as error:
                 self.end(error)
 

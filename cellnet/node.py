@@ -153,13 +153,13 @@ async def _run_server(kit: Kit, folder: Path, backend: str, stop: anyio.Event, t
         return present_page(cell, request)
 
     handlers = {**coordinator.handlers, "cells.present": cells_present}
-    async with Cell(kit.name, handlers=handlers, epoch=next_epoch(kit.local / "epoch")) as cell:
-        async with host.serving(cell), coordinator.serving(cell):
-            await cell.listen(url, kit.credentials)
-            bound = await cell.listen(kit.listen.url, kit.credentials, security=kit.listen.security)
-            task_status.started(f"{ROOT} listens at {bound}, {kit.listen.security}")
-            await stop.wait()
-        await drain(cell)
+    cell = Cell(kit.name, handlers=handlers, epoch=next_epoch(kit.local / "epoch"))
+    async with cell, anyio.create_task_group() as draining, host.serving(cell), coordinator.serving(cell):
+        await cell.listen(url, kit.credentials)
+        bound = await cell.listen(kit.listen.url, kit.credentials, security=kit.listen.security)
+        task_status.started(f"{ROOT} listens at {bound}, {kit.listen.security}")
+        await stop.wait()
+        draining.start_soon(drain, cell)  # first, so that nothing is taken that would find the jobs ended
 
 
 async def _run_client(kit: Kit, folder: Path, backend: str, stop: anyio.Event, task_status: TaskStatus[str]) -> None:
@@ -169,13 +169,13 @@ async def _run_client(kit: Kit, folder: Path, backend: str, stop: anyio.Event, t
     url = f"unix://{folder / SOCKET}"
     host = JobHost(FQSN(placement.fqsn), kit.credentials, folder / JOBS, url, backend=backend)
     journal, epoch = kit.local / "journal.db", next_epoch(kit.local / "epoch")
-    async with Cell(kit.name, handlers=host.handlers, journal=journal, epoch=epoch) as cell:
-        async with host.serving(cell):
-            await cell.listen(url, kit.credentials)
-            await cell.connect(kit.connect.url, kit.credentials, security=kit.connect.security)
-            task_status.started(joined_line(cell, kit.connect))
-            await stop.wait()
-        await drain(cell)
+    cell = Cell(kit.name, handlers=host.handlers, journal=journal, epoch=epoch)
+    async with cell, anyio.create_task_group() as draining, host.serving(cell):
+        await cell.listen(url, kit.credentials)
+        await cell.connect(kit.connect.url, kit.credentials, security=kit.connect.security)
+        task_status.started(joined_line(cell, kit.connect))
+        await stop.wait()
+        draining.start_soon(drain, cell)  # first, so that nothing is taken that would find the jobs ended
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 
 from cellnet.errors import DeliveryError, JobError
 from cellnet.fqcn import ROOT
@@ -243,7 +244,10 @@ class JobHost(Service):
 
     async def _start(self, request: DurableRequest) -> None:
         _check_server(request)
+        if self._tasks is None:
+            await anyio.sleep_forever()  # it is for the next start of this node
         kept = await deployment.take(request.transaction, _job(request))
+        await anyio.lowlevel.checkpoint_if_cancelled()  # or it would come after the word that ends it
         self.begin(*self._deployed(unpacked(kept)))  # if nothing is saved of it, the node ends, and the process too
 
     def _deployed(self, order: object) -> tuple[Assignment, Bundle]:

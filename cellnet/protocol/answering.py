@@ -175,8 +175,8 @@ class Answering:
             self._askers.use(session)
             asker, (settled, given_up) = session.asker, unpack_ranges(said, 2)
             self._settle_ranges(asker, settled)
-            records = (asker.records[sequence] for sequence in _recorded(asker, given_up))
-            self._stop(asker, [record for record in records if record.reply is None])
+            records = [asker.records[sequence] for sequence in _recorded(asker, given_up)]
+            self._give_up([record for record in records if record.reply is None and not record.is_given_up], asker)
 
     # The owner's side.
 
@@ -204,19 +204,26 @@ class Answering:
         if asker is not None and taken is not None:
             self._ended(asker, taken)
 
-    def drained(self, now: float) -> None:
-        """Tell all askers what may have run: nothing else did, and nothing will."""
+    def drain(self) -> None:
+        """Begin nothing any more, not even what waits for its turn."""
         self.is_draining = True
         for asker in self._askers:
-            for message in asker.lanes:  # they never ran, and never will
+            for message in asker.lanes:
                 asker.lanes.withdraw(message)
                 del self._messages[message.number]
                 if message.wants_reply:
                     self.running -= 1
                     del asker.records[message.sequence]
-            if asker.current is not None:
-                header, body = asker.current.channel.wrap(Kind.DRAINED, pack_ranges(_covering(asker.records)))
-                self._try_send(asker.origin, Kind.DRAINED, header, body, now + NOTICE_SECONDS)
+
+    def drained(self, now: float) -> None:
+        """Tell all askers what may have run: nothing else did, and nothing will."""
+        self.drain()
+        for asker in self._askers:
+            session = asker.current or asker.offered
+            assert session is not None  # noqa: S101  # each is known by one
+            self._say_opened(session)
+            header, body = session.channel.wrap(Kind.DRAINED, pack_ranges(_covering(asker.records)))
+            self._try_send(asker.origin, Kind.DRAINED, header, body, now + NOTICE_SECONDS)
 
     def renamed(self, now: float) -> None:
         """Be another cell from now on. What was asked of the old one is kept: this cell may get its name back."""
@@ -283,7 +290,7 @@ class Answering:
         """Let a message run, or hold it until its turn; return the number by which the owner knows it."""
         self._made += 1
         message = Message(
-            self._made, asker.origin, asker.epoch, order.sequence, order.doubt, order.key, *content, expires
+            self._made, asker.origin, asker.epoch, order.sequence, order.doubt, order.key, *content, expires, asker.name
         )
         if order.key:
             self._messages[message.number] = asker, message
@@ -323,6 +330,8 @@ class Answering:
         unanswered = []
         for sequence in gone:
             record = asker.records.pop(sequence)
+            if record.is_given_up:
+                self.cached_bytes -= RECORD_BYTES
             if record.reply is None:
                 unanswered.append(record)
             else:
@@ -330,6 +339,13 @@ class Answering:
         self._stop(asker, unanswered)
         for start, stop in ranges:
             self._let_begin(asker.lanes.settled(start, stop))
+
+    def _give_up(self, records: list[Record], asker: Asker) -> None:
+        """Let none of these begin, or run on, and keep their places: who follows waits until they are settled."""
+        for record in records:
+            record.is_given_up = True
+        self.cached_bytes += RECORD_BYTES * len(records)
+        self._stop(asker, records)
 
     def _stop(self, asker: Asker, records: list[Record]) -> None:
         """Let none of these begin, or run on."""

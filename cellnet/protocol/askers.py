@@ -73,7 +73,7 @@ class Served:
 class Record:
     """One request that was taken."""
 
-    __slots__ = ("counter", "expires", "message", "reply")
+    __slots__ = ("counter", "expires", "is_given_up", "message", "reply")
 
     def __init__(self, expires: float, counter: int) -> None:
         self.expires = expires
@@ -81,6 +81,8 @@ class Record:
         """Of the transmission that was taken."""
         self.message = 0
         """By which the owner knows it."""
+        self.is_given_up = False
+        """Whether nobody wants it to begin, and it is not settled yet."""
         self.reply: tuple[Status, int, bytes] | None = None
 
 

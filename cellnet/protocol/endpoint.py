@@ -224,8 +224,8 @@ class Endpoint:
         self.switch.deliver_own(now)
 
     def drain(self) -> None:
-        """Take no more messages; those that were taken may end."""
-        self.exchange.answering.is_draining = True
+        """Take no more messages; those that began may end."""
+        self.exchange.answering.drain()
 
     def drained(self, now: float) -> None:
         """Tell those who asked what may have run, so that they can ask our next start for the rest."""

@@ -70,6 +70,8 @@ class Message(NamedTuple):
     payload: bytes
     deadline: float
     """On the clock that the endpoint is given."""
+    answerer: FQCN | None = None
+    """What this cell was called when it was asked; it may have another name now."""
 
     @property
     def wants_reply(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ class Lanes:
     def __init__(self) -> None:
         self._running: dict[str, int] = {}
         self._held: dict[int, Message] = {}
-        self._queues: dict[str, deque[int]] = {}
-        """By key, the numbers of messages that wait; one that was withdrawn is no longer held."""
+        self._queues: dict[str, OrderedDict[int, None]] = {}
+        """By key, the numbers of messages that wait for nothing else."""
         self._after: dict[int, int] = {}
         """By number, the request that must have ended before a message may take its place in the queue."""
         self._early: dict[int, list[int]] = {}
@@ -85,7 +85,9 @@ class Lanes:
         if self._held.pop(message.number, None) is None:
             return False
         after = self._after.get(message.number, 0)
-        if after:
+        if not after:
+            self._leave_queue(message)
+        else:
             self._unlink(message)
             for number in self._early.pop(message.sequence, ()) if message.sequence else ():
                 self._after[number] = after
@@ -105,7 +107,7 @@ class Lanes:
             self._after[message.number] = after
             self._early.setdefault(after, []).append(message.number)
         else:
-            self._queues.setdefault(message.key, deque()).append(message.number)
+            self._queues.setdefault(message.key, OrderedDict())[message.number] = None
             yield from self._next(message.key)
 
     def _unlink(self, message: Message) -> None:
@@ -120,12 +122,16 @@ class Lanes:
             del self._after[number]
             yield from self._place(self._held[number], 0)
 
-    def _next(self, key: str) -> Iterator[Message]:
-        queue = self._queues.get(key)
-        while queue and key not in self._running:
-            message = self._held.pop(queue.popleft(), None)
-            if message is not None:
-                self._running[key] = message.number
-                yield message
+    def _leave_queue(self, message: Message) -> None:
+        queue = self._queues[message.key]
+        del queue[message.number]
         if not queue:
-            self._queues.pop(key, None)
+            del self._queues[message.key]
+
+    def _next(self, key: str) -> Iterator[Message]:
+        if key not in self._running and key in self._queues:
+            message = self._held[next(iter(self._queues[key]))]
+            self._leave_queue(message)
+            del self._held[message.number]
+            self._running[key] = message.number
+            yield message

@@ -194,11 +194,7 @@ class Session:
 
     def predecessor(self, pending: Pending) -> int:
         """Return the request with the same key that must end before this one; 0 if there is none."""
-        if not pending.key:
-            return 0
-        same = self.keys[pending.key]
-        place = same.index(pending.sequence)
-        return same[place - 1] if place else 0
+        return self._last_pending(pending.key, pending.sequence - 1)
 
     def order(self, pending: Pending, now: float) -> Order:
         """Return what the answerer is told of a request besides its content."""
@@ -211,13 +207,21 @@ class Session:
 
     def event_body(self, event: Untold, now: float) -> bytes:
         """Return the body of an EVENT."""
-        after = next((one for one in reversed(self.keys.get(event.key, ())) if one <= event.after), 0)
+        after = self._last_pending(event.key, event.after)
         order = Order(0, self.floor, event.key, after, _milliseconds(event.deadline - now))
         return join(order.pack(), event.content.pack())
 
     def last(self, key: str) -> int:
         """Return the last request with an ordering key that is not settled; 0 if there is none."""
         return self.keys[key][-1] if key in self.keys else 0
+
+    def _last_pending(self, key: str, highest: int) -> int:
+        """Return the last request with a key, up to a number, that somebody waits for.
+
+        One that was given up is no good to wait for: it may never have come, and ends before those that it followed.
+        """
+        same = reversed(self.keys.get(key, ())) if key else ()
+        return next((one for one in same if one <= highest and one in self.pending), 0)
 
     def not_delivered(self, counter: int, *, is_certain: bool) -> Pending | None:
         """Note that a transmission is said to have run nothing; return what it was, if nothing was known of it.

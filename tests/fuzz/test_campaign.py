@@ -100,7 +100,7 @@ def test_memory_that_stays_is_found() -> None:
     kept: list[bytearray] = []
 
     def keep(*what: Any, **how: Any) -> None:
-        kept.append(bytearray(b"x" * 20_000))
+        kept.append(bytearray(b"x" * 40_000))
         verify(*what, **how)
 
     with patch.object(placement, "verify", keep):

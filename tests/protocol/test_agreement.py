@@ -178,6 +178,23 @@ def test_a_cell_that_was_given_another_name_answers_those_who_knew_it_under_the_
     assert net["A.C"].exchange.answering.records == 0
 
 
+def test_a_request_that_waited_while_its_cell_got_another_name_says_under_which_it_was_asked() -> None:
+    net = Net.tree("A.C", "B", "D")
+    for payload in (b"runs", b"waits"):
+        net.request("D", "A.C", topic="hold", payload=payload, key="k")
+    net.tick(1)
+    net.cut("A.C")
+    net.connect("A.C", parent="B")
+    net.run()
+    (first,) = net.received("A.C", Message)
+    net["A.C"].ended(first.number, Status.OK, 0, b"", net.now)
+    net.run()
+    assert [(one.payload, str(one.answerer)) for one in net.received("A.C", Message)] == [
+        (b"runs", "A.C"),
+        (b"waits", "A.C"),
+    ]
+
+
 def test_what_ran_under_a_name_does_not_run_again_when_its_cell_comes_back_to_it() -> None:
     net = Net.tree("A.R", "B")
     net.request("server", "A.R")

@@ -8,7 +8,7 @@ import pytest
 
 from cellnet.errors import RemoteProtocolError, Unreachable
 from cellnet.protocol import answering as answering_module
-from cellnet.protocol.answering import HOLD_SECONDS, RECORD_SECONDS
+from cellnet.protocol.answering import HOLD_SECONDS, RECORD_BYTES, RECORD_SECONDS
 from cellnet.protocol.envelope import MAX_RANGES, Status, unpack_ranges
 from cellnet.protocol.events import Cancelled, Message
 from cellnet.protocol.frames import Kind, pack
@@ -287,7 +287,7 @@ def test_a_settlement_that_is_malformed_settles_nothing(body: bytes) -> None:
     assert answerer.answering.records == 1
 
 
-def test_who_never_used_a_session_is_not_told_what_may_have_run() -> None:
+def test_all_who_asked_are_told_what_may_have_run() -> None:
     answerer = Answerer()
     session = answerer.open(C)
     for sequence in (1, 2, 4):
@@ -297,9 +297,8 @@ def test_who_never_used_a_session_is_not_told_what_may_have_run() -> None:
     answerer.wait(1)
     answerer.take()
     answerer.answering.drained(answerer.now)
-    (drained,) = answerer.take()
-    assert (drained.destination, drained.kind) == (C, Kind.DRAINED)
-    assert unpack_ranges(drained.body) == [[(1, 2), (4, 5)]]
+    told = {drained.destination: unpack_ranges(drained.body) for drained in answerer.take(Kind.DRAINED)}
+    assert told == {C: [[(1, 2), (4, 5)]], A: [[(1, 2)]]}
     answerer.request(session, 5, origin=C)
     answerer.event(session, origin=C)
     assert answerer.open(A, nonce=1) == 0
@@ -442,6 +441,25 @@ def test_a_request_that_was_given_up_neither_begins_when_its_turn_comes_nor_when
     assert answerer.answers() == [(2, Status.WORKING)]
     answerer.settled(session, (1, 4))
     assert answerer.answering.records == 0
+
+
+def test_requests_that_were_given_up_take_room_until_they_are_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    answerer = Answerer()
+    session = answerer.open()
+    for sequence in (1, 2, 3):
+        answerer.request(session, sequence, key="k")
+    before = answerer.answering.cached_bytes
+    for _ in range(2):
+        answerer.settled(session, given_up=(2, 3))
+    assert answerer.answering.cached_bytes == before + 2 * RECORD_BYTES
+    monkeypatch.setattr(answering_module, "CACHE_BYTES", before + 2 * RECORD_BYTES)
+    answerer.take()
+    answerer.request(session, 4)
+    assert answerer.answers() == [(4, Status.BUSY)]
+    answerer.settled(session, (1, 4))
+    assert answerer.answering.cached_bytes == before
+    answerer.request(session, 4)
+    assert [event.sequence for event in answerer.happened(Message)] == [1, 4]
 
 
 def test_a_request_that_was_given_up_while_it_runs_is_stopped_and_keeps_its_record() -> None:

@@ -338,3 +338,13 @@ TestLaneMachine = LaneMachine.TestCase
 LaneMachine.TestCase.settings = settings(
     max_examples=150, stateful_step_count=30, deadline=None, derandomize=True, database=None
 )
+
+
+def test_what_was_withdrawn_takes_no_room_while_others_wait() -> None:
+    lanes = Lanes()
+    first, *later = [Message(n, A, 1, 0, False, "k", "t", 0, b"", 60.0) for n in range(1, 2000)]
+    assert list(lanes.add(first, 0)) == [first]
+    for message in later:
+        assert list(lanes.add(message, 0)) == []
+        assert lanes.withdraw(message)
+    assert lanes.held == len(lanes._queues) == 0

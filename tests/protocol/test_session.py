@@ -137,7 +137,17 @@ def test_a_message_with_a_key_names_the_one_before_it_that_is_not_answered() -> 
     asker.reply(4)
     asker.reply(3)
     asker.wait(2)
-    assert orders(asker.take()) == [(2, "k", 0), (5, "k", 4), (6, "", 0)]
+    assert orders(asker.take()) == [(2, "k", 0), (5, "k", 2), (6, "", 0)]
+
+
+def test_a_message_with_a_key_names_none_that_was_given_up() -> None:
+    asker = Asker.opened_to(B)
+    _first, second = asker.ask(key="k"), asker.ask(key="k")
+    asker.take()
+    asker.give_up(second)
+    asker.ask(key="k")
+    asker.tell(key="k")
+    assert orders(asker.take(Kind.REQUEST, Kind.EVENT)) == [(4, "k", 2), (0, "k", 4)]
 
 
 def test_an_event_that_waits_for_its_session_follows_the_request_before_it_unless_that_was_answered() -> None:
