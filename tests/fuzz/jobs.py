@@ -161,6 +161,7 @@ class Jobs:
         runner = lab.stack.enter_context(asyncio.Runner())
         self._do = runner.run
         self._host = JobHost(FQSN("C1"), cast("Any", None), lab.folder / "jobs", "unix:///run/cell.sock")
+        self._host._tasks = cast("Any", self)
         self._coordinator = Coordinator([FQSN("C1"), FQSN("C1.C11")], self._host)
         self._coordinator._cell = cast("Cell", self)
         self._database = lab.stack.enter_context(closing(sqlite3.connect(":memory:")))
@@ -175,6 +176,10 @@ class Jobs:
             Member(self.OPERATOR, "operator", "", 1, "unix", "clear"),
             Member(self.SITE, "client", "C1", 1, "tcp", "mtls"),
         ]
+
+    def start_soon(self, *_what: object) -> None:
+        """Start no process."""
+        self._host._hosted.clear()
 
     async def request(self, *_what: object, **_how: object) -> Any:
         """Return what the server tells of a job, as the operator's cell does."""
