@@ -105,7 +105,7 @@ class Journal:
         What is raised, a cancellation too, leaves no effect and no answer behind. An answer with ``RAISED`` has no
         effect either, and is saved. Nothing is saved of an event: nobody can ask for it again.
 
-        :param cell: what this cell is called now
+        :param cell: what this cell was called when it was asked
         :raises JournalError: if the file cannot be read or written; nothing took effect
         """
         seconds = max(0.0, message.deadline - anyio.current_time())

@@ -149,7 +149,7 @@ class Ledger:
     def begin(self, cell: FQCN, message: Message) -> Answer | None:
         """Begin a transaction, and return None; or return the answer, if there is one without the handler.
 
-        :param cell: what the cell is called now: under another name it is counted as another by those who ask
+        :param cell: what the cell was called when it was asked: under another name it is another one for those who ask
         :raises JournalError: if the file cannot be read
         """
         self._change = (0, 0)
@@ -309,7 +309,9 @@ class Ledger:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if tables and application != APPLICATION_ID:
-            raise ConfigurationError("is the database of another program: name another file for the journal", where)
+            raise ConfigurationError(
+                "is the database of another program: move it away, or name another file for the journal", where
+            )
         if version > SCHEMA_VERSION:
             raise ConfigurationError(
                 f"is a journal of version {version}, this cellnet knows {SCHEMA_VERSION}: install a later cellnet, or "
@@ -374,7 +376,7 @@ def _locked(path: Path) -> int:
 def _complaint(error: sqlite3.Error | UnicodeDecodeError) -> str:
     code = _code(error)
     if code == sqlite3.SQLITE_NOTADB:
-        return "is no SQLite database: name another file for the journal"
+        return "is no SQLite database: move it away, or name another file for the journal"
     if code in (sqlite3.SQLITE_CORRUPT, 0):
         return (
             f"the journal is damaged ({error}): move it away, with all files whose names begin with its name; what an "

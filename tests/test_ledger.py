@@ -238,8 +238,8 @@ def text(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (text, "is no SQLite database: name another file"),
-        (foreign, "is the database of another program: name another file"),
+        (text, "is no SQLite database: move it away, or name another file"),
+        (foreign, "is the database of another program: move it away, or name another file"),
         (later, "is a journal of version 2, this cellnet knows 1: install a later cellnet"),
         (damaged, "the journal is damaged .*: move it away"),
         (unreadable, "the journal is damaged .*: move it away"),
