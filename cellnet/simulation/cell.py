@@ -13,6 +13,7 @@ from cellnet.link import Backoff
 from cellnet.protocol.connection import BUDGET_BYTES, RESERVE_BYTES
 from cellnet.protocol.endpoint import Endpoint
 from cellnet.protocol.events import Attached, Cancelled, Failed, LinkFailed, MemberJoined, MemberLeft, Message, Replied
+from cellnet.protocol.fencing import StaleEpoch
 from cellnet.protocol.frames import MAX_BODY, MAX_HEADER
 from cellnet.protocol.handshake import Transport
 from cellnet.simulation.owner import Owner
@@ -316,6 +317,8 @@ class SimulatedCell(Process):
 
 def is_fair(error: Exception) -> bool:
     """Whether a link may end like this where nobody lies."""
+    if isinstance(error, StaleEpoch):
+        return True  # the last word of a start that was killed, and that came late
     return isinstance(error, ConnectError) and (not isinstance(error, HandshakeError) or error.temporary)
 
 

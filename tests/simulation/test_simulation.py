@@ -90,6 +90,10 @@ def test_a_small_network_under_many_faults_keeps_the_rules(first: int) -> None:
         check(simulate(seed, cells=9, faults=100, errands=600))
 
 
+def test_the_last_word_of_a_killed_start_may_come_late() -> None:
+    check(simulate(11257, cells=9))  # it is refused after the next start has joined
+
+
 @pytest.mark.parametrize("first", range(0, HOSTILE_SEEDS, BLOCK))
 def test_with_somebody_in_between_the_rules_hold_and_most_is_answered(first: int) -> None:
     for seed in range(first, first + BLOCK):
