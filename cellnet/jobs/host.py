@@ -245,7 +245,7 @@ class JobHost(Service):
     async def _start(self, request: DurableRequest) -> None:
         _check_server(request)
         if self._tasks is None:
-            await anyio.sleep_forever()  # it is for the next start of this node
+            await anyio.sleep_forever()  # until this node ends, in DRAIN_SECONDS at most: it is for the next start
         kept = await deployment.take(request.transaction, _job(request))
         await anyio.lowlevel.checkpoint_if_cancelled()  # or it would come after the word that ends it
         self.begin(*self._deployed(unpacked(kept)))  # if nothing is saved of it, the node ends, and the process too
