@@ -111,7 +111,8 @@ class RunningLink:
         if self._writing is not None or not self._running or not self.connection.has_output:
             return
         buffers = self.connection.take(now)
-        self._unsent = self._link.try_send(buffers) if buffers else ()
+        # What is not taken is copied: contents that pass lie in a buffer that is about to be used again.
+        self._unsent = [bytes(buffer) for buffer in self._link.try_send(buffers)] if buffers else ()
         if self._unsent or self.connection.has_output:
             self._writing = anyio.CancelScope()
             self._tasks.start_soon(self._drain, self._writing)
@@ -147,12 +148,14 @@ class RunningLink:
         with self._reading:
             try:
                 while not self._ending:
-                    count = await self._link.fill(buffer)
+                    held = connection.held_bytes
+                    count = await self._link.fill(buffer[held:])
                     if count == 0:
                         raise ConnectError("the other side closed the link")
                     now = anyio.current_time()
-                    endpoint.receive(connection, buffer[:count], now)
+                    endpoint.receive(connection, buffer[: held + count], now, held)
                     self._dispatch()
+                    endpoint.keep()
                     parent = endpoint.router.parent
                     if parent is not None and parent is not connection and parent.is_full:
                         await uplink_room()

@@ -1,7 +1,7 @@
 """One link of one cell: bytes in and frames out, frames in and bytes out; labels, limits, keepalive.
 
-A connection knows its neighbour and nothing of the network behind it; that is the endpoint's. Two lanes lead out:
-frames that concern the link itself go ahead of those that follow a route.
+A connection knows its neighbour and nothing of the network behind it; that is the endpoint's. Three lanes lead out:
+frames that concern the link itself go ahead of those that follow a route, and these ahead of contents.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 from cellnet.errors import RemoteProtocolError
 from cellnet.fqcn import MAX_HOPS
+from cellnet.protocol.feed import Feed
 from cellnet.protocol.frames import MAX_REMAINING_MS, PREFIX, FrameDecoder, Kind, pack, prefix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from cellnet.fqcn import FQCN
-    from cellnet.protocol.frames import Frame
+    from cellnet.protocol.frames import Buffer, Frame
     from cellnet.protocol.handshake import Handshake, Neighbour
 
 __all__ = ["Connection", "Route", "Statistics"]
@@ -111,9 +112,11 @@ class Connection:
         """Whether even frames about the link found no room: the neighbour does not read."""
         self.statistics = Statistics()
         self.wake: Callable[[], None] = _nothing
-        """Called when there is something to send after there was nothing."""
+        """Called when there will be something to send after there was nothing."""
         self.routes: dict[int, Route] = {}
         """What the neighbour bound, by its label."""
+        self.feed = Feed(self._wake_if_idle, self.control)
+        """The third lane: contents."""
         self._decoder = FrameDecoder()
         self._control: deque[_Queued] = deque()
         self._data: deque[_Queued] = deque()
@@ -145,14 +148,20 @@ class Connection:
 
     # Receiving.
 
-    def receive(self, data: memoryview | bytes, now: float) -> Iterator[Frame]:
+    @property
+    def held_bytes(self) -> int:
+        """How much of an incomplete frame is held."""
+        return self._decoder.held_bytes
+
+    def receive(self, data: memoryview | bytes, now: float, room: int = 0) -> Iterator[Frame]:
         """Take bytes from the link and yield the frames that are complete with them.
 
+        :param room: how many bytes at the front of *data* are room for :attr:`held_bytes`, and not new
         :raises RemoteProtocolError: the link must be closed
         """
         self.heard = now
-        self.statistics.bytes_received += len(data)
-        return self._decoder.feed(data)
+        self.statistics.bytes_received += len(data) - room
+        return self._decoder.feed(data, room)
 
     def bind(self, label: int, origin: FQCN, destination: FQCN | None) -> Route:
         """Note what the neighbour means by *label* from now on.
@@ -184,7 +193,7 @@ class Connection:
     @property
     def has_output(self) -> bool:
         """Whether :meth:`take` would return anything."""
-        return bool(self._control or self._data)
+        return bool(self._control or self._data or self.feed.has_output)
 
     def control(self, kind: Kind, *fields: object, label: int = 0, body: bytes = b"") -> None:
         """Queue a frame that concerns this link; to a neighbour that never reads, nothing more is queued."""
@@ -218,9 +227,9 @@ class Connection:
         self._push(self._data, kind, header, body, route.label, hop, expires)
         return True
 
-    def take(self, now: float, limit: int = BATCH_BYTES) -> list[bytes]:
+    def take(self, now: float, limit: int = BATCH_BYTES) -> list[Buffer]:
         """Return what to send next, at most about *limit* bytes, as buffers in order. Frames are never cut."""
-        buffers: list[bytes] = []
+        buffers: list[Buffer] = []
         size = 0
         sent = self.statistics.frames_sent
         while size < limit and (lane := self._control or self._data):
@@ -238,6 +247,8 @@ class Connection:
             if body:
                 buffers.append(body)
             size += PREFIX.size + length
+        if size < limit and self.feed.has_output:
+            size += self.feed.take(buffers, limit - size, self._count)
         if buffers:
             self._spoke = now
             self.statistics.bytes_sent += size
@@ -315,11 +326,17 @@ class Connection:
         hop: int = 0,
         expires: float | None = None,
     ) -> None:
-        idle = not (self._control or self._data)
+        self._wake_if_idle()
         lane.append((kind, hop, label, expires, header, body))
         self.queued_bytes += FRAME_OVERHEAD_BYTES + len(header) + len(body)
-        if idle:
+
+    def _wake_if_idle(self) -> None:
+        """Say that there will be something to send."""
+        if not self.has_output:
             self.wake()
+
+    def _count(self, kind: Kind) -> None:
+        self.statistics.frames_sent[kind] += 1
 
 
 def _nothing() -> None: ...

@@ -23,6 +23,7 @@ from cellnet.protocol.fencing import STALE_EPOCH, Fencing, StaleEpoch
 from cellnet.protocol.frames import FIRST_ROUTED, Kind, unpack
 from cellnet.protocol.handshake import NONCE_BYTES, Handshake, Self
 from cellnet.protocol.introduction import Party
+from cellnet.protocol.plane import Plane
 from cellnet.protocol.presence import Presence
 from cellnet.protocol.routing import Router, Side
 from cellnet.protocol.switch import Switch
@@ -44,6 +45,7 @@ __all__ = ["MAX_CHILDREN", "Endpoint"]
 MAX_CHILDREN = 4096
 MAX_LAST_EPOCH = 2**64 - 2**17
 """A later one that is told of cannot be true: no clock says so."""
+_BULK = frozenset({Kind.WANT, Kind.DATA, Kind.END, Kind.ABORT})
 TICK_SECONDS = 0.5
 """To a multiple of this, keepalives and the ends of dead links are rounded up."""
 
@@ -78,6 +80,7 @@ class Endpoint:
             self._party, self.events, self.switch, self.timers, entropy=entropy, random=random, wall=wall
         )
         self.switch.local = self.exchange
+        self.plane = Plane(self.router, self.connections, self.timers, entropy=entropy, random=random)
         self._epoch = epoch
         self._credentials: Credentials | None = None
         self._fencing = Fencing(self.timers, self._admit, self._refuse, lambda: self._is_deaf)
@@ -114,16 +117,23 @@ class Endpoint:
         self._tick_later(connection)
         return connection
 
-    def receive(self, connection: Connection, data: memoryview | bytes, now: float) -> None:
-        """Take bytes that arrived on a link. Whatever is wrong with them ends that link and nothing else."""
+    def receive(self, connection: Connection, data: memoryview | bytes, now: float, room: int = 0) -> None:
+        """Take bytes that arrived on a link. Whatever is wrong with them ends that link and nothing else.
+
+        Contents may still lie in *data* until :meth:`keep`, which is to be called before *data* is used again.
+
+        :param room: how many bytes at the front of *data* are room for what the connection holds, and not new
+        """
         received = connection.statistics.frames_received
         try:
-            for frame in connection.receive(data, now):
+            for frame in connection.receive(data, now, room):
                 if connection not in self.connections:
                     break
                 received[frame.kind] += 1
                 if frame.kind >= FIRST_ROUTED:
                     self.switch.receive(connection, frame, now)
+                elif frame.kind in _BULK and connection.neighbour is not None:
+                    self.plane.received(connection, frame, now)
                 else:
                     self._control(connection, frame, now)
         except CellError as error:
@@ -134,6 +144,10 @@ class Endpoint:
         """Forget a link that ended. Safe to repeat."""
         self._forget(connection, now)
         self.switch.deliver_own(now)
+
+    def keep(self) -> None:
+        """Copy what passes and has not left, before the bytes that :meth:`receive` took are overwritten."""
+        self.plane.transit.keep()
 
     @property
     def due(self) -> float:
@@ -250,7 +264,7 @@ class Endpoint:
         elif kind is Kind.PRESENCE and connection.is_listener:
             for name in self._presence.received(connection, frame.body):
                 self.switch.members_lost(connection, Side(name, below=True), now)
-            self.exchange.asking.reachable(self.router.holds, now)
+            self._reachable(self.router.holds, now)
         elif kind is Kind.LOST:
             self.switch.lost_received(connection, frame, now)
         elif kind is Kind.NACK:
@@ -303,7 +317,7 @@ class Endpoint:
         self.children[neighbour.fqcn] = connection
         connection.neighbour = neighbour
         connection.send_welcome(neighbour)
-        self.exchange.asking.reachable(neighbour.fqcn.__eq__, now)
+        self._reachable(neighbour.fqcn.__eq__, now)
 
     def _attach(self, connection: Connection, fqcn: FQCN, parent: Neighbour, now: float) -> None:
         if self.fqcn is not None and self.router.parent is not None:
@@ -321,7 +335,11 @@ class Endpoint:
         connection.neighbour = parent
         self._presence.announce(connection)
         self.events.append(Attached(connection, fqcn, parent))
-        self.exchange.asking.reachable(lambda name: not fqcn.is_ancestor_of(name), now)
+        self._reachable(lambda name: not fqcn.is_ancestor_of(name), now)
+
+    def _reachable(self, is_reachable: Callable[[FQCN], bool], now: float) -> None:
+        self.exchange.asking.reachable(is_reachable, now)
+        self.plane.reachable(is_reachable, now)
 
     def _refuse(self, connection: Connection, error: CellError, now: float) -> None:
         """End a link because of what arrived on it, and tell the other side why, unless it told us."""
@@ -352,6 +370,7 @@ class Endpoint:
             else:
                 self.router.parent = None
             self.switch.connection_lost(connection, now)
+            self.plane.connection_lost(connection, now)
         self._fencing.left(connection, now)
 
     def _party(self) -> Party | None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgpack
 
@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
+    "FRAME_BYTES",
     "INLINE_LIMIT",
     "MAX_BODY",
     "MAX_HEADER",
     "MAX_LIST",
     "PREFIX",
+    "Buffer",
     "Frame",
     "FrameDecoder",
     "Kind",
@@ -40,6 +42,8 @@ __all__ = [
 PREFIX = struct.Struct(">IHBBII")
 INLINE_LIMIT = 65536
 """The largest payload, in bytes, that travels inside a message."""
+FRAME_BYTES = 65536
+"""What a frame carries of a content, at most: others wait for so much at the longest."""
 MAX_HEADER = 65535
 MAX_BODY = INLINE_LIMIT + 4096
 """A payload, and what a broadcast or a seal puts around it."""
@@ -47,6 +51,9 @@ MAX_LIST = 128
 """Elements of a list in a header. It takes its memory when its length is read: of lists in lists that announce more
 than follows, 64 KiB would take half a gigabyte."""
 MAX_REMAINING_MS = 0xFFFFFFFF
+
+
+Buffer = bytes | memoryview
 
 
 class Kind(IntEnum):
@@ -64,6 +71,12 @@ class Kind(IntEnum):
     GOAWAY = 10  # either: [reason]
     PROBE = 11  # listener: []; another one wants the name of this child
     ALIVE = 12  # connector: []; the answer to PROBE
+
+    # Contents. Their label is the one that the WANT gave, on this link and in its direction.
+    WANT = 13  # [holder, content, from where on, what is acknowledged, up to where]
+    DATA = 14  # header: 8 bytes, where in the content it begins; body: what is there
+    END = 15  # [length]
+    ABORT = 16  # [whether it is the holder's side that says so, code, reason]
 
     # The header of those below is [session, counter], their body as in cellnet/protocol/envelope.py.
     REQUEST = 32  # order + content
@@ -94,55 +107,68 @@ class Frame(NamedTuple):
     remaining_ms: int
     header: bytes
     body: bytes
+    """Of DATA, it may be a view of the bytes that arrived."""
 
 
 class FrameDecoder:
     """Cuts the bytes of one link into frames. Holds at most one incomplete frame."""
 
-    __slots__ = ("_tail",)
+    __slots__ = ("_tail", "_wanted")
 
     def __init__(self) -> None:
         self._tail = bytearray()
+        self._wanted = _PREFIX_BYTES
 
     @property
-    def buffered_bytes(self) -> int:
+    def held_bytes(self) -> int:
         """How much of an incomplete frame is held."""
         return len(self._tail)
 
-    def feed(self, data: bytes | bytearray | memoryview) -> Iterator[Frame]:
+    def feed(self, data: bytes | memoryview, room: int = 0) -> Iterator[Frame]:
         """Take bytes and yield the frames that are complete with them. Must be exhausted before the next call.
 
+        :param room: how many bytes at the front of *data* are not new, but room for :attr:`held_bytes`, which then
+            need not be joined with the rest elsewhere
         :raises RemoteProtocolError: at the first prefix that breaks a limit; the link is then unusable
         """
-        tail, known = self._tail, _KINDS
-        if tail:
-            tail += data  # and nothing else is copied: a neighbour may send byte by byte
-        held = memoryview(tail) if tail else None
-        view = data if held is None else held
+        view = memoryview(data)
+        if tail := self._tail:
+            if len(tail) + len(view) - room < self._wanted:
+                tail += view[room:]  # and nothing is copied twice: a neighbour may send byte by byte
+                return
+            view = _joined(tail, view, room)
+            self._tail = bytearray()
+        known = _KINDS
         start, end = 0, len(view)
-        try:
-            while end - start >= _PREFIX_BYTES:
-                length, header, kind, hop, label, remaining = _read_prefix(view, start)
-                if header > length or length - header > MAX_BODY:
-                    raise RemoteProtocolError(f"a frame of {length} bytes with a header of {header} is not allowed")
-                if kind not in known:
-                    raise RemoteProtocolError(f"frames of kind {kind} do not exist")
-                first = start + _PREFIX_BYTES
-                body, stop = first + header, first + length
-                if stop > end:
-                    break
+        self._wanted = _PREFIX_BYTES
+        while end - start >= _PREFIX_BYTES:
+            length, header, kind, hop, label, remaining = _read_prefix(view, start)
+            if header > length or length - header > MAX_BODY:
+                raise RemoteProtocolError(f"a frame of {length} bytes with a header of {header} is not allowed")
+            if kind not in known:
+                raise RemoteProtocolError(f"frames of kind {kind} do not exist")
+            first = start + _PREFIX_BYTES
+            body, stop = first + header, first + length
+            if stop > end:
+                self._wanted = _PREFIX_BYTES + length
+                break
+            if kind == Kind.DATA:
+                yield Frame(Kind.DATA, hop, label, remaining, bytes(view[first:body]), cast("bytes", view[body:stop]))
+            else:
                 yield Frame(known[kind], hop, label, remaining, bytes(view[first:body]), bytes(view[body:stop]))
-                start = stop
-            if held is None and start < end:
-                self._tail = bytearray(view[start:])
-        finally:
-            if held is not None:
-                held.release()
-        if held is not None:
-            del tail[:start]
+            start = stop
+        self._tail += view[start:]
 
 
-def prefix(kind: int, hop: int, label: int, remaining_ms: int, header: bytes, body: bytes) -> bytes:
+def _joined(tail: bytearray, view: memoryview, room: int) -> memoryview:
+    """Return the bytes that are held and those that came as one piece."""
+    if room != len(tail):
+        return memoryview(bytes(tail) + view[room:])
+    view[:room] = tail
+    return view
+
+
+def prefix(kind: int, hop: int, label: int, remaining_ms: int, header: bytes, body: Buffer) -> bytes:
     """Return the 16 bytes that go before *header* and *body*."""
     return PREFIX.pack(len(header) + len(body), len(header), kind, hop, label, remaining_ms)
 

@@ -1,0 +1,166 @@
+"""The third lane of a link: what the neighbour wants of contents, each content in its turn.
+
+Nothing is queued here. A frame is read from its content when the link asks for it, behind control and messages, so
+that a slow neighbour holds back nobody but itself. Turns are those of deficit round robin (Shreedhar and Varghese,
+1995): every content gets the same number of bytes, however small its frames are.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+from cellnet.protocol.frames import FRAME_BYTES, Kind, pack, prefix
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cellnet.protocol.frames import Buffer
+    from cellnet.protocol.want import Want
+
+__all__ = ["OFFSET", "Feed", "Origin", "Supply"]
+
+OFFSET = struct.Struct(">Q")
+"""The header of DATA: where in the content its body begins."""
+
+
+class Origin(Protocol):
+    """Where a content comes from, as seen from a link: this cell has it, or passes it on."""
+
+    @property
+    def length(self) -> int | None:
+        """How many bytes the whole is, once that is known and all of them are there."""
+        ...
+
+    def read(self, offset: int, limit: int) -> Buffer:
+        """Return what is there at *offset*, at most *limit* bytes; nothing if it is still to come."""
+        ...
+
+    def wanted(self, supply: Supply, acknowledged: int) -> None:
+        """Note that more is wanted, and that nothing before *acknowledged* will be wanted again."""
+        ...
+
+    def stopped(self, supply: Supply, code: str) -> None:
+        """Note that no more is wanted."""
+        ...
+
+
+class Supply:
+    """What one neighbour wants of one content."""
+
+    __slots__ = ("deficit", "feed", "heard", "is_ended", "is_waiting", "label", "origin", "position", "upto")
+
+    def __init__(self, feed: Feed, label: int, start: int) -> None:
+        self.feed = feed
+        self.label = label
+        self.origin: Origin
+        self.position = start
+        """What comes next."""
+        self.upto = start
+        """Where what is wanted ends."""
+        self.heard = 0.0
+        self.deficit = 0
+        self.is_waiting = False
+        """Whether it has its place in the queue."""
+        self.is_ended = False
+        """Whether the neighbour was told the length."""
+
+    @property
+    def has_output(self) -> bool:
+        """Whether there may be something to send."""
+        return not self.is_ended and (self.position < self.upto or self.origin.length == self.position)
+
+    def abort(self, code: str, reason: str) -> None:
+        """Tell the neighbour that it gets no more, and why."""
+        self.feed.abort(self, code, reason)
+
+
+class Feed:
+    """All that one neighbour wants, and what we want of it."""
+
+    def __init__(self, wake: Callable[[], None], control: Callable[..., None]) -> None:
+        """Begin with nothing.
+
+        :param wake: called before there is something to send
+        :param control: sends a frame ahead of all contents
+        """
+        self.supplies: dict[int, Supply] = {}
+        """By the label that the neighbour gave."""
+        self.wants: dict[int, Want] = {}
+        """By the label that we gave."""
+        self._wake = wake
+        self._control = control
+        self._turns: deque[Supply] = deque()
+        self._labels = 0
+
+    @property
+    def has_output(self) -> bool:
+        """Whether :meth:`take` may return anything."""
+        return bool(self._turns)
+
+    def next_label(self) -> int:
+        """Return a label that was never used on this link: what is still under way for another is told apart."""
+        self._labels += 1
+        return self._labels & 0xFFFFFFFF
+
+    def ready(self, supply: Supply) -> None:
+        """Let a content have its turn, as more of it is there or wanted."""
+        if not supply.is_waiting and supply.has_output:
+            supply.is_waiting = True
+            self._wake()
+            self._turns.append(supply)
+
+    def abort(self, supply: Supply, code: str, reason: str) -> None:
+        """Tell the neighbour that it gets no more of a content, and why."""
+        if supply.label in self.supplies:
+            self.drop(supply)
+            self._control(Kind.ABORT, True, code, reason, label=supply.label)
+
+    def drop(self, supply: Supply) -> None:
+        """Send no more of a content."""
+        if self.supplies.pop(supply.label, None) is not None and supply.is_waiting:
+            supply.is_waiting = False
+            self._turns.remove(supply)
+
+    def take(self, buffers: list[Buffer], limit: int, sent: Callable[[Kind], None]) -> int:
+        """Append frames to *buffers* until they are about *limit* bytes; return how many bytes that is.
+
+        :param sent: told of each frame
+        """
+        size, turns = 0, self._turns
+        while turns and size < limit:
+            supply = turns[0]
+            supply.deficit += FRAME_BYTES
+            while supply.deficit > 0 and size < limit:
+                count = _append_frame(supply, buffers, sent)
+                if not count:
+                    supply.deficit, supply.is_waiting = 0, False
+                    turns.popleft()
+                    break
+                size += count
+                supply.deficit -= count
+            else:
+                turns.rotate(-1)
+        return size
+
+
+def _append_frame(supply: Supply, buffers: list[Buffer], sent: Callable[[Kind], None]) -> int:
+    """Append the next frame of a content; return its size, 0 if there is none now."""
+    origin, label, position = supply.origin, supply.label, supply.position
+    wanted = supply.upto - position
+    data = origin.read(position, min(wanted, FRAME_BYTES)) if wanted > 0 else b""
+    if data:
+        header = OFFSET.pack(position)
+        supply.position = position + len(data)
+        buffers.append(prefix(Kind.DATA, 0, label, 0, header, data) + header)
+        buffers.append(data)
+        sent(Kind.DATA)
+        return len(buffers[-2]) + len(data)
+    if origin.length == position and not supply.is_ended:
+        supply.is_ended = True
+        header = pack(position)
+        buffers.append(prefix(Kind.END, 0, label, 0, header, b"") + header)
+        sent(Kind.END)
+        return len(buffers[-1])
+    return 0

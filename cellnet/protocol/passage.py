@@ -1,0 +1,143 @@
+"""A content that passes through this cell, on its way from one neighbour to another."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from cellnet.protocol.frames import FRAME_BYTES
+from cellnet.protocol.want import WINDOW_BYTES
+
+if TYPE_CHECKING:
+    from cellnet.protocol.feed import Supply
+    from cellnet.protocol.frames import Buffer
+    from cellnet.protocol.want import Want
+
+__all__ = ["TRANSIT_BYTES", "Passage", "Transit"]
+
+TRANSIT_BYTES = 32 << 20
+"""What may be wanted for all neighbours and not have left again. Beyond it, each content still gets one frame."""
+
+
+class Transit:
+    """All that passes, and what it holds together."""
+
+    def __init__(self) -> None:
+        self.passages: dict[Passage, None] = {}
+        self.promised = 0
+        """Bytes that were wanted and have not left again: all of them may be here at once."""
+        self._volatile: dict[Passage, None] = {}
+        self._held_back: dict[Passage, None] = {}
+
+    def keep(self) -> None:
+        """Copy what has come and not left: the buffer that it lies in is about to be used again."""
+        for passage in self._volatile:
+            passage.keep()
+        self._volatile.clear()
+
+    def came(self, passage: Passage) -> None:
+        """Note that bytes came which are not copied."""
+        self._volatile[passage] = None
+
+    def allow(self, passage: Passage, more: int) -> int:
+        """Return how many more bytes a passage may want now; who may not want all is asked again later."""
+        if self.promised + more > TRANSIT_BYTES:
+            self._held_back[passage] = None
+            more = max(0, min(more, FRAME_BYTES - passage.promised))
+        self.promised += more
+        return more
+
+    def left(self, size: int) -> None:
+        """Note that bytes left, or will not come: there is room for those that were held back."""
+        self.promised -= size
+        for _ in range(len(self._held_back)):
+            if self.promised + FRAME_BYTES > TRANSIT_BYTES:
+                break
+            passage = next(iter(self._held_back))
+            del self._held_back[passage]
+            passage.extend()
+
+    def forget(self, passage: Passage) -> None:
+        """Note that a passage ended."""
+        if passage in self.passages:
+            del self.passages[passage]
+            self._volatile.pop(passage, None)
+            self._held_back.pop(passage, None)
+            self.left(passage.promised)
+
+
+class Passage:
+    """One want of one neighbour, and the want of ours that it became; in between, what has come and not left."""
+
+    def __init__(self, transit: Transit, supply: Supply) -> None:
+        self.want: Want
+        """To be set at once."""
+        self.length: int | None = None
+        self._supply = supply
+        self._transit = transit
+        self._left = supply.position
+        self._pieces: deque[Buffer] = deque()
+        transit.passages[self] = None
+
+    @property
+    def promised(self) -> int:
+        """Bytes that were wanted and have not left again."""
+        return self.want.upto - self._left
+
+    def extend(self) -> None:
+        """Want what is wanted of us, as far as there is room."""
+        goal = min(self._supply.upto, self._left + WINDOW_BYTES)
+        if self.length is None and self.want.is_worth(goal):
+            more = self._transit.allow(self, goal - self.want.upto)
+            if more:
+                self.want.say(self.want.upto + more)
+
+    # As where the content comes from, for the neighbour that wants it.
+
+    def read(self, _offset: int, limit: int) -> Buffer:
+        """Return the next bytes. They are no longer held here."""
+        if not self._pieces:
+            return b""
+        data = self._pieces.popleft()
+        if len(data) > limit:
+            whole = memoryview(data)
+            self._pieces.appendleft(whole[limit:])
+            data = whole[:limit]
+        self._left += len(data)
+        self._transit.left(len(data))
+        self.extend()
+        return data
+
+    def wanted(self, _supply: Supply, acknowledged: int) -> None:
+        """Pass on what is wanted."""
+        self.want.acknowledged = max(self.want.acknowledged, acknowledged)
+        self.extend()
+
+    def stopped(self, _supply: Supply, code: str) -> None:
+        """Pass on that no more is wanted."""
+        self.want.stop(code)
+        self._transit.forget(self)
+
+    # As who takes what comes, from the neighbour that has it.
+
+    def take(self, data: Buffer, _now: float) -> None:
+        """Let the next bytes pass."""
+        self._pieces.append(data)
+        self._transit.came(self)
+        self._supply.feed.ready(self._supply)
+
+    def ended(self, length: int, _now: float) -> None:
+        """Let the news pass that the content is whole."""
+        self.length = length
+        excess, self.want.upto = self.want.upto - length, length
+        self._transit.left(excess)
+        self._supply.feed.ready(self._supply)
+
+    def broken(self, code: str, reason: str, _now: float) -> None:
+        """Pass on that no more comes."""
+        self._transit.forget(self)
+        self._supply.abort(code, reason)
+
+    def keep(self) -> None:
+        """Copy what lies in a buffer of others."""
+        self._pieces = deque(bytes(piece) for piece in self._pieces)

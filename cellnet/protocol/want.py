@@ -1,0 +1,87 @@
+"""What this cell wants of a content over one link."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from cellnet.protocol.frames import Kind
+
+if TYPE_CHECKING:
+    from cellnet.fqcn import FQCN
+    from cellnet.protocol.feed import Feed
+    from cellnet.protocol.frames import Buffer
+
+__all__ = ["STEP_BYTES", "TEMPORARY", "WINDOW_BYTES", "Neighbour", "Taker", "Want"]
+
+WINDOW_BYTES = 1 << 20
+"""What may be wanted of one content, and not have come."""
+STEP_BYTES = WINDOW_BYTES // 4
+"""More is wanted when it is this much more, or when little is still to come."""
+TEMPORARY = frozenset({"lost", "unreachable", "busy"})
+"""Why a content stops that may be had later, or over another way."""
+
+
+class Neighbour(Protocol):
+    """What leads to contents: a link, or this cell itself."""
+
+    feed: Feed
+
+    def control(self, kind: Kind, *fields: object, label: int = 0) -> None:
+        """Send a frame ahead of all contents."""
+        ...
+
+
+class Taker(Protocol):
+    """Who takes what comes."""
+
+    def take(self, data: Buffer, now: float) -> None:
+        """Take the next bytes. They stay as they are only until what passes is told to keep them."""
+        ...
+
+    def ended(self, length: int, now: float) -> None:
+        """Take the news that the content is whole."""
+        ...
+
+    def broken(self, code: str, reason: str, now: float) -> None:
+        """Take the news that no more comes on this way; the want is over."""
+        ...
+
+
+class Want:
+    """One label that we gave to a content. It says from where on, once, and again and again up to where."""
+
+    __slots__ = ("_content", "_holder", "_neighbour", "_start", "acknowledged", "label", "position", "taker", "upto")
+
+    def __init__(self, neighbour: Neighbour, holder: FQCN, content: bytes, start: int, taker: Taker) -> None:
+        self.label = neighbour.feed.next_label()
+        self.position = start
+        """What is to come next."""
+        self.upto = start
+        """Where what is wanted ends."""
+        self.acknowledged = 0
+        """What was taken at the far end, and will not be wanted again over any way."""
+        self.taker = taker
+        self._neighbour = neighbour
+        self._holder = str(holder)
+        self._content = content
+        self._start = start
+        neighbour.feed.wants[self.label] = self
+
+    def is_worth(self, upto: int) -> bool:
+        """Whether so much more is wanted, or so little still to come, that it should be said."""
+        return upto - self.upto >= STEP_BYTES or (upto > self.upto and self.upto - self.position < STEP_BYTES)
+
+    def say(self, upto: int) -> None:
+        """Send a WANT. Repeated, it only says that we are still there."""
+        self.upto = upto
+        fields = self._holder, self._content, self._start, self.acknowledged, upto
+        self._neighbour.control(Kind.WANT, *fields, label=self.label)
+
+    def stop(self, code: str) -> None:
+        """Want no more. What still comes for this label is ignored."""
+        if self.forget():
+            self._neighbour.control(Kind.ABORT, False, code, "", label=self.label)
+
+    def forget(self) -> bool:
+        """Expect no more; return whether it was expected."""
+        return self._neighbour.feed.wants.pop(self.label, None) is not None
