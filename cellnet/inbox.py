@@ -141,10 +141,10 @@ def pack_payload(value: Any) -> tuple[Encoding, bytes]:
     :raises LocalProtocolError: if it is something that cannot be sent
     :raises PayloadTooLarge: if it is larger than a message may be
     """
-    encoding, data = encode(value)
-    if len(data) > INLINE_LIMIT:
-        raise PayloadTooLarge(f"a payload of {len(data)} bytes is too large: {INLINE_LIMIT} are allowed in a message")
-    return encoding, data
+    packed = encode(value)
+    if packed.size > INLINE_LIMIT:
+        raise PayloadTooLarge(f"a payload of {packed.size} bytes is too large: {INLINE_LIMIT} are allowed in a message")
+    return packed.encoding, packed.joined()
 
 
 def _raised(error: Exception) -> Answer:
@@ -152,4 +152,5 @@ def _raised(error: Exception) -> Answer:
 
 
 def _refusal(code: str, text: str) -> Answer:
-    return Status.RAISED, *encode([code, text[:MAX_ERROR_CHARACTERS]])
+    packed = encode([code, text[:MAX_ERROR_CHARACTERS]])
+    return Status.RAISED, packed.encoding, packed.joined()

@@ -9,13 +9,19 @@
 
 The table is ``[value, [[dtype, shape, offset, bytes], ...]]``; in the value, an array stands as extension type 1 with
 its index. The layout is that of safetensors in spirit: dtype, shape, raw little-endian buffers, and no code.
+
+Arrays are never copied on their way in or out, as they may be most of what the machine has: what is encoded refers to
+the memory of the arrays, and what is decoded to the bytes that came.
 """
 
 from __future__ import annotations
 
+import io
 import math
+from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgpack
 
@@ -26,20 +32,21 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-__all__ = ["Encoding", "decode", "encode"]
+    Array: TypeAlias = np.ndarray[Any, Any]
+
+__all__ = ["Encoding", "Packed", "decode", "encode"]
 
 MAX_ARRAYS = 4096
 MAX_DIMENSIONS = 64
 """Of an array; numpy has no more."""
+MIN_BUFFER_BYTES = 4096
+"""Arrays below it are joined: to copy one costs less than to hand a buffer of its own to the kernel."""
 _ALIGNMENT = 64
 _SMALL = 1024
 """Bytes in which nothing can be announced that takes much memory."""
+_PIECE = 65536
 _ARRAY = 1
-_DTYPES = frozenset(f"<{letter}" for letter in ("f2", "f4", "f8", "i2", "i4", "i8", "u2", "u4", "u8", "c8", "c16")) | {
-    "|i1",
-    "|u1",
-    "|b1",
-}
+_DTYPES = ("<f2", "<f4", "<f8", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4", "<u8", "<c8", "<c16", "|b1")
 
 
 class Encoding(IntEnum):
@@ -51,27 +58,58 @@ class Encoding(IntEnum):
     ARRAYS = 3
 
 
-def encode(value: object) -> tuple[Encoding, bytes]:
-    """Return *value* as bytes.
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """An encoded value, whose bytes are where they were.
+
+    Its buffers are the memory of the arrays, the ``bytearray`` or the ``memoryview`` that was encoded, and keep it
+    alive. Whoever changes what was encoded before the bytes have left sends a mixture of old and new.
+    """
+
+    encoding: Encoding
+    buffers: tuple[bytes | memoryview, ...]
+    """The bytes, in their order. Views are flat: contiguous, of one dimension, each item a byte."""
+
+    @property
+    def size(self) -> int:
+        """The number of bytes in all."""
+        return sum(map(len, self.buffers))
+
+    def joined(self) -> bytes:
+        """Return all bytes as one object: a copy, unless they are one already."""
+        match self.buffers:
+            case (bytes() as data,):
+                return data
+        return b"".join(self.buffers)
+
+
+def encode(value: object) -> Packed:
+    """Return *value* as bytes, without a copy of what is large.
+
+    What is sent must not be changed until the call that sends it ends: arrays, and a ``bytearray`` or ``memoryview``
+    that is the whole payload, are read where they are. Arrays that are not contiguous or not little-endian cost one
+    copy, and so does a view of bytes that is not contiguous.
 
     :raises LocalProtocolError: if it holds something that is neither a plain value nor an array
     """
     if value is None:
-        return Encoding.NONE, b""
-    if isinstance(value, bytes | bytearray | memoryview):
-        return Encoding.BYTES, bytes(value)
-    arrays: list[np.ndarray[Any, Any]] = []
+        return Packed(Encoding.NONE, ())
+    arrays: list[Array] = []
     try:
+        if isinstance(value, bytes):
+            return Packed(Encoding.BYTES, (bytes(value),))  # the very object, unless it is of a subclass
+        if isinstance(value, bytearray | memoryview):
+            return Packed(Encoding.BYTES, (_flat(memoryview(value)),))
         packed = msgpack.packb(value, default=lambda found: _reference(found, arrays), strict_types=True)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+    except (TypeError, ValueError, OverflowError, BufferError, RecursionError) as error:
         raise LocalProtocolError(f"a payload cannot hold this: {error}") from None
     if not arrays:
-        return Encoding.VALUE, packed
-    return Encoding.ARRAYS, _with_buffers(packed, arrays)
+        return Packed(Encoding.VALUE, (packed,))
+    return Packed(Encoding.ARRAYS, _with_buffers(packed, arrays))
 
 
 def decode(encoding: int, data: bytes) -> Any:
-    """Return the value that :func:`encode` was given; arrays are read-only views of *data*.
+    """Return the value that :func:`encode` was given; arrays are read-only views of *data*, and keep all of it alive.
 
     :raises RemoteProtocolError: if the bytes are malformed
     """
@@ -89,43 +127,73 @@ def decode(encoding: int, data: bytes) -> Any:
     raise RemoteProtocolError(f"a payload has the unknown encoding {encoding}")
 
 
-def _reference(found: object, arrays: list[np.ndarray[Any, Any]]) -> object:
+def _flat(view: memoryview) -> bytes | memoryview:
+    if view.nbytes and view.c_contiguous:  # what has no items cannot be cast
+        return view.cast("B")
+    return view.tobytes()
+
+
+def _reference(found: object, arrays: list[Array]) -> object:
     """Stand in for an array; msgpack asks for everything that is not a plain value."""
     if isinstance(found, tuple):
         return list(found)
-    if hasattr(found, "__array_interface__"):
-        import numpy as np
+    if not hasattr(type(found), "__array_interface__"):
+        raise TypeError(f"a {type(found).__name__} is neither a plain value nor an array")
+    import numpy as np
 
-        if isinstance(found, np.generic):
-            return found.item()
-        array = np.asarray(found)
-        if array.dtype.str.startswith(">") or not array.flags.c_contiguous:
-            array = array.astype(array.dtype.newbyteorder("<"), order="C")
-        if array.dtype.str not in _DTYPES:
-            raise TypeError(f"arrays of dtype {array.dtype} cannot be sent")
-        if len(arrays) >= MAX_ARRAYS:
-            raise ValueError(f"more than {MAX_ARRAYS} arrays")
-        arrays.append(array)
-        return msgpack.ExtType(_ARRAY, (len(arrays) - 1).to_bytes(2, "big"))
-    raise TypeError(f"a {type(found).__name__} is neither a plain value nor an array")
+    if isinstance(found, np.generic):
+        return found.item()
+    if type(found) is not np.ndarray:  # its mask, or whatever else it has, would be lost without a word
+        raise TypeError(f"a {type(found).__name__} would arrive as a plain array; numpy.asarray() makes it one")
+    if len(arrays) >= MAX_ARRAYS:
+        raise ValueError(f"more than {MAX_ARRAYS} arrays")
+    dtype = found.dtype
+    if dtype not in _numpy_dtypes() and (dtype := dtype.newbyteorder("<")) not in _numpy_dtypes():
+        raise TypeError(f"arrays of dtype {found.dtype} cannot be sent")
+    arrays.append(found.astype(dtype, order="C", copy=False))  # itself, if it is so already
+    return msgpack.ExtType(_ARRAY, (len(arrays) - 1).to_bytes(2, "big"))
 
 
-def _with_buffers(packed: bytes, arrays: list[np.ndarray[Any, Any]]) -> bytes:
+@cache
+def _numpy_dtypes() -> dict[np.dtype[Any], str]:
+    """Return what may be sent, and what it is called.
+
+    What is not of numpy, such as bfloat16, may bear such a name, but is not equal.
+    """
+    import numpy as np  # there are cells without it
+
+    return {np.dtype(name): name for name in _DTYPES}
+
+
+def _with_buffers(packed: bytes, arrays: list[Array]) -> tuple[bytes | memoryview, ...]:
+    names = _numpy_dtypes()
     table = []
     offset = 0
     for array in arrays:
-        table.append([array.dtype.str, list(array.shape), offset, array.nbytes])
+        table.append((names[array.dtype], array.shape, offset, array.nbytes))
         offset += _padded(array.nbytes)
-    head = msgpack.packb([packed, table])
-    parts = [len(head).to_bytes(4, "big"), head, bytes(_padded(4 + len(head)) - 4 - len(head))]
+    head = msgpack.packb((packed, table))
+    buffers: list[bytes | memoryview] = []
+    small = [len(head).to_bytes(4, "big"), head, bytes(-(4 + len(head)) % _ALIGNMENT)]
     for array in arrays:
-        parts += [array.tobytes(), bytes(_padded(array.nbytes) - array.nbytes)]
-    return b"".join(parts)
+        if array.nbytes < MIN_BUFFER_BYTES:
+            small.append(array.tobytes())
+        else:
+            if small:
+                buffers.append(b"".join(small))
+                small = []
+            buffers.append(array.ravel().view("u1").data)
+        if padding := -array.nbytes % _ALIGNMENT:
+            small.append(bytes(padding))
+    if small:
+        buffers.append(b"".join(small))
+    return tuple(buffers)
 
 
 def _decode_arrays(data: bytes) -> Any:
     import numpy as np
 
+    kinds = {name: dtype for dtype, name in _numpy_dtypes().items()}
     size = int.from_bytes(data[:4], "big")
     packed, table = _unpack(data[4 : 4 + size], _no_extension)
     start = _padded(4 + size)
@@ -133,16 +201,17 @@ def _decode_arrays(data: bytes) -> Any:
         raise ValueError("too many arrays")
     arrays = []
     for dtype, shape, offset, nbytes in table:
-        if dtype not in _DTYPES or type(shape) is not list or len(shape) > MAX_DIMENSIONS:
+        if dtype not in kinds or type(shape) is not list or len(shape) > MAX_DIMENSIONS:
             raise ValueError("an array has a dtype or a shape that is not allowed")
-        if not all(type(n) is int and n >= 0 for n in (*shape, offset, nbytes)):
-            raise ValueError("an array has a dtype or a shape that is not allowed")
-        kind = np.dtype(dtype)
+        for n in (*shape, offset, nbytes):
+            if type(n) is not int or n < 0:
+                raise ValueError("an array has a dtype or a shape that is not allowed")
+        kind = kinds[dtype]
         if math.prod(shape) * kind.itemsize != nbytes or start + offset + nbytes > len(data):
             raise ValueError("an array does not fit its buffer")
-        arrays.append(np.frombuffer(data, kind, math.prod(shape), start + offset).reshape(shape))
+        arrays.append(np.ndarray(shape, kind, data, start + offset))
 
-    def restore(code: int, index: bytes) -> np.ndarray[Any, Any]:
+    def restore(code: int, index: bytes) -> Array:
         if code != _ARRAY or len(index) != 2 or int.from_bytes(index, "big") >= len(arrays):
             raise ValueError("an array is missing")
         return arrays[int.from_bytes(index, "big")]
@@ -154,9 +223,9 @@ def _unpack(data: bytes, ext_hook: Callable[[int, bytes], Any]) -> Any:
     # A list takes its memory when its length is read. Of lists in lists that announce more than follows, 64 KiB would
     # take half a gigabyte, so it is first seen whether all is there.
     if len(data) > _SMALL:
-        unpacker = msgpack.Unpacker(max_buffer_size=len(data))
-        unpacker.feed(data)
-        unpacker.skip()
+        # By pieces, as it copies what it reads; no piece is longer than its longest text or bytes need.
+        piece = min(len(data), _PIECE)
+        msgpack.Unpacker(io.BytesIO(data), read_size=piece, max_buffer_size=len(data)).skip()
     return msgpack.unpackb(data, ext_hook=ext_hook, strict_map_key=False)
 
 

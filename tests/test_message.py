@@ -17,9 +17,9 @@ from cellnet.protocol.events import Replied
     [
         b"",
         b"\xc1",
-        encode(["ValueError"])[1],
-        encode(["ValueError", 1])[1],
-        encode([["ValueError"], "no"])[1],
+        encode(["ValueError"]).joined(),
+        encode(["ValueError", 1]).joined(),
+        encode([["ValueError"], "no"]).joined(),
         b"\x92" + b"\x91" * 1000 + b"\xc0\xa1a",
         b"\x92\xa1a" + b"\x91" * 1000 + b"\xc0",
     ],

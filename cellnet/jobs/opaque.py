@@ -15,8 +15,8 @@ def packed(value: object) -> bytes:
 
     :raises LocalProtocolError: if it holds something that is neither a plain value nor an array
     """
-    encoding, data = encode(value)
-    return bytes([encoding]) + data
+    encoded = encode(value)
+    return b"".join((bytes([encoded.encoding]), *encoded.buffers))
 
 
 def unpacked(data: object) -> Any:

@@ -133,7 +133,7 @@ def partials(_lab: Lab) -> Target:
         {"sums": {"w": [1.0]}, "weight": 1.5, "count": 2},
         {"sums": {}, "weight": 0.0, "count": 1},
     )
-    valid = [encode(value)[1] for value in values]
+    valid = [encode(value).joined() for value in values]
     arrays = opaque(own.to_value())
 
     def make(rng: random.Random) -> bytes:

@@ -118,7 +118,7 @@ VALUES: tuple[Any, ...] = (
 
 
 def payloads(_lab: Lab) -> Target:
-    valid = [encode(value)[1] for value in VALUES]
+    valid = [encode(value).joined() for value in VALUES]
 
     def make(rng: random.Random) -> bytes:
         encoding = rng.choice((*Encoding, 4, 255)) if rng.random() < 0.05 else Encoding.VALUE
@@ -134,7 +134,7 @@ def arrays(_lab: Lab) -> Target:
         "list": [np.ones(5, dtype) for dtype in ("i1", "u2", "<i4", "<c16", "?")],
         "cube": np.ones((2, 3, 4), np.int64),
     }
-    valid = [encode(value)[1] for value in tables.values()]
+    valid = [encode(value).joined() for value in tables.values()]
 
     def make(rng: random.Random) -> bytes:
         data = rng.choice(valid)
@@ -155,8 +155,8 @@ def arrays(_lab: Lab) -> Target:
 
 def answers(_lab: Lab) -> Target:
     """Mutate what a far cell answers; a wrong answer is the caller's to see, so nothing is raised here."""
-    valid = [(Status.RAISED, encode(["ValueError", "no such thing"])[1]), (Status.OK, encode(VALUES[0])[1])]
-    valid.append((Status.RAISED, encode({"code": math.pi})[1]))
+    valid = [(Status.RAISED, encode(["ValueError", "no such thing"]).joined()), (Status.OK, encode(VALUES[0]).joined())]
+    valid.append((Status.RAISED, encode({"code": math.pi}).joined()))
 
     def make(rng: random.Random) -> bytes:
         status, data = rng.choice(valid)
