@@ -13,7 +13,9 @@ import anyio
 import anyio.lowlevel
 
 from cellnet import drivers as ways
+from cellnet.answers import Answers
 from cellnet.calls import REQUEST_SECONDS, Call, Deadline, Replies
+from cellnet.contents import Contents
 from cellnet.epoch import clock_epoch
 from cellnet.errors import (
     DeadlineBeforeExecution,
@@ -21,10 +23,11 @@ from cellnet.errors import (
 )
 from cellnet.fqcn import FQCN, Pattern, check_segment
 from cellnet.groups import unwrapped
-from cellnet.inbox import Inbox, pack_payload
+from cellnet.inbox import Inbox
 from cellnet.journal import Journal
 from cellnet.message import Reply, Request
 from cellnet.neighbours import Neighbours
+from cellnet.payload import encode
 from cellnet.protocol.endpoint import MAX_CHILDREN, Endpoint
 from cellnet.protocol.events import (
     Attached,
@@ -41,11 +44,11 @@ from cellnet.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping
+    from contextlib import ExitStack
     from pathlib import Path
 
     from cellnet.credentials import Credentials
     from cellnet.drivers.base import Driver
-    from cellnet.errors import DeliveryError
     from cellnet.message import Durable, Handler
     from cellnet.protocol.envelope import Status
     from cellnet.protocol.events import Event
@@ -107,7 +110,8 @@ class Cell(anyio.AsyncContextManagerMixin):
             wall=_wall,
             max_children=max_children,
         )
-        self._calls: dict[int, Call | Replies] = {}
+        self._contents = Contents(self._endpoint, self._dispatch)
+        self._answers = Answers(self._endpoint, self._contents, self._dispatch)
         self._changed = Wakeup()
         self._answered = Wakeup()
         self._crowded = False
@@ -116,7 +120,9 @@ class Cell(anyio.AsyncContextManagerMixin):
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
         with unwrapped():
             async with self._journal or nullcontext(), anyio.create_task_group() as tasks:
-                self._inbox = Inbox(self.name, self._handlers, self._journal, tasks, self._ended, self._stopped)
+                self._inbox = Inbox(
+                    self.name, self._handlers, self._journal, self._contents, tasks, self._ended, self._stopped
+                )
                 self._neighbours = Neighbours(self._endpoint, self._drivers, self._rng, tasks, self._dispatch)
                 tasks.start_soon(self._neighbours.keep_time)
                 try:
@@ -196,7 +202,8 @@ class Cell(anyio.AsyncContextManagerMixin):
         It ends a little before the caller's scope does, to tell how; the far handler is cancelled then. In a scope
         that has ended already it is cancelled, and nothing is sent.
 
-        :param payload: None, bytes, plain values, or arrays inside them; 64 KiB at most
+        :param payload: None, bytes, plain values, or arrays inside them, of any size; not to be changed until this
+            call ends
         :param once: if False, it is sent a single time, and the first bad news ends it
         :param key: requests and events with the same key run one after the other, in the order of these calls; a
             handler that asks back with its own key may wait for itself, until its deadline
@@ -205,25 +212,24 @@ class Cell(anyio.AsyncContextManagerMixin):
         :raises Busy: if a cell on the way, or the receiver, had no room until the deadline
         :raises DeadlineBeforeExecution: if the request could not leave in time
         :raises Indeterminate: if the cell was restarted, or there was no answer in time: the handler may have run
-        :raises PayloadTooLarge: if the payload is
+        :raises LocalProtocolError: if the payload, the topic or the key is one that cannot be sent
         """
         name = FQCN(destination)
-        encoding, data = pack_payload(payload)
         deadline = Deadline(self._request_seconds)
         await deadline.check(topic, name)
         number, call = 0, Call()
         try:
-            with deadline.limit():
+            with self._contents.held(payload) as (encoding, data), deadline.limit():
                 await self._wait_room(name)
                 now = anyio.current_time()
                 number = self._endpoint.request(
                     [name], topic, encoding, data, deadline=deadline.at, now=now, once=once, key=key
                 )
-                self._calls[number] = call
+                self._answers.expect(number, call)
                 self._dispatch()
                 return await call.wait()
         finally:
-            for owing, error in self._forget(number):
+            for owing, error in self._answers.forget(number):
                 call.answer(Reply(owing, error=error))
         if not number:
             raise DeadlineBeforeExecution(f"there was no room to send {topic} to {name} in {deadline.seconds:.3g} s")
@@ -236,12 +242,12 @@ class Cell(anyio.AsyncContextManagerMixin):
         :raises Unreachable: if it is known that no link leads to *destination*
         :raises Busy: if too much waits to be sent there
         :raises DeadlineBeforeExecution: if it could not leave in time
-        :raises PayloadTooLarge: if the payload is
+        :raises LocalProtocolError: if the payload, the topic or the key is one that cannot be sent
         """
         name = FQCN(destination)
-        encoding, data = pack_payload(payload)
         deadline = Deadline(self._request_seconds)
         await deadline.check(topic, name)
+        encoding, data = self._contents.handed_over(encode(payload))
         with deadline.limit():
             await anyio.lowlevel.checkpoint_if_cancelled()
             await self._wait_room(name)
@@ -260,9 +266,9 @@ class Cell(anyio.AsyncContextManagerMixin):
         :param destinations: a pattern such as ``R1.*``, meaning the cells that are present now, or names
         :returns: a context manager, inside which the replies can be iterated over in order of arrival
         :raises InvalidName: if a name or the pattern is malformed
-        :raises PayloadTooLarge: if the payload is
+        :raises LocalProtocolError: if the payload is something that cannot be sent
         """
-        encoding, data = pack_payload(payload)
+        packed = encode(payload)
         wanted: Pattern | list[FQCN]
         if isinstance(destinations, str):
             destinations = Pattern(destinations)
@@ -271,15 +277,16 @@ class Cell(anyio.AsyncContextManagerMixin):
         else:
             wanted = [FQCN(name) for name in destinations]
 
-        async def send(replies: Replies) -> tuple[int, list[FQCN]]:
+        async def send(replies: Replies, held: ExitStack) -> tuple[int, list[FQCN]]:
             names = await self._resolve(wanted) if isinstance(wanted, Pattern) else wanted
+            encoding, data = held.enter_context(self._contents.held(packed))
             now = anyio.current_time()
             number = self._endpoint.request(names, topic, encoding, data, deadline=replies.deadline.at, now=now)
-            self._calls[number] = replies
+            self._answers.expect(number, replies)
             self._dispatch()
             return number, names
 
-        return Replies(send, self._forget, self._request_seconds)
+        return Replies(send, self._answers.forget, self._request_seconds)
 
     # Who is there.
 
@@ -316,9 +323,9 @@ class Cell(anyio.AsyncContextManagerMixin):
             if not self._inbox.receive(event):  # which may have taken further events, and counted theirs
                 self._endpoint.switch.refused += 1
         elif isinstance(event, Replied):
-            self._answer(event.call, Reply.of(event))
+            self._answers.replied(event)
         elif isinstance(event, Failed):
-            self._answer(event.call, Reply(event.destination, error=event.error))
+            self._answers.failed(event)
         elif isinstance(event, Cancelled):
             self._inbox.cancel(event.number)
         elif isinstance(event, LinkFailed):
@@ -327,10 +334,6 @@ class Cell(anyio.AsyncContextManagerMixin):
             self._neighbours.attached(event.connection)
         else:
             self._note_member(event)
-
-    def _answer(self, number: int, reply: Reply) -> None:
-        if call := self._calls.get(number):
-            call.answer(reply)
 
     def _ended(self, message: int, status: Status, encoding: int, data: bytes) -> None:
         now = anyio.current_time()
@@ -341,15 +344,6 @@ class Cell(anyio.AsyncContextManagerMixin):
         now = anyio.current_time()
         self._endpoint.stopped(message, now)
         self._dispatch()
-
-    def _forget(self, number: int) -> list[tuple[FQCN, DeliveryError]]:
-        """Want no more answers to a call, and tell those who still work on one; return who owed one, and why."""
-        if self._calls.pop(number, None) is None:
-            return []
-        now = anyio.current_time()
-        owed = self._endpoint.give_up(number, now)
-        self._dispatch()
-        return owed
 
     def _note_member(self, event: MemberJoined | MemberLeft) -> None:
         self._changed.notify()

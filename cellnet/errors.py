@@ -16,6 +16,7 @@
     │   │   ├── Busy              a cell on the way, or the receiver, had no room: try later
     │   │   │   └── StillBusy              until the deadline (also TimeoutError)
     │   │   └── DeadlineBeforeExecution    (also TimeoutError)
+    │   ├── ContentLost           a large payload was announced, and could not be fetched
     │   ├── Indeterminate         the handler may have run
     │   │   └── DeadlineExceeded  (also TimeoutError)
     │   └── RemoteError           the handler ran and raised, or the receiver refused the message
@@ -37,6 +38,7 @@ __all__ = [
     "ConfigurationError",
     "ConnectDeadline",
     "ConnectError",
+    "ContentLost",
     "DeadlineBeforeExecution",
     "DeadlineExceeded",
     "DeliveryError",
@@ -130,6 +132,10 @@ class StillUnreachable(Unreachable, DeadlineBeforeExecution):
 
 class StillBusy(Busy, DeadlineBeforeExecution):
     """Say that the deadline passed, and that there was no room for the message when last tried."""
+
+
+class ContentLost(DeliveryError):
+    """Say that a message came whose large payload could not be fetched from the cell that has it."""
 
 
 class Indeterminate(DeliveryError):

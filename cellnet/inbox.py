@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from cellnet.errors import CellError, JournalError, PayloadTooLarge
 from cellnet.message import Durable, DurableRequest, Request
-from cellnet.payload import Encoding, decode, encode
+from cellnet.payload import decode, encode
 from cellnet.protocol.envelope import Status
 from cellnet.protocol.frames import INLINE_LIMIT
 
@@ -19,12 +18,14 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
+    from cellnet.contents import Contents
     from cellnet.journal import Journal, Transaction
     from cellnet.ledger import Answer
     from cellnet.message import Handler
+    from cellnet.payload import Packed
     from cellnet.protocol.events import Message
 
-__all__ = ["Inbox", "pack_payload"]
+__all__ = ["Inbox"]
 
 MAX_ERROR_CHARACTERS = 2000
 MAX_HANDLERS = 16384
@@ -41,6 +42,7 @@ class Inbox:
         name: str,
         handlers: Mapping[str, Handler | Durable],
         journal: Journal | None,
+        contents: Contents,
         tasks: TaskGroup,
         ended: Callable[[int, Status, int, bytes], None],
         stopped: Callable[[int], None],
@@ -52,6 +54,7 @@ class Inbox:
         self._name = name
         self._handlers = handlers
         self._journal = journal
+        self._contents = contents
         self._tasks = tasks
         self._ended = ended
         self._stopped = stopped
@@ -92,20 +95,35 @@ class Inbox:
                 if anyio.current_time() >= message.deadline or scope.cancel_called:
                     scope.cancel()  # it waited too long for its turn on the event loop
                     return
-                if isinstance(handler, Durable):
-                    answer = await self._handle_durably(handler, message)
-                else:
-                    answer = await self._handle(handler, message)
-                self._answer(message, *answer)
+                self._answer(message, *await self._answer_of(handler, message))
         finally:
             is_unanswered = self._running.pop(message.number, None) is not None
             if is_unanswered and scope.cancel_called:  # else the whole cell ends
                 self._stopped(message.number)
 
+    async def _answer_of(self, handler: Handler | Durable, message: Message) -> Answer:
+        try:
+            encoding, payload = await self._contents.bring(message.origin, message.encoding, message.payload)
+            message = message._replace(encoding=encoding, payload=payload)
+            if isinstance(handler, Durable):
+                return await self._handle_durably(handler, message)
+            status, packed = await self._handle(handler, message)
+            return status, *self._contents.handed_over(packed)
+        except CellError as error:
+            return _raised(error)
+
     async def _handle_durably(self, durable: Durable, message: Message) -> Answer:
         assert self._journal is not None  # noqa: S101  # the cell was not made without one
         assert message.answerer is not None  # noqa: S101  # nobody asks a cell that has no name
-        handle = partial(self._handle, durable.handler, message)
+
+        async def handle(transaction: Transaction) -> Answer:
+            status, packed = await self._handle(durable.handler, message, transaction)
+            if packed.size > INLINE_LIMIT:
+                raise PayloadTooLarge(
+                    f"an answer of {packed.size} bytes is too large to be kept: {INLINE_LIMIT} may be"
+                )
+            return status, packed.encoding, packed.joined()
+
         try:
             return await self._journal.answer(message.answerer, message, handle)
         except JournalError as error:
@@ -115,17 +133,17 @@ class Inbox:
 
     async def _handle(
         self, handler: Callable[[Any], Awaitable[Any]], message: Message, transaction: Transaction | None = None
-    ) -> Answer:
+    ) -> tuple[Status, Packed]:
         try:
             payload = decode(message.encoding, message.payload)
             seen = message.origin, message.topic, payload, message.deadline
             request = Request(*seen) if transaction is None else DurableRequest(*seen, transaction)
-            return Status.OK, *pack_payload(await handler(request))
+            return Status.OK, encode(await handler(request))
         except CellError as error:
-            return _raised(error)
+            return Status.RAISED, _told(error)
         except Exception as error:  # a handler's error is its caller's to see, whatever it is
             logger.info("%s: the handler of %s raised", self._name, message.topic, exc_info=True)
-            return _raised(error)
+            return Status.RAISED, _told(error)
 
     def _answer(self, message: Message, status: Status, encoding: int, payload: bytes) -> None:
         self._running.pop(message.number, None)
@@ -135,20 +153,13 @@ class Inbox:
             logger.warning("%s: an event on %s was lost: %s: %s", self._name, message.topic[:80], code, text)
 
 
-def pack_payload(value: Any) -> tuple[Encoding, bytes]:
-    """Encode a payload.
-
-    :raises LocalProtocolError: if it is something that cannot be sent
-    :raises PayloadTooLarge: if it is larger than a message may be
-    """
-    packed = encode(value)
-    if packed.size > INLINE_LIMIT:
-        raise PayloadTooLarge(f"a payload of {packed.size} bytes is too large: {INLINE_LIMIT} are allowed in a message")
-    return packed.encoding, packed.joined()
+def _told(error: Exception) -> Packed:
+    return encode([type(error).__name__, str(error)[:MAX_ERROR_CHARACTERS]])
 
 
 def _raised(error: Exception) -> Answer:
-    return _refusal(type(error).__name__, str(error))
+    packed = _told(error)
+    return Status.RAISED, packed.encoding, packed.joined()
 
 
 def _refusal(code: str, text: str) -> Answer:

@@ -56,6 +56,8 @@ class Encoding(IntEnum):
     BYTES = 1
     VALUE = 2
     ARRAYS = 3
+    REFERENCE = 4
+    """The bytes are elsewhere, in one of the encodings above: see :mod:`cellnet.contents`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,11 @@ class Endpoint:
         """This cell's name, once its parent gave it one."""
         return self.router.fqcn
 
+    @property
+    def is_sealing(self) -> bool:
+        """Whether what this cell sends is sealed for its receiver, as it has what that can check."""
+        return self._credentials is not None
+
     # Links.
 
     def open(

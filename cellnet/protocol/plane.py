@@ -46,6 +46,9 @@ FORGET_SECONDS = 60.0
 """After which a neighbour that did not say again what it wants does not want it."""
 
 
+def _ignore(_code: str) -> None: ...
+
+
 class Plane:
     """All the contents of one cell."""
 
@@ -80,11 +83,13 @@ class Plane:
         now: float,
         seconds: float = FORGET_SECONDS,
         is_for_one: bool,
-        withdrawn: Callable[[str], None],
+        withdrawn: Callable[[str], None] = _ignore,
     ) -> Offer:
         """Hold a content for others.
 
         :param seconds: how long it is held though nobody wants it
+        :param is_for_one: whether nobody else wants it once one had it
+        :param withdrawn: told when it is held no longer, and why
         :raises Busy: if too many are held
         """
         if len(self.offers) >= MAX_CONTENTS:

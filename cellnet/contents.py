@@ -1,0 +1,183 @@
+"""Payloads that are too large for a message: the message names a content, and whoever gets it fetches that."""
+
+from __future__ import annotations
+
+import io
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import anyio
+
+from cellnet.errors import CellError, ContentLost, RemoteProtocolError
+from cellnet.payload import Encoding, Packed, encode
+from cellnet.protocol.fetch import Altered
+from cellnet.protocol.frames import INLINE_LIMIT, pack, unpack
+from cellnet.protocol.offer import Held
+from cellnet.protocol.plane import CONTENT_BYTES
+from cellnet.protocol.records import Opener, SealedSource
+from cellnet.protocol.sealing import KEY_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from cellnet.fqcn import FQCN
+    from cellnet.protocol.endpoint import Endpoint
+    from cellnet.protocol.fetch import Fetch
+    from cellnet.protocol.frames import Buffer
+    from cellnet.protocol.offer import Offer
+
+__all__ = ["Contents"]
+
+
+class Reference(NamedTuple):
+    """What a message says of a payload that is elsewhere, at the cell that sent it."""
+
+    encoding: int
+    size: int
+    content: bytes
+    key: bytes
+    """What its records are sealed with; empty if it travels as it is."""
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Reference:
+        """Read one.
+
+        :raises RemoteProtocolError: if it is malformed
+        """
+        reference = cls(*unpack(data, int, int, bytes, bytes))
+        if len(reference.content) != CONTENT_BYTES or len(reference.key) not in (0, KEY_BYTES):
+            raise RemoteProtocolError("a message names a payload that cannot be")
+        return reference
+
+
+class Contents:
+    """The large payloads of one cell, both ways."""
+
+    def __init__(self, endpoint: Endpoint, changed: Callable[[], None]) -> None:
+        """Begin with none.
+
+        :param changed: called when the endpoint may have something to send
+        """
+        self._endpoint = endpoint
+        self._changed = changed
+
+    @contextmanager
+    def held(self, payload: object) -> Iterator[tuple[int, bytes]]:
+        """Return what a message says of a payload, which any number of cells may fetch until the block ends.
+
+        :raises LocalProtocolError: if it is something that cannot be sent
+        :raises Busy: if too many large ones are under way
+        """
+        packed = payload if isinstance(payload, Packed) else encode(payload)
+        encoding, data, offer = self._hold(packed, is_for_one=False)
+        try:
+            yield encoding, data
+        finally:
+            if offer is not None:
+                offer.withdraw("gone", "it is wanted no more")
+                self._changed()
+
+    def handed_over(self, packed: Packed) -> tuple[int, bytes]:
+        """Return what a message says of a payload that is for one cell: held until that has it, or nobody wants it.
+
+        :raises Busy: if too many large ones are under way
+        """
+        encoding, data, _offer = self._hold(packed, is_for_one=True)
+        return encoding, data
+
+    async def bring(self, holder: FQCN, encoding: int, data: bytes) -> tuple[int, bytes]:
+        """Return a payload's encoding and bytes, once they are here.
+
+        :raises ContentLost: if they cannot be had
+        :raises RemoteProtocolError: if what is said of them is malformed
+        """
+        if encoding != Encoding.REFERENCE:
+            return encoding, data
+        arrived = anyio.Event()
+        result: list[tuple[int, bytes] | CellError] = []
+
+        def done(outcome: tuple[int, bytes] | CellError) -> None:
+            result.append(outcome)
+            arrived.set()
+
+        fetch = self.fetch(holder, data, done)
+        try:
+            await arrived.wait()
+        finally:
+            fetch.cancel()
+            self._changed()
+        if isinstance(result[0], CellError):
+            raise result[0]
+        return result[0]
+
+    def fetch(self, holder: FQCN, data: bytes, done: Callable[[tuple[int, bytes] | CellError], None]) -> Fetch:
+        """Begin to fetch what a message named; *done* is told once how that ended, unless it is cancelled.
+
+        :raises RemoteProtocolError: if what is said is malformed
+        :raises Busy: if too many are awaited
+        """
+        reference = Reference.unpack(data)
+        sink = _Whole(holder, reference, done)
+        fetch = self._endpoint.plane.fetch(holder, reference.content, sink, anyio.current_time())
+        self._changed()
+        return fetch
+
+    def _hold(self, packed: Packed, *, is_for_one: bool) -> tuple[int, bytes, Offer | None]:
+        if packed.size <= INLINE_LIMIT:
+            return packed.encoding, packed.joined(), None
+        held, key = Held(packed.buffers), b""
+        source: Held | SealedSource = held
+        if self._endpoint.is_sealing:
+            key = os.urandom(KEY_BYTES)
+            source = SealedSource(held, key)
+        offer = self._endpoint.plane.offer(source, now=anyio.current_time(), is_for_one=is_for_one)
+        self._changed()
+        return Encoding.REFERENCE, pack(packed.encoding, packed.size, offer.content, key), offer
+
+
+class _Whole:
+    """A payload that comes as a content, until all of it is there."""
+
+    is_patient = False
+
+    def __init__(
+        self, holder: FQCN, reference: Reference, done: Callable[[tuple[int, bytes] | CellError], None]
+    ) -> None:
+        self._holder = holder
+        self._reference = reference
+        self._done = done
+        # Grows as bytes come, whatever was announced; its value is then had without a copy.
+        self._bytes = io.BytesIO()
+        self._opener = Opener(reference.key, self._take) if reference.key else None
+
+    @property
+    def position(self) -> int:
+        return self._bytes.tell() if self._opener is None else self._opener.position
+
+    @property
+    def upto(self) -> int:
+        return 1 << 62
+
+    def write(self, data: Buffer) -> None:
+        if self._opener is None:
+            self._take(data)
+        else:
+            self._opener.write(data)
+
+    def rewind(self) -> None:
+        if self._opener is not None:
+            self._opener.rewind()
+
+    def end(self) -> None:
+        if self._bytes.tell() != self._reference.size or (self._opener is not None and not self._opener.is_whole):
+            raise Altered("a payload ended before all of it came")
+        self._done((self._reference.encoding, self._bytes.getvalue()))
+
+    def fail(self, code: str, reason: str) -> None:
+        self._done(ContentLost(f"a payload of {self._holder} could not be fetched ({code}): {reason}"))
+
+    def _take(self, data: Buffer) -> None:
+        if self._bytes.tell() + len(data) > self._reference.size:
+            raise Altered("more came of a payload than was announced")
+        self._bytes.write(data)
