@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Protocol
 
 from cellnet.errors import RemoteProtocolError
-from cellnet.protocol.want import TEMPORARY, WINDOW_BYTES, Want
+from cellnet.protocol.want import MAX_WINDOW_BYTES, TEMPORARY, WINDOW_BYTES, Want
 
 if TYPE_CHECKING:
     from cellnet.fqcn import FQCN
@@ -18,6 +19,8 @@ __all__ = ["NO_PROGRESS_SECONDS", "Altered", "Fetch", "Sink"]
 PAUSE_SECONDS = 0.05
 MAX_PAUSE_SECONDS = 2.0
 """Before a content is wanted again after bad news: doubling, with jitter, until bytes come again."""
+GROW_SECONDS = 0.02
+"""If more is wanted again sooner than this, twice as much may be under way: the way is long, or fast."""
 SILENCE_SECONDS = 30.0
 """After which a content that is there is wanted anew, in case something on the way forgot it."""
 NO_PROGRESS_SECONDS = 60.0
@@ -85,6 +88,8 @@ class Fetch:
         self._again: Timer | None = None
         self._pause = PAUSE_SECONDS
         self._progressed = now
+        self._window = WINDOW_BYTES
+        self._said = -math.inf
 
     def begin(self, now: float) -> None:
         """Want it from where the sink is, over the link that leads there now."""
@@ -98,10 +103,13 @@ class Fetch:
         self.want.acknowledged = self._sink.position
         self.want.say(self._goal(self.want))
 
-    def extend(self) -> None:
+    def extend(self, now: float) -> None:
         """Want more, as the sink has room for it."""
         want = self.want
-        if want is not None and want.is_worth(goal := self._goal(want)):
+        if want is not None and want.is_worth(goal := self._goal(want), self._window // 4):
+            if now - self._said < GROW_SECONDS:
+                self._window = min(2 * self._window, MAX_WINDOW_BYTES)
+            self._said = now
             want.acknowledged = self._sink.position
             want.say(goal)
 
@@ -132,7 +140,7 @@ class Fetch:
             self._refetch(error, now)
             return
         self._progressed, self._pause = now, PAUSE_SECONDS
-        self.extend()
+        self.extend(now)
 
     def ended(self, _length: int, now: float) -> None:
         """Tell the sink that it has all."""
@@ -153,7 +161,7 @@ class Fetch:
             self._fail(code, reason)
 
     def _goal(self, want: Want) -> int:
-        return max(want.upto, min(self._sink.upto, want.position + WINDOW_BYTES))
+        return max(want.upto, min(self._sink.upto, want.position + self._window))
 
     def _refetch(self, error: Altered, now: float) -> None:
         self._altered += 1

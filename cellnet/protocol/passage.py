@@ -6,7 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from cellnet.protocol.frames import FRAME_BYTES
-from cellnet.protocol.want import WINDOW_BYTES
+from cellnet.protocol.want import MAX_WINDOW_BYTES, WINDOW_BYTES
 
 if TYPE_CHECKING:
     from cellnet.protocol.feed import Supply
@@ -76,6 +76,7 @@ class Passage:
         self._supply = supply
         self._transit = transit
         self._left = supply.position
+        self._window = WINDOW_BYTES
         self._pieces: deque[Buffer] = deque()
         transit.passages[self] = None
 
@@ -86,7 +87,7 @@ class Passage:
 
     def extend(self) -> None:
         """Want what is wanted of us, as far as there is room."""
-        goal = min(self._supply.upto, self._left + WINDOW_BYTES)
+        goal = min(self._supply.upto, self._left + self._window)
         if self.length is None and self.want.is_worth(goal):
             more = self._transit.allow(self, goal - self.want.upto)
             if more:
@@ -97,6 +98,9 @@ class Passage:
     def read(self, _offset: int, limit: int) -> Buffer:
         """Return the next bytes. They are no longer held here."""
         if not self._pieces:
+            if self._left + self._window < self._supply.upto:  # the link out waits for the link in
+                self._window = min(2 * self._window, MAX_WINDOW_BYTES)
+                self.extend()
             return b""
         data = self._pieces.popleft()
         if len(data) > limit:
@@ -123,6 +127,8 @@ class Passage:
     def take(self, data: Buffer, _now: float) -> None:
         """Let the next bytes pass."""
         self._pieces.append(data)
+        if self.want.position - self._left > self._window // 2:  # the link in is the faster one
+            self._window = max(WINDOW_BYTES, self._window - FRAME_BYTES)
         self._transit.came(self)
         self._supply.feed.ready(self._supply)
 
@@ -139,5 +145,9 @@ class Passage:
         self._supply.abort(code, reason)
 
     def keep(self) -> None:
-        """Copy what lies in a buffer of others."""
-        self._pieces = deque(bytes(piece) for piece in self._pieces)
+        """Copy what lies in a buffer of others: the last that came, up to what was copied before."""
+        pieces = self._pieces
+        for index in range(len(pieces) - 1, -1, -1):
+            if type(pieces[index]) is bytes:
+                break
+            pieces[index] = bytes(pieces[index])

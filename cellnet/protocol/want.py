@@ -11,10 +11,12 @@ if TYPE_CHECKING:
     from cellnet.protocol.feed import Feed
     from cellnet.protocol.frames import Buffer
 
-__all__ = ["STEP_BYTES", "TEMPORARY", "WINDOW_BYTES", "Neighbour", "Taker", "Want"]
+__all__ = ["MAX_WINDOW_BYTES", "STEP_BYTES", "TEMPORARY", "WINDOW_BYTES", "Neighbour", "Taker", "Want"]
 
 WINDOW_BYTES = 1 << 20
-"""What may be wanted of one content, and not have come."""
+"""What may be wanted of one content, and not have come, at first."""
+MAX_WINDOW_BYTES = 8 << 20
+"""And at most: so much is under way on a link of 1 Gbit/s whose round trip takes 64 ms."""
 STEP_BYTES = WINDOW_BYTES // 4
 """More is wanted when it is this much more, or when little is still to come."""
 TEMPORARY = frozenset({"lost", "unreachable", "busy"})
@@ -67,9 +69,9 @@ class Want:
         self._start = start
         neighbour.feed.wants[self.label] = self
 
-    def is_worth(self, upto: int) -> bool:
+    def is_worth(self, upto: int, step: int = STEP_BYTES) -> bool:
         """Whether so much more is wanted, or so little still to come, that it should be said."""
-        return upto - self.upto >= STEP_BYTES or (upto > self.upto and self.upto - self.position < STEP_BYTES)
+        return upto - self.upto >= step or (upto > self.upto and self.upto - self.position < step)
 
     def say(self, upto: int) -> None:
         """Send a WANT. Repeated, it only says that we are still there."""
