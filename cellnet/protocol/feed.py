@@ -7,11 +7,10 @@ that a slow neighbour holds back nobody but itself. Turns are those of deficit r
 
 from __future__ import annotations
 
-import struct
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
-from cellnet.protocol.frames import FRAME_BYTES, Kind, pack, prefix
+from cellnet.protocol.frames import FRAME_BYTES, MAX_DATA, OFFSET, Kind, pack, prefix
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,10 +18,7 @@ if TYPE_CHECKING:
     from cellnet.protocol.frames import Buffer
     from cellnet.protocol.want import Want
 
-__all__ = ["OFFSET", "Feed", "Origin", "Supply"]
-
-OFFSET = struct.Struct(">Q")
-"""The header of DATA: where in the content its body begins."""
+__all__ = ["Feed", "Origin", "Supply"]
 
 
 class Origin(Protocol):
@@ -132,8 +128,9 @@ class Feed:
         while turns and size < limit:
             supply = turns[0]
             supply.deficit += FRAME_BYTES
+            largest = FRAME_BYTES if len(turns) > 1 else min(limit - size, MAX_DATA)
             while supply.deficit > 0 and size < limit:
-                count = _append_frame(supply, buffers, sent)
+                count = _append_frame(supply, largest, buffers, sent)
                 if not count:
                     supply.deficit, supply.is_waiting = 0, False
                     turns.popleft()
@@ -145,11 +142,11 @@ class Feed:
         return size
 
 
-def _append_frame(supply: Supply, buffers: list[Buffer], sent: Callable[[Kind], None]) -> int:
+def _append_frame(supply: Supply, largest: int, buffers: list[Buffer], sent: Callable[[Kind], None]) -> int:
     """Append the next frame of a content; return its size, 0 if there is none now."""
     origin, label, position = supply.origin, supply.label, supply.position
     wanted = supply.upto - position
-    data = origin.read(position, min(wanted, FRAME_BYTES)) if wanted > 0 else b""
+    data = origin.read(position, min(wanted, largest)) if wanted > 0 else b""
     if data:
         header = OFFSET.pack(position)
         supply.position = position + len(data)

@@ -27,8 +27,10 @@ __all__ = [
     "FRAME_BYTES",
     "INLINE_LIMIT",
     "MAX_BODY",
+    "MAX_DATA",
     "MAX_HEADER",
     "MAX_LIST",
+    "OFFSET",
     "PREFIX",
     "Buffer",
     "Frame",
@@ -43,7 +45,11 @@ PREFIX = struct.Struct(">IHBBII")
 INLINE_LIMIT = 65536
 """The largest payload, in bytes, that travels inside a message."""
 FRAME_BYTES = 65536
-"""What a frame carries of a content, at most: others wait for so much at the longest."""
+"""What a frame carries of a content, at most, where several share a link: others wait for so much at the longest."""
+MAX_DATA = 262144
+"""What it carries at most where there is only one."""
+OFFSET = struct.Struct(">Q")
+"""The header of DATA: where in the content its body begins."""
 MAX_HEADER = 65535
 MAX_BODY = INLINE_LIMIT + 4096
 """A payload, and what a broadcast or a seal puts around it."""
@@ -111,13 +117,18 @@ class Frame(NamedTuple):
 
 
 class FrameDecoder:
-    """Cuts the bytes of one link into frames. Holds at most one incomplete frame."""
+    """Cuts the bytes of one link into frames. Holds at most one incomplete frame.
 
-    __slots__ = ("_tail", "_wanted")
+    DATA is not held until it is complete: what came of its body is a frame of its own, and what follows another.
+    """
+
+    __slots__ = ("_data", "_tail", "_wanted")
 
     def __init__(self) -> None:
         self._tail = bytearray()
         self._wanted = _PREFIX_BYTES
+        self._data: tuple[int, int, int] | None = None
+        """Of DATA whose body has not all come: its label, where the rest begins, how long that is."""
 
     @property
     def held_bytes(self) -> int:
@@ -138,26 +149,43 @@ class FrameDecoder:
                 return
             view = _joined(tail, view, room)
             self._tail = bytearray()
-        known = _KINDS
         start, end = 0, len(view)
+        if self._data is not None:
+            label, offset, length = self._data
+            start = min(length, end)
+            yield self._part(label, offset, length, view[:start])
         self._wanted = _PREFIX_BYTES
         while end - start >= _PREFIX_BYTES:
             length, header, kind, hop, label, remaining = _read_prefix(view, start)
-            if header > length or length - header > MAX_BODY:
-                raise RemoteProtocolError(f"a frame of {length} bytes with a header of {header} is not allowed")
-            if kind not in known:
-                raise RemoteProtocolError(f"frames of kind {kind} do not exist")
+            _check_prefix(length, header, kind)
             first = start + _PREFIX_BYTES
             body, stop = first + header, first + length
-            if stop > end:
-                self._wanted = _PREFIX_BYTES + length
+            if kind == Kind.DATA and body <= end:
+                (offset,) = OFFSET.unpack_from(view, first)
+                start = min(stop, end)
+                yield self._part(label, offset, stop - body, view[body:start])
+            elif stop > end:
+                self._wanted = _PREFIX_BYTES + (header if kind == Kind.DATA else length)
                 break
-            if kind == Kind.DATA:
-                yield Frame(Kind.DATA, hop, label, remaining, bytes(view[first:body]), cast("bytes", view[body:stop]))
             else:
-                yield Frame(known[kind], hop, label, remaining, bytes(view[first:body]), bytes(view[body:stop]))
-            start = stop
+                yield Frame(_KINDS[kind], hop, label, remaining, bytes(view[first:body]), bytes(view[body:stop]))
+                start = stop
         self._tail += view[start:]
+
+    def _part(self, label: int, offset: int, length: int, part: memoryview) -> Frame:
+        """Return what came of DATA, and note what is still to come."""
+        rest = length - len(part)
+        self._data = (label, offset + len(part), rest) if rest else None
+        return Frame(Kind.DATA, 0, label, 0, OFFSET.pack(offset), cast("bytes", part))
+
+
+def _check_prefix(length: int, header: int, kind: int) -> None:
+    if header > length or length - header > (MAX_DATA if kind == Kind.DATA else MAX_BODY):
+        raise RemoteProtocolError(f"a frame of {length} bytes with a header of {header} is not allowed")
+    if kind not in _KINDS:
+        raise RemoteProtocolError(f"frames of kind {kind} do not exist")
+    if kind == Kind.DATA and header != OFFSET.size:
+        raise RemoteProtocolError("DATA does not say where it begins")
 
 
 def _joined(tail: bytearray, view: memoryview, room: int) -> memoryview:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from cellnet.errors import Busy, RemoteProtocolError
 from cellnet.protocol.connection import MAX_REASON
 from cellnet.protocol.envelope import read_name
-from cellnet.protocol.feed import OFFSET, Supply
+from cellnet.protocol.feed import Supply
 from cellnet.protocol.fetch import Fetch
-from cellnet.protocol.frames import Kind, unpack
+from cellnet.protocol.frames import OFFSET, Kind, unpack
 from cellnet.protocol.loopback import Loopback
 from cellnet.protocol.offer import Offer
 from cellnet.protocol.passage import Passage, Transit
@@ -153,8 +153,6 @@ class Plane:
 
     def _data_received(self, neighbour: Neighbour, frame: Frame, now: float) -> None:
         want = neighbour.feed.wants.get(frame.label)
-        if len(frame.header) != OFFSET.size:
-            raise RemoteProtocolError("DATA does not say where it begins")
         (offset,) = OFFSET.unpack(frame.header)
         size = len(frame.body)
         if want is None or offset + size <= want.position:  # it is wanted no more, or came before
