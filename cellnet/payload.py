@@ -10,8 +10,8 @@
 The table is ``[value, [[dtype, shape, offset, bytes], ...]]``; in the value, an array stands as extension type 1 with
 its index. The layout is that of safetensors in spirit: dtype, shape, raw little-endian buffers, and no code.
 
-Arrays are never copied on their way in or out, as they may be most of what the machine has: what is encoded refers to
-the memory of the arrays, and what is decoded to the bytes that came.
+Arrays may be most of what a machine can hold, so none but small ones are copied: what was encoded refers to the memory
+of the arrays, and what was decoded to the bytes that came.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ def _unpack(data: bytes, ext_hook: Callable[[int, bytes], Any]) -> Any:
     # A list takes its memory when its length is read. Of lists in lists that announce more than follows, 64 KiB would
     # take half a gigabyte, so it is first seen whether all is there.
     if len(data) > _SMALL:
-        # By pieces, as it copies what it reads; no piece is longer than its longest text or bytes need.
+        # It copies what it reads, until it is past it: so a piece at a time, or the longest text or bytes in it.
         piece = min(len(data), _PIECE)
         msgpack.Unpacker(io.BytesIO(data), read_size=piece, max_buffer_size=len(data)).skip()
     return msgpack.unpackb(data, ext_hook=ext_hook, strict_map_key=False)
