@@ -16,6 +16,7 @@ from cellnet import drivers as ways
 from cellnet.answers import Answers
 from cellnet.calls import REQUEST_SECONDS, Call, Deadline, Replies
 from cellnet.contents import Contents
+from cellnet.directory import MEMBERS_TOPIC, Directory
 from cellnet.epoch import clock_epoch
 from cellnet.errors import (
     DeadlineBeforeExecution,
@@ -40,6 +41,7 @@ from cellnet.protocol.events import (
     Replied,
 )
 from cellnet.statistics import CellStatistics
+from cellnet.streams import STREAM_TOPIC, Streams
 from cellnet.wakeup import Wakeup
 
 if TYPE_CHECKING:
@@ -53,12 +55,12 @@ if TYPE_CHECKING:
     from cellnet.protocol.envelope import Status
     from cellnet.protocol.events import Event
     from cellnet.protocol.routing import Member
+    from cellnet.stream import Stream
+    from cellnet.streams import StreamHandler
 
 __all__ = ["Cell"]
 
 CROWDED_CHILDREN = 100
-MEMBERS_TOPIC = "cellnet.members"
-MEMBERS_PER_PAGE = 500
 
 logger = logging.getLogger("cellnet.cell")
 
@@ -75,6 +77,7 @@ class Cell(anyio.AsyncContextManagerMixin):
         name: str,
         *,
         handlers: Mapping[str, Handler | Durable] | None = None,
+        streams: Mapping[str, StreamHandler] | None = None,
         journal: Path | str | None = None,
         epoch: int | None = None,
         drivers: Mapping[str, Driver] | None = None,
@@ -86,6 +89,7 @@ class Cell(anyio.AsyncContextManagerMixin):
 
         :param name: its base name; ``server`` for the root
         :param handlers: what answers requests and takes events, by topic
+        :param streams: what takes the streams that others open, by topic
         :param journal: the file in which durable handlers keep what they did; made if there is none
         :param epoch: the number of this start, higher than of each before; by default the clock's. Whoever can keep
             a file should let :func:`~cellnet.epoch.next_epoch` choose it, in case the clock is set back
@@ -97,8 +101,7 @@ class Cell(anyio.AsyncContextManagerMixin):
         :raises ConfigurationError: if there are durable handlers, and no journal
         """
         self.name = check_segment(name)
-        self._handlers = {**(handlers or {}), MEMBERS_TOPIC: self._answer_members}
-        self._journal = Journal.of(self._handlers, journal)
+        self._stream_handlers = dict(streams or {})
         self._drivers = {**ways.built_in(), **(drivers or {})}
         self._request_seconds = request_seconds
         self._rng = rng or random.SystemRandom()
@@ -110,6 +113,13 @@ class Cell(anyio.AsyncContextManagerMixin):
             wall=_wall,
             max_children=max_children,
         )
+        self._directory = Directory(self._endpoint.router, self.request)
+        self._handlers = {
+            **(handlers or {}),
+            MEMBERS_TOPIC: self._directory.answer,
+            STREAM_TOPIC: self._accept_stream,
+        }
+        self._journal = Journal.of(self._handlers, journal)
         self._contents = Contents(self._endpoint, self._dispatch)
         self._answers = Answers(self._endpoint, self._contents, self._dispatch)
         self._changed = Wakeup()
@@ -123,6 +133,7 @@ class Cell(anyio.AsyncContextManagerMixin):
                 self._inbox = Inbox(
                     self.name, self._handlers, self._journal, self._contents, tasks, self._ended, self._stopped
                 )
+                self._streams = Streams(self._endpoint, self._stream_handlers, self.request, tasks, self._dispatch)
                 self._neighbours = Neighbours(self._endpoint, self._drivers, self._rng, tasks, self._dispatch)
                 tasks.start_soon(self._neighbours.keep_time)
                 try:
@@ -278,7 +289,7 @@ class Cell(anyio.AsyncContextManagerMixin):
             wanted = [FQCN(name) for name in destinations]
 
         async def send(replies: Replies, held: ExitStack) -> tuple[int, list[FQCN]]:
-            names = await self._resolve(wanted) if isinstance(wanted, Pattern) else wanted
+            names = await self._directory.resolve(wanted) if isinstance(wanted, Pattern) else wanted
             encoding, data = held.enter_context(self._contents.held(packed))
             now = anyio.current_time()
             number = self._endpoint.request(names, topic, encoding, data, deadline=replies.deadline.at, now=now)
@@ -287,6 +298,17 @@ class Cell(anyio.AsyncContextManagerMixin):
             return number, names
 
         return Replies(send, self._answers.forget, self._request_seconds)
+
+    def open_stream(self, destination: str | FQCN, topic: str) -> Stream:
+        """Return a stream of bytes to another cell, for ``async with``.
+
+        It is opened there at its first use, with the first bytes, so that these arrive after one way and not after a
+        round trip. If that fails, its next use says so.
+
+        :param topic: which of the far cell's stream handlers is to take it
+        :raises InvalidName: if *destination* is malformed
+        """
+        return self._streams.open(FQCN(destination), topic)
 
     # Who is there.
 
@@ -357,32 +379,14 @@ class Cell(anyio.AsyncContextManagerMixin):
 
     # Helpers of the messages.
 
+    async def _accept_stream(self, request: Request) -> bytes:
+        return await self._streams.accept(request)
+
     async def _wait_room(self, destination: FQCN) -> None:
         while connection := self._endpoint.next_connection(destination):
             await self._neighbours.wait_turn(connection)
             if not connection.is_full:
                 return
-
-    async def _resolve(self, pattern: Pattern) -> list[FQCN]:
-        """Return the cells that a pattern means now, but for this one. The server knows them all."""
-        if self.fqcn.is_root:
-            return [member.fqcn for member in self._endpoint.router.members() if pattern.matches(member.fqcn)]
-        names: list[FQCN] = []
-        page = None
-        while page is None or len(page) == MEMBERS_PER_PAGE:
-            last = page[-1] if page else ""
-            page = await self.request("server", MEMBERS_TOPIC, [str(pattern), last])
-            names += (FQCN(name) for name in page)
-        return [name for name in names if name != self.fqcn]
-
-    async def _answer_members(self, request: Request) -> list[str]:
-        match request.payload:
-            case [str(text), str(last)]:
-                pattern = Pattern(text)
-            case _:
-                raise LocalProtocolError("a pattern and a name are wanted")
-        names = sorted(str(member.fqcn) for member in self._endpoint.router.members() if pattern.matches(member.fqcn))
-        return [name for name in names if name > last][:MEMBERS_PER_PAGE]
 
 
 def _wall() -> datetime.datetime:

@@ -36,7 +36,10 @@ if TYPE_CHECKING:
 
     from cellnet.message import Handler
 
+    from cellnet.streams import StreamHandler
+
     Handlers = Mapping[str, Handler] | Callable[[FQCN], Mapping[str, Handler]]
+    StreamHandlers = Mapping[str, StreamHandler]
 
 __all__ = ["Network"]
 
@@ -74,15 +77,18 @@ class Network:
     # What runs.
 
     @asynccontextmanager
-    async def run(self, names: Iterable[str], *, handlers: Handlers | None = None) -> AsyncGenerator[Cell]:
+    async def run(
+        self, names: Iterable[str], *, handlers: Handlers | None = None, streams: StreamHandlers | None = None
+    ) -> AsyncGenerator[Cell]:
         """Run these cells and those above them; yield the server once all are present.
 
         :param names: full names; the server is added
         :param handlers: what every cell answers; or what returns that for a full name, at every start of the cell
+        :param streams: which streams every cell takes
         """
         wanted = self._with_ancestors(names)
         parents = {FQCN(ROOT)} | {name.parent for name in wanted}
-        self._machines = {name: self._machine(name, handlers, listens=name in parents) for name in wanted}
+        self._machines = {name: self._machine(name, handlers, streams, listens=name in parents) for name in wanted}
         with unwrapped():
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
@@ -103,7 +109,13 @@ class Network:
 
     @asynccontextmanager
     async def tree(
-        self, *, relays: int = 2, clients: int = 3, depth: int = 1, handlers: Handlers | None = None
+        self,
+        *,
+        relays: int = 2,
+        clients: int = 3,
+        depth: int = 1,
+        handlers: Handlers | None = None,
+        streams: StreamHandlers | None = None,
     ) -> AsyncGenerator[Cell]:
         """Run a server, chains of relays below it, and clients below the last relay of each chain.
 
@@ -111,12 +123,13 @@ class Network:
         :param clients: cells below each chain: ``C1``, ``C2``, ... with numbers that go on over all chains
         :param depth: relays in a chain
         :param handlers: as for :meth:`run`
+        :param streams: as for :meth:`run`
         """
         names = []
         for chain in range(1, relays + 1):
             path = ".".join(f"R{chain}" if level == 0 else f"R{chain}-{level + 1}" for level in range(depth))
             names += [f"{path}.C{(chain - 1) * clients + number}" for number in range(1, clients + 1)]
-        async with self.run(names, handlers=handlers) as server:
+        async with self.run(names, handlers=handlers, streams=streams) as server:
             yield server
 
     # What goes wrong between cells.
@@ -213,7 +226,9 @@ class Network:
             raise ConfigurationError("the server has no link to a parent: name the cells below it")
         return [machine.path for machine in machines]
 
-    def _machine(self, name: FQCN, handlers: Handlers | None, *, listens: bool) -> _Machine:
+    def _machine(
+        self, name: FQCN, handlers: Handlers | None, streams: StreamHandlers | None, *, listens: bool
+    ) -> _Machine:
         path = Path()
         driver = self._driver.over(path)
 
@@ -221,6 +236,7 @@ class Network:
             return Cell(
                 name.base_name,
                 handlers=handlers(name) if callable(handlers) else handlers,
+                streams=streams,
                 drivers={"memory": driver},
                 request_seconds=self._request_seconds,
                 rng=random.Random(self._rng.random()),  # noqa: S311  # jitter, not secrets

@@ -42,7 +42,7 @@ class Offer:
         expires: float,
         *,
         is_for_one: bool,
-        withdrawn: Callable[[Offer, str], None],
+        withdrawn: Callable[[Offer, str, str], None],
     ) -> None:
         """Hold a content.
 
@@ -68,7 +68,7 @@ class Offer:
         for supply in list(self.supplies):
             supply.abort(code, reason)
         self.supplies.clear()
-        self._withdrawn(self, code)
+        self._withdrawn(self, code, reason)
 
     # As where a content comes from, for a neighbour that wants it.
 

@@ -40,6 +40,8 @@ MAX_CONTENTS = 16384
 """Held by a cell, and wanted by it, and passing through it: as many of each."""
 MAX_SUPPLIES = 4096
 """Contents that one neighbour may want at a time."""
+MAX_RESETS = 1024
+"""Contents that were given up of which it is known why, for those who have not wanted them yet."""
 LOOK_SECONDS = 15.0
 """How often all is looked at, and what is wanted is said again."""
 FORGET_SECONDS = 60.0
@@ -73,6 +75,7 @@ class Plane:
         self._entropy = entropy
         self._random = random
         self._look: Timer | None = None
+        self._resets: dict[bytes, str] = {}
 
     # Of this cell.
 
@@ -95,8 +98,10 @@ class Plane:
         if len(self.offers) >= MAX_CONTENTS:
             raise Busy(f"{MAX_CONTENTS} large payloads and streams are under way: that is as many as there may be")
 
-        def end(offer: Offer, code: str) -> None:
+        def end(offer: Offer, code: str, reason: str) -> None:
             if self.offers.pop(offer.content, None) is not None:
+                if code == "reset":
+                    self._note_reset(offer.content, reason)
                 withdrawn(code)
 
         content = self._entropy(CONTENT_BYTES)
@@ -202,6 +207,8 @@ class Plane:
         if holder == self._router.fqcn:
             offer = self.offers.get(content)
             if offer is None:
+                if (reason := self._resets.get(content)) is not None:
+                    return "reset", reason
                 return "gone", f"{holder} does not hold it, or no longer"
             supply.origin = offer
             offer.supplies[supply] = None
@@ -230,6 +237,11 @@ class Plane:
     def _drop(self, supply: Supply, code: str) -> None:
         supply.feed.drop(supply)
         supply.origin.stopped(supply, code)
+
+    def _note_reset(self, content: bytes, reason: str) -> None:
+        if len(self._resets) >= MAX_RESETS:
+            del self._resets[next(iter(self._resets))]
+        self._resets[content] = reason
 
     # What fetches need.
 
