@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup, TaskStatus
 
     from cellnet.message import Handler
-
     from cellnet.streams import StreamHandler
 
     Handlers = Mapping[str, Handler] | Callable[[FQCN], Mapping[str, Handler]]
