@@ -119,9 +119,7 @@ class Inbox:
         async def handle(transaction: Transaction) -> Answer:
             status, packed = await self._handle(durable.handler, message, transaction)
             if packed.size > INLINE_LIMIT:
-                raise PayloadTooLarge(
-                    f"an answer of {packed.size} bytes is too large to be kept: {INLINE_LIMIT} may be"
-                )
+                raise PayloadTooLarge(f"an answer of {packed.size} bytes cannot be kept: {INLINE_LIMIT} are allowed")
             return status, packed.encoding, packed.joined()
 
         try:

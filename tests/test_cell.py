@@ -24,7 +24,6 @@ from cellnet import (
     Indeterminate,
     InvalidName,
     LocalProtocolError,
-    PayloadTooLarge,
     RemoteError,
     Request,
     StillBusy,
@@ -139,24 +138,6 @@ async def test_a_malformed_name_is_refused_before_anything_is_sent(network: Netw
     async with network.tree(relays=1, clients=1) as server:
         with pytest.raises(InvalidName):
             await server.request(name, "echo")
-
-
-async def test_a_payload_over_the_limit_is_refused_with_both_sizes(network: Network) -> None:
-    async with network.tree(relays=1, clients=1, handlers=HANDLERS) as server:
-        assert await server.request("R1.C1", "echo", bytes(65536)) == bytes(65536)
-        with pytest.raises(PayloadTooLarge, match="65537 bytes is too large: 65536"):
-            await server.request("R1.C1", "echo", bytes(65537))
-        with pytest.raises(PayloadTooLarge):
-            server.broadcast("*", "echo", bytes(65537))
-
-
-async def test_an_answer_over_the_limit_is_an_error_of_the_handler(network: Network) -> None:
-    async def large(request: Request) -> bytes:
-        return bytes(65537)
-
-    async with network.tree(relays=1, clients=1, handlers={"large": large}) as server:
-        with pytest.raises(RemoteError, match="PayloadTooLarge"):
-            await server.request("R1.C1", "large")
 
 
 async def test_a_payload_of_an_unknown_type_is_refused_by_name(network: Network) -> None:
