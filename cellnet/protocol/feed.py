@@ -8,6 +8,7 @@ that a slow neighbour holds back nobody but itself. Turns are those of deficit r
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from cellnet.protocol.frames import FRAME_BYTES, MAX_DATA, OFFSET, Kind, pack, prefix
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from cellnet.protocol.want import Want
 
 __all__ = ["Feed", "Origin", "Supply"]
+
+_LABELS = 1 << 32
 
 
 class Origin(Protocol):
@@ -60,7 +63,7 @@ class Supply:
         self.is_waiting = False
         """Whether it has its place in the queue."""
         self.is_ended = False
-        """Whether the neighbour was told the length."""
+        """Whether the neighbour was told the length, or that it gets no more."""
 
     @property
     def has_output(self) -> bool:
@@ -89,6 +92,7 @@ class Feed:
         self._control = control
         self._turns: deque[Supply] = deque()
         self._labels = 0
+        self._heard = 0
 
     @property
     def has_output(self) -> bool:
@@ -97,8 +101,18 @@ class Feed:
 
     def next_label(self) -> int:
         """Return a label that was never used on this link: what is still under way for another is told apart."""
-        self._labels += 1
-        return self._labels & 0xFFFFFFFF
+        self._labels = (self._labels + 1) % _LABELS
+        return self._labels
+
+    def is_new(self, label: int) -> bool:
+        """Whether the neighbour gives a label for the first time: each is the one after the last, or later.
+
+        Any other was known here and is no longer, and what is still said of it must not begin it again.
+        """
+        if not 0 < (label - self._heard) % _LABELS < _LABELS // 2:
+            return False
+        self._heard = label
+        return True
 
     def ready(self, supply: Supply) -> None:
         """Let a content have its turn, as more of it is there or wanted."""
@@ -109,15 +123,19 @@ class Feed:
 
     def abort(self, supply: Supply, code: str, reason: str) -> None:
         """Tell the neighbour that it gets no more of a content, and why."""
-        if supply.label in self.supplies:
-            self.drop(supply)
+        if self.drop(supply):
             self._control(Kind.ABORT, True, code, reason, label=supply.label)
 
-    def drop(self, supply: Supply) -> None:
-        """Send no more of a content."""
-        if self.supplies.pop(supply.label, None) is not None and supply.is_waiting:
+    def drop(self, supply: Supply) -> bool:
+        """Send no more of a content; return whether there was more to send."""
+        if self.supplies.pop(supply.label, None) is None:
+            return False
+        supply.is_ended = True
+        if supply.is_waiting:
             supply.is_waiting = False
-            self._turns.remove(supply)
+            with suppress(ValueError):  # it has its turn just now, and what it is read from withdrew it
+                self._turns.remove(supply)
+        return True
 
     def take(self, buffers: list[Buffer], limit: int, sent: Callable[[Kind], None]) -> int:
         """Append frames to *buffers* until they are about *limit* bytes; return how many bytes that is.
@@ -126,19 +144,18 @@ class Feed:
         """
         size, turns = 0, self._turns
         while turns and size < limit:
-            supply = turns[0]
+            supply = turns.popleft()
             supply.deficit += FRAME_BYTES
-            largest = FRAME_BYTES if len(turns) > 1 else min(limit - size, MAX_DATA)
+            largest = FRAME_BYTES if turns else min(limit - size, MAX_DATA)
             while supply.deficit > 0 and size < limit:
                 count = _append_frame(supply, largest, buffers, sent)
                 if not count:
                     supply.deficit, supply.is_waiting = 0, False
-                    turns.popleft()
                     break
                 size += count
                 supply.deficit -= count
             else:
-                turns.rotate(-1)
+                turns.append(supply)
         return size
 
 
@@ -147,6 +164,8 @@ def _append_frame(supply: Supply, largest: int, buffers: list[Buffer], sent: Cal
     origin, label, position = supply.origin, supply.label, supply.position
     wanted = supply.upto - position
     data = origin.read(position, min(wanted, largest)) if wanted > 0 else b""
+    if supply.is_ended:  # as it was withdrawn by what it was read from
+        return 0
     if data:
         header = OFFSET.pack(position)
         supply.position = position + len(data)
@@ -154,7 +173,7 @@ def _append_frame(supply: Supply, largest: int, buffers: list[Buffer], sent: Cal
         buffers.append(data)
         sent(Kind.DATA)
         return len(buffers[-2]) + len(data)
-    if origin.length == position and not supply.is_ended:
+    if origin.length == position:
         supply.is_ended = True
         header = pack(position)
         buffers.append(prefix(Kind.END, 0, label, 0, header, b"") + header)

@@ -94,6 +94,8 @@ class Fetch:
     def begin(self, now: float) -> None:
         """Want it from where the sink is, over the link that leads there now."""
         self._cancel_timer()
+        if self not in self._plane.fetches:  # it was cancelled when another failed
+            return
         neighbour = self._plane.next_hop(self.holder)
         if neighbour is None:
             self._later("unreachable", f"no link leads to {self.holder}", now)
@@ -150,7 +152,7 @@ class Fetch:
             self._refetch(error, now)
             return
         self._stop("done")
-        del self._plane.fetches[self]
+        self._plane.fetches.pop(self, None)  # the sink may have cancelled it
 
     def broken(self, code: str, reason: str, now: float) -> None:
         """Try again, if that may help."""
@@ -167,6 +169,8 @@ class Fetch:
         self._altered += 1
         self._plane.refused += 1
         self._stop("lost")
+        if self not in self._plane.fetches:  # the sink cancelled it
+            return
         if self._altered > MAX_ALTERED:
             self._fail("altered", str(error))
         else:

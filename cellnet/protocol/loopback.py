@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -36,20 +37,20 @@ class Loopback:
         self._frames.append(Frame(kind, 0, label, 0, pack(*fields), b""))
         self._wake()
 
-    def _wake(self) -> None:
+    def _wake(self, when: float = 0.0) -> None:
         if not self._is_awake:
             self._is_awake = True
-            self._timers.at(0.0, self._pump)
+            self._timers.at(when, self._pump)
 
     def _pump(self, now: float) -> None:
-        self._is_awake = False
         buffers: list[Buffer] = []
         self.feed.take(buffers, BATCH_BYTES, _ignore)
         self._frames.extend(self._decoder.feed(b"".join(buffers)))
         for _ in range(len(self._frames)):
             self._received(self, self._frames.popleft(), now)
+        self._is_awake = False
         if self._frames or self.feed.has_output:
-            self._wake()
+            self._wake(math.nextafter(now, math.inf))  # not in this very look
 
 
 def _ignore(_kind: Kind) -> None: ...

@@ -28,7 +28,7 @@ class Source(Protocol):
         ...
 
     def acknowledged(self, offset: int) -> None:
-        """Note that what is before *offset* will not be read again."""
+        """Note that what is before *offset* will not be read again; only told if the content is for one."""
         ...
 
 
@@ -57,10 +57,11 @@ class Offer:
         self.supplies: dict[Supply, None] = {}
         self._is_for_one = is_for_one
         self._withdrawn = withdrawn
+        self._read = 0
 
     def ready(self) -> None:
         """Send on, as the source has more."""
-        for supply in self.supplies:
+        for supply in list(self.supplies):
             supply.feed.ready(supply)
 
     def withdraw(self, code: str, reason: str) -> None:
@@ -79,11 +80,14 @@ class Offer:
 
     def read(self, offset: int, limit: int) -> Buffer:
         """Return what is there."""
-        return self.source.read(offset, limit)
+        data = self.source.read(offset, limit)
+        self._read = max(self._read, offset + len(data))
+        return data
 
     def wanted(self, _supply: Supply, acknowledged: int) -> None:
-        """Let the source forget what nobody will want again."""
-        self.source.acknowledged(acknowledged)
+        """Let the source forget what nobody will want again. Others may want from the start what is not for one."""
+        if self._is_for_one:
+            self.source.acknowledged(min(acknowledged, self._read))  # nobody can have got more
 
     def stopped(self, supply: Supply, code: str) -> None:
         """Note that one wants it no more. If it was for one alone, it is held no longer, unless a link was lost."""
@@ -96,7 +100,7 @@ class Held:
     """Buffers in memory, one after the other, as one source that can be read anywhere and again."""
 
     def __init__(self, buffers: Sequence[Buffer]) -> None:
-        self._buffers = [memoryview(buffer) for buffer in buffers if len(buffer)]
+        self._buffers = [memoryview(buffer).cast("B") for buffer in buffers if len(buffer)]
         self._ends = list(accumulate(len(buffer) for buffer in self._buffers))
 
     @property

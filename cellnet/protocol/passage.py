@@ -41,9 +41,10 @@ class Transit:
 
     def allow(self, passage: Passage, more: int) -> int:
         """Return how many more bytes a passage may want now; who may not want all is asked again later."""
-        if self.promised + more > TRANSIT_BYTES:
+        room = TRANSIT_BYTES - self.promised
+        if more > room:
             self._held_back[passage] = None
-            more = max(0, min(more, FRAME_BYTES - passage.promised))
+            more = room if room >= FRAME_BYTES else max(0, min(more, FRAME_BYTES - passage.promised))
         self.promised += more
         return more
 
@@ -90,7 +91,7 @@ class Passage:
         goal = min(self._supply.upto, self._left + self._window)
         if self.length is None and self.want.is_worth(goal):
             more = self._transit.allow(self, goal - self.want.upto)
-            if more:
+            if more or not self.want.is_said:
                 self.want.say(self.want.upto + more)
 
     # As where the content comes from, for the neighbour that wants it.

@@ -38,6 +38,7 @@ CONTENT_BYTES = 16
 """Of a content's name: as many as nobody guesses."""
 MAX_CONTENTS = 16384
 """Held by a cell, and wanted by it, and passing through it: as many of each."""
+MAX_OFFSET = (1 << 63) - 1
 MAX_SUPPLIES = 4096
 """Contents that one neighbour may want at a time."""
 MAX_RESETS = 1024
@@ -131,8 +132,8 @@ class Plane:
         for supply in list(feed.supplies.values()):
             self._drop(supply, "lost")
         for want in list(feed.wants.values()):
-            want.forget()
-            want.taker.broken("lost", "a link on the way was lost", now)
+            if want.forget():  # else it ended with another that was told of this
+                want.taker.broken("lost", "a link on the way was lost", now)
 
     def reachable(self, is_reachable: Callable[[FQCN], bool], now: float) -> None:
         """Want again, at once, what could not be had as no way led there."""
@@ -186,12 +187,13 @@ class Plane:
 
     def _want_received(self, neighbour: Neighbour, frame: Frame, now: float) -> None:
         name, content, start, acknowledged, upto = unpack(frame.header, str, bytes, int, int, int)
+        holder = read_name(name)
+        if len(content) != CONTENT_BYTES or max(start, acknowledged, upto) > MAX_OFFSET:
+            raise RemoteProtocolError("a content is wanted that cannot be")
         supply = neighbour.feed.supplies.get(frame.label)
         if supply is None:
-            if len(content) != CONTENT_BYTES or max(start, acknowledged, upto) >= 1 << 63:
-                raise RemoteProtocolError("a content is wanted that cannot be")
             supply = Supply(neighbour.feed, frame.label, start)
-            if (error := self._supply(supply, neighbour, read_name(name), content)) is not None:
+            if (error := self._supply(supply, neighbour, holder, content)) is not None:
                 neighbour.control(Kind.ABORT, True, *error, label=frame.label)
                 return
         supply.heard = now
@@ -202,8 +204,10 @@ class Plane:
 
     def _supply(self, supply: Supply, neighbour: Neighbour, holder: FQCN, content: bytes) -> tuple[str, str] | None:
         """Find where a content comes from, and note that it is wanted; return why that cannot be."""
-        if len(neighbour.feed.supplies) >= MAX_SUPPLIES or len(self.transit.passages) >= MAX_CONTENTS:
-            return "busy", f"{self._router.fqcn} passes on as many contents as it may"
+        if not neighbour.feed.is_new(supply.label):
+            return "lost", f"{self._router.fqcn} has forgotten it"
+        if len(neighbour.feed.supplies) >= MAX_SUPPLIES:
+            return "busy", f"{self._router.fqcn} gives one neighbour no more contents at a time"
         if holder == self._router.fqcn:
             offer = self.offers.get(content)
             if offer is None:
@@ -216,6 +220,8 @@ class Plane:
             out = self.next_hop(holder)
             if out is None or out is neighbour:
                 return "unreachable", f"no link leads from {self._router.fqcn} to {holder}"
+            if len(self.transit.passages) >= MAX_CONTENTS:
+                return "busy", f"{self._router.fqcn} passes on as many contents as it may"
             passage = Passage(self.transit, supply)
             passage.want = Want(out, holder, content, supply.position, passage)
             supply.origin = passage
@@ -227,16 +233,16 @@ class Plane:
         if not from_holder:
             supply = neighbour.feed.supplies.get(frame.label)
             if supply is not None:
-                self._drop(supply, code)
+                self._drop(supply, code[:MAX_REASON])
             return
         want = neighbour.feed.wants.get(frame.label)
         if want is not None:
             want.forget()
-            want.taker.broken(code, reason[:MAX_REASON], now)
+            want.taker.broken(code[:MAX_REASON], reason[:MAX_REASON], now)
 
     def _drop(self, supply: Supply, code: str) -> None:
-        supply.feed.drop(supply)
-        supply.origin.stopped(supply, code)
+        if supply.feed.drop(supply):
+            supply.origin.stopped(supply, code)
 
     def _note_reset(self, content: bytes, reason: str) -> None:
         if len(self._resets) >= MAX_RESETS:
@@ -271,7 +277,8 @@ class Plane:
             elif now >= offer.expires:
                 offer.withdraw("gone", "nobody wanted it for too long")
         for fetch in list(self.fetches):
-            fetch.look(now)
+            if fetch in self.fetches:  # else it ended with another that was looked at
+                fetch.look(now)
         for neighbour in self._neighbours():
             for want in list(neighbour.feed.wants.values()):
                 want.say(want.upto)

@@ -52,7 +52,18 @@ class Taker(Protocol):
 class Want:
     """One label that we gave to a content. It says from where on, once, and again and again up to where."""
 
-    __slots__ = ("_content", "_holder", "_neighbour", "_start", "acknowledged", "label", "position", "taker", "upto")
+    __slots__ = (
+        "_content",
+        "_holder",
+        "_neighbour",
+        "_start",
+        "acknowledged",
+        "is_said",
+        "label",
+        "position",
+        "taker",
+        "upto",
+    )
 
     def __init__(self, neighbour: Neighbour, holder: FQCN, content: bytes, start: int, taker: Taker) -> None:
         self.label = neighbour.feed.next_label()
@@ -63,6 +74,8 @@ class Want:
         self.acknowledged = 0
         """What was taken at the far end, and will not be wanted again over any way."""
         self.taker = taker
+        self.is_said = False
+        """Whether the neighbour was told. It is to be told at once: it takes labels in their order."""
         self._neighbour = neighbour
         self._holder = str(holder)
         self._content = content
@@ -71,11 +84,13 @@ class Want:
 
     def is_worth(self, upto: int, step: int = STEP_BYTES) -> bool:
         """Whether so much more is wanted, or so little still to come, that it should be said."""
+        if not self.is_said:
+            return True
         return upto - self.upto >= step or (upto > self.upto and self.upto - self.position < step)
 
     def say(self, upto: int) -> None:
         """Send a WANT. Repeated, it only says that we are still there."""
-        self.upto = upto
+        self.upto, self.is_said = upto, True
         fields = self._holder, self._content, self._start, self.acknowledged, upto
         self._neighbour.control(Kind.WANT, *fields, label=self.label)
 

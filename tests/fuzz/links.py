@@ -78,7 +78,7 @@ class Endpoints:
         """Check that the other link stays; open one anew that was cut, or waits for more bytes."""
         at, peer = self._at, self._ends[self._at].peer
         assert len(self._endpoints[at].connections) == 1 + peer.is_open
-        if not peer.is_open or peer.connection._decoder.buffered_bytes or self._lot.random() < 0.02:
+        if not peer.is_open or peer.connection.held_bytes or self._lot.random() < 0.02:
             self._open_anew(at)
 
     def _open_anew(self, at: int) -> None:

@@ -233,9 +233,9 @@ def test_a_batch_ends_with_the_frame_that_reaches_its_limit(connection: Connecti
     assert connection.statistics.frames_sent[Kind.REQUEST] == 10
 
 
-def test_the_owner_is_woken_when_there_is_something_to_send_after_there_was_nothing(connection: Connection) -> None:
+def test_the_owner_is_woken_before_there_is_something_to_send_after_there_was_nothing(connection: Connection) -> None:
     woken: list[bool] = []
-    connection.wake = lambda: woken.append(connection.has_output)
+    connection.wake = lambda: woken.append(not connection.has_output)
     assert not connection.has_output
     forward(connection, route())
     forward(connection, route())

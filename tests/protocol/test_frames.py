@@ -53,7 +53,24 @@ def test_frames_come_out_as_they_went_in_however_the_bytes_are_cut(sent: list[Fr
     for start, stop in zip([0, *cuts], [*cuts, len(stream)], strict=True):
         received += decoder.feed(stream[start:stop])
     assert received == sent
-    assert decoder.buffered_bytes == 0
+    assert decoder.held_bytes == 0
+
+
+@given(st.lists(frames, max_size=6), st.data())
+def test_frames_are_the_same_if_what_is_held_goes_to_the_room_before_what_comes(
+    sent: list[Frame], data: st.DataObject
+) -> None:
+    stream = b"".join(map(encode, sent))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=12)))
+    decoder, buffer = FrameDecoder(), memoryview(bytearray(len(stream)))
+    received = []
+    for start, stop in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        held = decoder.held_bytes
+        buffer[held : held + stop - start] = stream[start:stop]
+        arrived = list(decoder.feed(buffer[: held + stop - start], held))
+        received += [frame._replace(body=bytes(frame.body)) for frame in arrived]
+        buffer[:] = bytes(len(buffer))
+    assert received == sent
 
 
 def test_the_prefix_is_sixteen_bytes_in_network_order() -> None:
@@ -70,8 +87,20 @@ def test_frames_keep_nothing_of_the_buffer_they_came_in(kind_of_buffer: type) ->
     (frame,) = decoder.feed(buffer if kind_of_buffer is bytearray else kind_of_buffer(buffer))
     buffer[:] = bytes(len(buffer))
     assert (frame.header, frame.body) == (b"abc", b"def")
-    assert decoder.buffered_bytes == 9
+    assert decoder.held_bytes == 9
     assert list(decoder.feed(data[9:])) == [frame]
+
+
+def test_only_the_body_of_data_lies_in_the_buffer_it_came_in() -> None:
+    data = encode_frame(Kind.DATA, b"abc", b"def")
+    buffer = bytearray(data + data[:9])
+    decoder = FrameDecoder()
+    (frame,) = decoder.feed(memoryview(buffer))
+    assert (frame.header, frame.body) == (b"abc", b"def")
+    buffer[:] = bytes(len(buffer))
+    assert (frame.header, frame.body) == (b"abc", bytes(3))
+    (frame,) = decoder.feed(data[9:])
+    assert (frame.header, frame.body) == (b"abc", b"def")
 
 
 def test_the_largest_frame_is_allowed_byte_by_byte() -> None:
@@ -89,7 +118,7 @@ def test_the_largest_frame_is_allowed_byte_by_byte() -> None:
         (MAX_HEADER + MAX_BODY + 1, MAX_HEADER, Kind.BROADCAST),
         (2**32 - 1, 65535, Kind.REQUEST),
         (1, 1, 0),
-        (1, 1, 13),
+        (1, 1, 17),
         (1, 1, 31),
         (1, 1, 41),
         (1, 1, 255),
@@ -111,9 +140,9 @@ def test_an_incomplete_frame_is_the_only_thing_that_is_held() -> None:
     decoder = FrameDecoder()
     data = encode_frame(Kind.REQUEST, bytes(10), bytes(MAX_BODY))
     assert list(decoder.feed(data * 3 + data[:-1]))[2:]
-    assert decoder.buffered_bytes == len(data) - 1
+    assert decoder.held_bytes == len(data) - 1
     assert len(list(decoder.feed(data[-1:]))) == 1
-    assert decoder.buffered_bytes == 0
+    assert decoder.held_bytes == 0
 
 
 @given(st.lists(st.integers(0, 2**64 - 1) | st.text(max_size=5) | st.binary(max_size=5) | st.booleans(), max_size=4))

@@ -371,7 +371,7 @@ def test_no_mutated_frame_brings_an_endpoint_to_raise_or_to_lose_another_link() 
             peer = ends[at].peer
             assert len(endpoints[at].connections) == 1 + peer.is_open
             # A link goes on with whatever the inputs brought it to, until it is cut or waits for more bytes.
-            if not peer.is_open or peer.connection._decoder.buffered_bytes or rng.random() < 0.02:
+            if not peer.is_open or peer.connection.held_bytes or rng.random() < 0.02:
                 links += 1
                 ends[at].close(now)
                 if links % LINKS_PER_ENDPOINT == 0:

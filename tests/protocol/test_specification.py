@@ -20,16 +20,22 @@ from cellnet.protocol import (
     connection,
     endpoint,
     envelope,
+    feed,
+    fetch,
     frames,
     gathering,
     handshake,
     lanes,
+    passage,
+    plane,
     presence,
+    records,
     routing,
     sealing,
     session,
     sessions,
     switch,
+    want,
 )
 from cellnet.protocol.events import Message
 from cellnet.protocol.frames import Frame, Kind
@@ -81,6 +87,14 @@ def test_every_kind_of_frame_has_its_number_there() -> None:
         ("cells that a cell knows below", f"{routing.MAX_MEMBERS:,}"),
         ("children of a cell", f"{endpoint.MAX_CHILDREN:,}"),
         ("handshake", f"{connection.HANDSHAKE_SECONDS:.0f} seconds"),
+        ("code and reason in ABORT", f"{connection.MAX_REASON} characters"),
+        ("contents that a cell holds", f"{plane.MAX_CONTENTS:,}"),
+        ("contents that a cell wants for itself", f"{plane.MAX_CONTENTS:,}"),
+        ("contents that pass through a cell", f"{plane.MAX_CONTENTS:,}"),
+        ("contents that one neighbour wants", f"{plane.MAX_SUPPLIES:,}"),
+        ("a content's bytes in one DATA", f"{frames.FRAME_BYTES:,} bytes"),
+        ("wanted of one content, and not come", f"{want.WINDOW_BYTES // MIB} MiB"),
+        ("wanted by a cell for others, and not left again", f"{passage.TRANSIT_BYTES // MIB} MiB"),
     ],
 )
 def test_every_limit_is_the_one_there(what: str, limit: str) -> None:
@@ -117,6 +131,37 @@ def test_other_numbers_are_those_there() -> None:
 )
 def test_how_requests_are_repeated_and_settled_is_said_there(said: str) -> None:
     assert said in " ".join(SPECIFICATION.split())
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        f"The header is the offset of its first byte, in {feed.OFFSET.size} bytes; the body has from 1 to",
+        f"{plane.CONTENT_BYTES} random bytes. Whoever knows both",
+        f"a name of a content that has not {plane.CONTENT_BYTES} bytes",
+        f"a number above 2^{plane.MAX_OFFSET.bit_length()} - 1 in WANT",
+        f"begins with {fetch.PAUSE_SECONDS * 1000:.0f} ms and doubles up to {fetch.MAX_PAUSE_SECONDS:.0f} seconds",
+        f"gives up. So it does after {fetch.NO_PROGRESS_SECONDS:.0f} seconds without a byte",
+        f"After {fetch.SILENCE_SECONDS:.0f} seconds without a byte it says ABORT",
+        f"said again every {plane.LOOK_SECONDS:.0f} seconds, on every link",
+        f"did not hear a label for {plane.FORGET_SECONDS:.0f} seconds forgets it",
+        f"More is wanted when it is {want.STEP_BYTES // 1024} KiB more",
+        f"All records but the last have {records.TEXT_BYTES + 4 + sealing.OVERHEAD:,} bytes in all",
+        f"After {fetch.MAX_ALTERED} times it gives up",
+    ],
+)
+def test_how_contents_are_wanted_is_said_there(said: str) -> None:
+    assert said in " ".join(SPECIFICATION.split())
+
+
+def test_every_code_that_ends_a_content_is_there() -> None:
+    section = SPECIFICATION[SPECIFICATION.index("| code of ABORT |") :]
+    listed = set(re.findall(r"^\| `([a-z]+)` \|", section[: section.index("\n\n")], re.MULTILINE))
+    package = Path(plane.__file__).parent
+    text = "".join((package / f"{name}.py").read_text(encoding="utf-8") for name in ("plane", "fetch", "offer", "want"))
+    said = set(re.findall(r'(?:_stop|_fail|_drop|broken|_later|withdraw|return)\((?:supply, )?"([a-z]+)"', text))
+    said |= set(re.findall(r'return "([a-z]+)", f"', text)) | want.TEMPORARY
+    assert said == listed
 
 
 def test_every_status_is_there() -> None:
