@@ -262,9 +262,7 @@ class Plane:
                 if now - supply.heard >= FORGET_SECONDS:
                     self._drop(supply, "lost")
         for offer in list(self.offers.values()):
-            if offer.supplies:
-                offer.expires = max(offer.expires, now + FORGET_SECONDS)
-            elif now >= offer.expires:
+            if not offer.supplies and now >= offer.expires:
                 offer.withdraw("gone", "nobody wanted it for too long")
         for fetch in list(self.fetches):
             if fetch in self.fetches:  # else it ended with another that was looked at

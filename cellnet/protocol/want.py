@@ -50,7 +50,18 @@ class Taker(Protocol):
 class Want:
     """One label that we gave to a content. It says from where on, once, and again and again up to where."""
 
-    __slots__ = ("_content", "_holder", "_neighbour", "_start", "acknowledged", "is_said", "label", "position", "taker", "upto")
+    __slots__ = (
+        "_content",
+        "_holder",
+        "_neighbour",
+        "_start",
+        "acknowledged",
+        "is_said",
+        "label",
+        "position",
+        "taker",
+        "upto",
+    )
 
     def __init__(self, neighbour: Neighbour, holder: FQCN, content: bytes, start: int, taker: Taker) -> None:
         self.label = neighbour.feed.next_label()
