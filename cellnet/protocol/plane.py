@@ -236,8 +236,8 @@ class Plane:
             want.taker.broken(code[:MAX_REASON], reason[:MAX_REASON], now)
 
     def _drop(self, supply: Supply, code: str) -> None:
-        if supply.feed.drop(supply):
-            supply.origin.stopped(supply, code)
+        supply.feed.drop(supply)
+        supply.origin.stopped(supply, code)
 
     # What fetches need.
 
