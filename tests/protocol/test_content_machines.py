@@ -86,9 +86,7 @@ class ContentsMachine(RuleBasedStateMachine):
         is_sealed=st.booleans(),
         is_for_one=st.booleans(),
     )
-    def want(
-        self, pick: int, to: int, size: int, there: int, room: int, *, is_sealed: bool, is_for_one: bool
-    ) -> None:
+    def want(self, pick: int, to: int, size: int, there: int, room: int, *, is_sealed: bool, is_for_one: bool) -> None:
         if sum(not one.is_over for one in self.passing) >= MOST:
             return
         holder, taker = self.process(pick), self.process(to)
