@@ -89,7 +89,7 @@ class Offer:
         return data
 
     def wanted(self, supply: Supply, acknowledged: int) -> None:
-        """Hold it longer. Let the source forget what nobody will want again, unless others may want it from the start."""
+        """Hold it longer, and let the source forget what nobody will want again: others may want all, if they may."""
         self.expires = max(self.expires, supply.heard + HOLD_SECONDS)
         if self._is_for_one:
             self.source.acknowledged(min(acknowledged, self._read))  # nobody can have got more

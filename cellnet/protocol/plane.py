@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from cellnet.protocol.timers import Timer, Timers
     from cellnet.protocol.want import Neighbour
 
-__all__ = ["CONTENT_BYTES", "Plane"]
+__all__ = ["BULK", "CONTENT_BYTES", "Plane"]
 
+BULK = frozenset({Kind.WANT, Kind.DATA, Kind.END, Kind.ABORT})
+"""The kinds of frames of contents."""
 CONTENT_BYTES = 16
 """Of a content's name: as many as nobody guesses."""
 MAX_CONTENTS = 16384
