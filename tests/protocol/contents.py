@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cellnet.fqcn import FQCN
 from cellnet.protocol.feed import OFFSET
+from cellnet.protocol.fetch import Altered
 from cellnet.protocol.frames import Kind
 from cellnet.protocol.offer import Held
 from cellnet.protocol.records import Opener
@@ -130,7 +131,8 @@ class Opened(Taken):
         self.opener.rewind()
 
     def end(self) -> None:
-        self.opener.end()
+        if not self.opener.is_whole:
+            raise Altered("it ended before its last record")
         super().end()
 
 
