@@ -7,9 +7,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from cellnet.fqcn import FQCN
-from cellnet.protocol.feed import OFFSET
 from cellnet.protocol.fetch import Altered
-from cellnet.protocol.frames import Kind
+from cellnet.protocol.frames import OFFSET, Kind
 from cellnet.protocol.offer import Held
 from cellnet.protocol.records import Opener
 from tests.protocol.conftest import encode_frame

@@ -113,7 +113,7 @@ class ContentsMachine(RuleBasedStateMachine):
         for one in self.picked(pick):
             one.sink.upto += more
             assert one.fetch is not None
-            one.fetch.extend()
+            one.fetch.extend(self.world.now)
 
     @rule(pick=picks)
     def cancel(self, pick: int) -> None:
@@ -252,7 +252,7 @@ class ContentsMachine(RuleBasedStateMachine):
             self.grow(one, 1 << 30)
             one.sink.upto = 1 << 62
             if not one.is_over and one.fetch is not None:
-                one.fetch.extend()
+                one.fetch.extend(self.world.now)
         laws.repair(self.world)
         self.world.wait(5)
         for one in self.passing:

@@ -8,8 +8,7 @@ import pytest
 
 from cellnet.fqcn import FQCN
 from cellnet.protocol import passage
-from cellnet.protocol.feed import OFFSET
-from cellnet.protocol.frames import FRAME_BYTES, Kind, unpack
+from cellnet.protocol.frames import FRAME_BYTES, OFFSET, Kind, unpack
 from cellnet.protocol.want import STEP_BYTES, WINDOW_BYTES
 from tests.protocol.conftest import Net, Peer, encode_frame, new_endpoint
 from tests.protocol.contents import (

@@ -179,7 +179,7 @@ def test_a_sink_is_sent_no_more_than_it_has_room_for_and_the_rest_when_it_has(ne
     assert other.bytes == whole
     for upto in (0, 1, 100_000, 100_001, 300_000):
         sink.upto = upto
-        fetched.extend()
+        fetched.extend(net.now)
         net.tick(100)
         assert (len(sink.bytes), source.sent) == (upto, upto)
     assert (sink.outcomes, sink.bytes) == (["whole"], whole)

@@ -10,9 +10,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cellnet.protocol.feed import OFFSET
 from cellnet.protocol.fetch import Altered
-from cellnet.protocol.frames import FRAME_BYTES, Kind, pack
+from cellnet.protocol.frames import FRAME_BYTES, OFFSET, Kind, pack
 from cellnet.protocol.offer import Held
 from cellnet.protocol.records import TEXT_BYTES, Opener, SealedSource, seal_record
 from tests.protocol.conftest import Net, encode_frame
