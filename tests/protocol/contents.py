@@ -57,8 +57,12 @@ class Counted(Held):
 class Small(Counted):
     """The same, in small pieces."""
 
+    def __init__(self, whole: bytes, size: int = 1000) -> None:
+        super().__init__(whole)
+        self.size = size
+
     def read(self, offset: int, limit: int) -> Buffer:
-        return super().read(offset, min(limit, 1000))
+        return super().read(offset, min(limit, self.size))
 
 
 class Growing:

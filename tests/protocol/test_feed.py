@@ -48,7 +48,7 @@ def test_each_of_several_contents_gets_the_same_bytes_however_small_its_pieces_a
     holder: Endpoint, peer: Peer
 ) -> None:
     whole = content(4 * MIB)
-    sources: list[Source] = [Counted(whole), Small(whole), Counted(whole)]
+    sources: list[Source] = [Counted(whole), Small(whole), Small(whole, 40_000), Counted(whole)]
     for label, source in enumerate(sources, 1):
         want(peer, label, "server", offered(holder, source).content, upto=EVERYTHING)
     total: dict[int, int] = {}
