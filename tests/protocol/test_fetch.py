@@ -236,6 +236,7 @@ def test_a_sink_may_cancel_while_it_says_that_it_was_altered(net: Net, at: str) 
     sink.told = fetched.cancel
     net.tick(10)
     assert sink.outcomes == []
+    assert fetched._again is None, "what is cancelled is not to be wanted again"
     net.tick(100)
     nothing_is_left(net.endpoints.values())
 
