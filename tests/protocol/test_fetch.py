@@ -234,8 +234,9 @@ def test_a_sink_may_cancel_while_it_says_that_it_was_altered(net: Net, at: str) 
     held = offer(net, "A.a", b"nothing that matters")
     fetched = fetch(net, "B.b", "A.a", held, sink)
     sink.told = fetched.cancel
-    net.tick(10)
+    net.run()
     assert sink.outcomes == []
+    assert fetched._again is None, "what is cancelled is not to be wanted again"
     net.tick(100)
     nothing_is_left(net.endpoints.values())
 
