@@ -36,6 +36,7 @@ __all__ = ["BULK", "CONTENT_BYTES", "Plane"]
 
 BULK = frozenset({Kind.WANT, Kind.DATA, Kind.END, Kind.ABORT})
 """The kinds of frames of contents."""
+CONTENT_KINDS = frozenset({Kind.WANT, Kind.DATA, Kind.END, Kind.ABORT})
 CONTENT_BYTES = 16
 """Of a content's name: as many as nobody guesses."""
 MAX_CONTENTS = 16384
