@@ -141,8 +141,12 @@ class Session:
 
     @property
     def first_alone(self) -> Pending | None:
-        """The first request that does not wait for others of a broadcast."""
-        return next((pending for pending in self.pending.values() if pending.gathering is None), None)
+        """The first request that does not wait for others of a broadcast, nor for an event with its key."""
+        first = next((pending for pending in self.pending.values() if pending.gathering is None), None)
+        if first is not None and first.key:
+            earlier = (event for event in self.events if event.key == first.key and event.after < first.sequence)
+            return None if any(earlier) else first
+        return first
 
     def begin(self, channel: Channel, epoch: int) -> None:
         """Be open, anew or for the first time."""

@@ -115,6 +115,32 @@ def test_a_cell_without_a_name_asks_for_no_session_until_it_has_one() -> None:
     assert asker.take()[0].order.sequence == 1
 
 
+@pytest.mark.parametrize(("keys", "carries"), [("kk", False), ("kj", True), ("-k", True), ("k-", True), ("--", True)])
+def test_an_open_carries_no_request_that_follows_an_event(keys: str, carries: bool) -> None:
+    asker = Asker()
+    asker.name = None
+    event, request = (key.strip("-") for key in keys)
+    asker.tell(key=event)
+    asker.ask(key=request)
+    asker.name = A
+    asker.wait(1.9)
+    (opening,) = asker.take(Kind.OPEN)
+    assert bool(part(opening.body)[1]) is carries
+    asker.opened()
+    assert [kind for kind in asker.kinds() if kind is not Kind.OPEN] == [Kind.EVENT, Kind.REQUEST][: 2 - carries]
+
+
+def test_an_open_carries_a_request_that_an_event_follows() -> None:
+    asker = Asker()
+    asker.name = None
+    asker.ask(key="k")
+    asker.tell(key="k")
+    asker.name = A
+    asker.wait(1.9)
+    (opening,) = asker.take(Kind.OPEN)
+    assert opening.order.sequence == 1
+
+
 # The answer to OPEN
 
 
