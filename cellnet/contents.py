@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cellnet.protocol.frames import Buffer
     from cellnet.protocol.offer import Offer
 
-__all__ = ["Contents"]
+__all__ = ["Contents", "Reference", "Whole"]
 
 
 class Reference(NamedTuple):
@@ -118,7 +118,7 @@ class Contents:
         :raises Busy: if too many are awaited
         """
         reference = Reference.unpack(data)
-        sink = _Whole(holder, reference, done)
+        sink = Whole(holder, reference, done)
         fetch = self._endpoint.plane.fetch(holder, reference.content, sink, anyio.current_time())
         self._changed()
         return fetch
@@ -136,7 +136,7 @@ class Contents:
         return Encoding.REFERENCE, pack(packed.encoding, packed.size, offer.content, key), offer
 
 
-class _Whole:
+class Whole:
     """A payload that comes as a content, until all of it is there."""
 
     is_patient = False

@@ -76,6 +76,7 @@ class Nemesis:
             victim = self._do(kind)
             if victim is not None:
                 self.done.append(kind)
+                self._disturbed()
                 self._world.trace.note(victim, "fault", kind.name)
                 return
 
@@ -165,7 +166,12 @@ class Nemesis:
 
     def _later(self, seconds: float, repair: Callable[[], None]) -> None:
         timeline = self._world.timeline
-        timeline.at(min(timeline.now + seconds, self._end), repair)
+        time = min(timeline.now + seconds, self._end)
+        timeline.at(time, repair)
+        timeline.at(time, self._disturbed)
+
+    def _disturbed(self) -> None:
+        self._world.history.deliveries.disturbed(self._world.timeline.now)
 
 
 def _thaw(cell: SimulatedCell, life: int) -> None:
