@@ -80,6 +80,8 @@ class SimulatedCell(Process):
         self.trace = trace
         self.faults: list[str] = []
         """What was noticed that cannot be where nobody lies, such as a frame that the protocol does not allow."""
+        self.excess: list[str] = []
+        """What was held beyond its limit, which cannot be whoever lies."""
         self.owner = Owner(self, history, errands, seals=seals)
         self.ends: dict[Connection, End] = {}
         """The open links that the endpoint knows."""
@@ -165,11 +167,11 @@ class SimulatedCell(Process):
         transit = self.endpoint.plane.transit
         most = passage.TRANSIT_BYTES + FRAME_BYTES * len(transit.passages)
         if transit.promised > most:
-            self.faults.append(f"{transit.promised} bytes may be here to be passed on: {most} are allowed")
+            self.excess.append(f"{transit.promised} bytes may be here to be passed on: {most} are allowed")
         for one in transit.passages:
             held = sum(map(len, one._pieces))
             if held > one.promised:
-                self.faults.append(f"{held} bytes of a content wait to be passed on: {one.promised} were promised")
+                self.excess.append(f"{held} bytes of a content wait to be passed on: {one.promised} were promised")
 
     def writable(self, end: End) -> None:
         """Send what there was no room for."""

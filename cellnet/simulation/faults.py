@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from cellnet.simulation.errand import Errand
-from cellnet.simulation.tamper import Forger, drop, duplicate, reorder
+from cellnet.simulation.tamper import Alterer, Forger, drop, duplicate, reorder
 from cellnet.simulation.workload import way
 
 if TYPE_CHECKING:
@@ -42,9 +42,10 @@ class Fault(Enum):
     REORDER = "somebody changes the order of frames"
     DROP = "somebody takes frames away"
     FORGE = "a neighbour speaks for cells that are not on its side"
+    ALTER = "somebody changes what is said and sent of contents, where these are sealed"
 
 
-HOSTILE = (Fault.DUPLICATE, Fault.REORDER, Fault.DROP, Fault.FORGE)
+HOSTILE = (Fault.DUPLICATE, Fault.REORDER, Fault.DROP, Fault.FORGE, Fault.ALTER)
 """What TCP does not do, and somebody who stands in between does."""
 
 
@@ -61,7 +62,8 @@ class Nemesis:
         self._world = world
         self._rng = rng
         self._end = end
-        self._kinds = [kind for kind in Fault if hostile or kind not in HOSTILE]
+        left_out = () if hostile and world.seals else (Fault.ALTER,) if hostile else HOSTILE
+        self._kinds = [kind for kind in Fault if kind not in left_out]
 
     def plan(self, count: int, begin: float) -> list[float]:
         """Plan so many faults from *begin* on; return when."""
@@ -107,6 +109,8 @@ class Nemesis:
 
     def _tamper(self, kind: Fault, name: FQCN) -> Tamper:
         """Return what is done to the frames between a cell and its parent."""
+        if kind is Fault.ALTER:
+            return Alterer(self._rng)
         if kind is not Fault.FORGE:
             return partial({Fault.DUPLICATE: duplicate, Fault.REORDER: reorder, Fault.DROP: drop}[kind], self._rng)
         below = [other for other in self._world.cells if other == name or name.is_ancestor_of(other)]

@@ -55,6 +55,7 @@ class Run:
     _trace: Trace
     _leftovers: Sequence[str]
     _oddities: Sequence[str]
+    _excess: Sequence[str]
 
     @property
     def lines(self) -> Sequence[str]:
@@ -76,7 +77,8 @@ class Run:
 
     def violations(self) -> list[str]:
         """Return all that must not be: in the history, in the end, and in between."""
-        return [*self.history.violations(), *self._leftovers, *([] if self.hostile else self._oddities)]
+        oddities = [] if self.hostile else self._oddities
+        return [*self.history.violations(), *self._leftovers, *self._excess, *oddities]
 
 
 def simulate(
@@ -129,6 +131,7 @@ def simulate(
         world.trace,
         leftovers,
         world.faults(),
+        world.excess(),
     )
 
 

@@ -125,7 +125,7 @@ class SimulatedStream:
         offered.size = end
         kept = sum(map(len, self._outgoing._pieces))
         if kept > BUFFER_BYTES + half.piece + FRAME_BYTES:
-            self._cell.faults.append(f"{kept} bytes of a stream wait to be acknowledged")
+            self._cell.excess.append(f"{kept} bytes of a stream wait to be acknowledged")
         if end == half.size:
             offered.is_whole = True
             self._outgoing.end()
@@ -140,7 +140,7 @@ class SimulatedStream:
             return
         incoming, left, now = self._incoming, self._half.read, self._cell.timeline.now
         if incoming._unread > incoming._room + FRAME_BYTES:
-            self._cell.faults.append(f"{incoming._unread} bytes of a stream wait to be read")
+            self._cell.excess.append(f"{incoming._unread} bytes of a stream wait to be read")
         while left > 0 and (data := incoming.read(left)):
             self._bulk.deliveries.read(self._delivery, data)
             left -= len(data)

@@ -29,6 +29,7 @@ MAX_SIZE = 60_000
 MIN_LARGE, MAX_LARGE = INLINE_LIMIT + 1, 3 << 20
 MIN_LARGE_SECONDS = 3.0
 """How long at least callers wait that send, or want, a large payload."""
+MIN_STREAM = 1000
 MAX_STREAM_SECONDS = 20.0
 """How long the ends of a stream write, about."""
 BEFORE_SECONDS, AFTER_SECONDS = 0.5, 1.5
@@ -118,12 +119,11 @@ def _large_errand(rng: random.Random, number: str, names: Sequence[FQCN], destin
 
 
 def _stream_errand(rng: random.Random, number: str, destination: FQCN) -> Errand:
-    def half() -> Half:
-        size = int(1000 * (MAX_LARGE / 1000) ** rng.random())
+    def half(size: int, other: int) -> Half:
         pieces = rng.randint(1, 100)
-        read_pause = rng.choice((0.02, 0.1, 0.5))
-        # all is read within about the time in which it is written; some read nothing for a while, and all then
-        read = max(4096, int(size / MAX_STREAM_SECONDS * read_pause))
+        read_pause = rng.choice((0.05, 0.2, 0.5))
+        # Slow readers take about as long as slow writers; some read nothing for a while.
+        read = max(4096, int(other / MAX_STREAM_SECONDS * read_pause))
         return Half(
             size,
             size // pieces + 1,
@@ -134,7 +134,9 @@ def _stream_errand(rng: random.Random, number: str, destination: FQCN) -> Errand
             reset_after=rng.uniform(0, MAX_STREAM_SECONDS) if rng.random() < 0.1 else None,
         )
 
-    return Errand(number, "request", (destination,), rng.uniform(MIN_LARGE_SECONDS, MAX_SECONDS), stream=(half(), half()))
+    there, back = (int(MIN_STREAM * (MAX_LARGE / MIN_STREAM) ** rng.random()) for _ in range(2))
+    seconds = rng.uniform(MIN_LARGE_SECONDS, MAX_SECONDS)
+    return Errand(number, "request", (destination,), seconds, stream=(half(there, back), half(back, there)))
 
 
 def way(origin: FQCN, destination: FQCN) -> list[FQCN]:

@@ -34,6 +34,7 @@ class World:
         :param latencies: every cell, parents before their children, and the seconds from there to its parent
         :param seals: whether contents are sealed
         """
+        self.seals = seals
         self.timeline = Timeline()
         self.trace = Trace(self.timeline)
         self.history = history
@@ -96,6 +97,10 @@ class World:
     def faults(self) -> list[str]:
         """Return what cells noticed that cannot be where nobody lies, one line each."""
         return [f"{name}: {fault}" for name, cell in self.cells.items() for fault in cell.faults]
+
+    def excess(self) -> list[str]:
+        """Return what cells held beyond their limits, one line each."""
+        return [f"{name}: {excess}" for name, cell in self.cells.items() for excess in cell.excess]
 
     @staticmethod
     def _ask(cell: SimulatedCell, errand: Errand) -> None:
