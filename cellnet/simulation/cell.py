@@ -96,6 +96,12 @@ class SimulatedCell(Process):
         self._armed = math.inf
         self._buffer = memoryview(bytearray(BUFFER_BYTES))
 
+    @property
+    def has_contents_above(self) -> bool:
+        """Whether contents are under way between it and its parent."""
+        parent = self.endpoint.router.parent if self.is_up else None
+        return parent is not None and bool(parent.feed.supplies or parent.feed.wants)
+
     # What its owner does. :meth:`_settle` is to follow, as it does where :meth:`do` or :meth:`later` did the call.
 
     def has_room(self, destination: FQCN) -> bool:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_TEXT", "Errand", "Half", "number_in", "text"]
 
-MAX_TEXT = 4 << 20
+MAX_TEXT = 5 << 20
 _STARTS = 1 << 20
 _TEXT = random.Random("contents").randbytes(MAX_TEXT + _STARTS)  # noqa: S311  # a simulation, not secrets
 

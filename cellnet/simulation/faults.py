@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,13 +17,18 @@ if TYPE_CHECKING:
 
     from cellnet.fqcn import FQCN
     from cellnet.simulation.cell import SimulatedCell
-    from cellnet.simulation.wire import Path, Tamper, Wire
+    from cellnet.simulation.wire import Path, Tamper
     from cellnet.simulation.world import World
 
 __all__ = ["HOSTILE", "Fault", "Nemesis"]
 
 FLOODS, FLOOD_SECONDS, FLOOD_SIZE = (20, 30, 40, 180), 4.0, 45_000
 """How many messages a flood may have, in what time they are sent, and how large each of them is."""
+
+SLOW_RATES = 100_000, 2_000_000
+"""Bytes that a slow way carries in a second."""
+AT_CONTENTS = 0.5
+"""How many faults of ways are where contents are under way."""
 
 
 class Fault(Enum):
@@ -33,6 +39,7 @@ class Fault(Enum):
     HALF_SILENCE = "a link is dead in one direction, and nobody is told"
     PARTITION = "nothing passes between a cell and its parent, for a while"
     DELAY = "a way takes longer, for a while"
+    SLOW = "a way carries little, for a while"
     CRASH = "a process is killed, and starts again"
     POWER_LOSS = "a machine goes off, tells nobody, and starts again"
     FREEZE = "a process is stopped, and goes on"
@@ -88,7 +95,7 @@ class Nemesis:
             return self._harm_cell(kind)
         if kind in (Fault.CUT, Fault.SILENCE, Fault.HALF_SILENCE):
             return self._harm_wire(kind)
-        name = self._rng.choice(list(self._world.paths))
+        name = self._way()
         path = self._world.paths[name]
         if kind is Fault.PARTITION:
             path.block()
@@ -97,6 +104,9 @@ class Nemesis:
             seconds = self._rng.uniform(0.05, 3)
             path.delay += seconds
             self._later(self._rng.uniform(1, 15), partial(_speed_up, path, seconds))
+        elif kind is Fault.SLOW:
+            path.rate = self._rng.uniform(*SLOW_RATES)
+            self._later(self._rng.uniform(1, 15), partial(_let_run, path))
         elif path.tamper is None:
             path.tamper = self._tamper(kind, name)
             if kind is Fault.FORGE:
@@ -106,6 +116,12 @@ class Nemesis:
         else:
             return None
         return name
+
+    def _way(self) -> FQCN:
+        """Draw the way to a parent; half of the time one over which contents come, if there are any."""
+        ways = list(self._world.paths)
+        busy = [name for name in ways if self._world.cells[name].has_contents_above]
+        return self._rng.choice(busy if busy and self._rng.random() < AT_CONTENTS else ways)
 
     def _tamper(self, kind: Fault, name: FQCN) -> Tamper:
         """Return what is done to the frames between a cell and its parent."""
@@ -154,12 +170,11 @@ class Nemesis:
             self._world.plan(now + self._rng.uniform(0, FLOOD_SECONDS), origin, errand)
 
     def _harm_wire(self, kind: Fault) -> object:
-        wires: list[tuple[object, Wire]] = [
-            (name, path.wires[-1]) for name, path in self._world.paths.items() if path.wires
-        ]
+        name = self._way()
+        wires = self._world.paths[name].wires
         if not wires:
             return None
-        name, wire = self._rng.choice(wires)
+        wire = wires[-1]
         if kind is Fault.CUT:
             wire.cut()
         else:
@@ -189,6 +204,10 @@ def _hurry_up(cell: SimulatedCell, seconds: float) -> None:
 
 def _speed_up(path: Path, seconds: float) -> None:
     path.delay = max(0.0, path.delay - seconds)
+
+
+def _let_run(path: Path) -> None:
+    path.rate = math.inf
 
 
 def _leave_alone(path: Path) -> None:

@@ -29,7 +29,7 @@ MAX_SIZE = 60_000
 MIN_LARGE, MAX_LARGE = INLINE_LIMIT + 1, 3 << 20
 MIN_LARGE_SECONDS = 3.0
 """How long at least callers wait that send, or want, a large payload."""
-MIN_STREAM = 1000
+MIN_STREAM, MAX_STREAM = 1000, 5 << 20
 MAX_STREAM_SECONDS = 20.0
 """How long the ends of a stream write, about."""
 BEFORE_SECONDS, AFTER_SECONDS = 0.5, 1.5
@@ -134,7 +134,7 @@ def _stream_errand(rng: random.Random, number: str, destination: FQCN) -> Errand
             reset_after=rng.uniform(0, MAX_STREAM_SECONDS) if rng.random() < 0.1 else None,
         )
 
-    there, back = (int(MIN_STREAM * (MAX_LARGE / MIN_STREAM) ** rng.random()) for _ in range(2))
+    there, back = (int(MIN_STREAM * (MAX_STREAM / MIN_STREAM) ** rng.random()) for _ in range(2))
     seconds = rng.uniform(MIN_LARGE_SECONDS, MAX_SECONDS)
     return Errand(number, "request", (destination,), seconds, stream=(half(there, back), half(back, there)))
 
