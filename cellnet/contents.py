@@ -153,28 +153,40 @@ class Whole:
 
     @property
     def position(self) -> int:
+        """Return how many bytes of it, as they travel, are here for good."""
         return self._bytes.tell() if self._opener is None else self._opener.position
 
     @property
     def upto(self) -> int:
+        """Return to where there is room: for all of it."""
         return 1 << 62
 
     def write(self, data: Buffer) -> None:
+        """Take the next bytes.
+
+        :raises Altered: if they are not what was sealed, or more than was announced
+        """
         if self._opener is None:
             self._take(data)
         else:
             self._opener.write(data)
 
     def rewind(self) -> None:
+        """Forget a record that has not all come."""
         if self._opener is not None:
             self._opener.rewind()
 
     def end(self) -> None:
+        """Take the news that this was all.
+
+        :raises Altered: if it was not
+        """
         if self._bytes.tell() != self._reference.size or (self._opener is not None and not self._opener.is_whole):
             raise Altered("a payload ended before all of it came")
         self._done((self._reference.encoding, self._bytes.getvalue()))
 
     def fail(self, code: str, reason: str) -> None:
+        """Take the news that it cannot be had."""
         self._done(ContentLost(f"a payload of {self._holder} could not be fetched ({code}): {reason}"))
 
     def _take(self, data: Buffer) -> None:

@@ -47,10 +47,8 @@ class Bulk:
 
     def hold(self, name: str, size: int, *, is_for_one: bool) -> tuple[bytes, Offer]:
         """Offer the text of a name; return what a message says of it."""
-        source: Source = Held([text(name, size)])
-        key = self.key()
-        if key:
-            source = SealedSource(source, key)
+        held, key = Held([text(name, size)]), self.key()
+        source = SealedSource(held, key) if key else held
         offer = self.offer(source, Offered(name, self._cell.name, size), is_for_one=is_for_one)
         return pack(*Reference(1, size, offer.content, key)), offer
 

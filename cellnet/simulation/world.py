@@ -28,7 +28,9 @@ START_SECONDS = 0.2
 class World:
     """One network and its history, at one moment of its own time."""
 
-    def __init__(self, seed: int | str, latencies: Mapping[FQCN, float], history: History, *, seals: bool = True) -> None:
+    def __init__(
+        self, seed: int | str, latencies: Mapping[FQCN, float], history: History, *, seals: bool = True
+    ) -> None:
         """Make a network in which nothing runs yet.
 
         :param latencies: every cell, parents before their children, and the seconds from there to its parent
