@@ -28,7 +28,7 @@ from cellnet import Cell
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cellnet import Request
+    from cellnet import Request, Stream
 
 GB = 1e9
 PIECE = 256 * 1024
@@ -156,8 +156,16 @@ async def count(request: Request) -> int:
     return int(request.payload.nbytes)
 
 
+async def swallow(stream: Stream) -> None:
+    """Read all, and say how much it was."""
+    size = 0
+    async for data in stream:
+        size += len(data)
+    await stream.send(b"%d" % size)
+
+
 async def cell_sink(_size: int, _address: str) -> None:
-    async with Cell("server", handlers={"count": count}) as cell:
+    async with Cell("server", handlers={"count": count}, streams={"swallow": swallow}) as cell:
         _say(await cell.listen("tcp://127.0.0.1:0"))
         begin = time.process_time()
         await anyio.to_thread.run_sync(sys.stdin.read)
@@ -184,6 +192,21 @@ async def array_source(size: int, address: str) -> None:
         _say(time.process_time() - cpu)
 
 
+async def stream_source(size: int, address: str) -> None:
+    data = bytes(PIECE)
+    async with Cell("C1") as cell:
+        await cell.connect(address)
+        await cell.request("server", "count", np.ones(10, "u1"))
+        begin, cpu = time.perf_counter(), time.process_time()
+        async with cell.open_stream("server", "swallow") as stream:
+            for _ in range(size // PIECE):
+                await stream.send(data)
+            await stream.send_eof()
+            assert int(await stream.receive()) == size
+            _say(time.perf_counter() - begin)
+            _say(time.process_time() - cpu)
+
+
 def on_loop(run: Callable[[int, str], Any]) -> Callable[[int, str], None]:
     return lambda size, address: anyio.run(run, size, address, backend_options={"use_uvloop": True})
 
@@ -196,11 +219,13 @@ ROLES: dict[str, Callable[[int, str], None]] = {
     "cell-sink": on_loop(cell_sink),
     "cell-relay": on_loop(cell_relay),
     "array-source": on_loop(array_source),
+    "stream-source": on_loop(stream_source),
 }
 WAYS = {
     "raw-fresh": ("raw-sink-fresh", "raw-relay", "raw-source"),
     "raw-reused": ("raw-sink-reused", "raw-relay", "raw-source"),
     "array": ("cell-sink", "cell-relay", "array-source"),
+    "stream": ("cell-sink", "cell-relay", "stream-source"),
 }
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from cellnet.errors import (
     ConfigurationError,
     ConnectDeadline,
     ConnectError,
+    ContentLost,
     DeadlineBeforeExecution,
     DeadlineExceeded,
     DeliveryError,
@@ -33,6 +34,8 @@ from cellnet.journal import Transaction
 from cellnet.message import Durable, DurableRequest, Handler, Reply, Request, durable
 from cellnet.protocol.routing import Member
 from cellnet.statistics import CellStatistics, LinkStatistics
+from cellnet.stream import Stream
+from cellnet.streams import StreamHandler
 
 __all__ = [
     "FQCN",
@@ -44,6 +47,7 @@ __all__ = [
     "ConfigurationError",
     "ConnectDeadline",
     "ConnectError",
+    "ContentLost",
     "Credentials",
     "DeadlineBeforeExecution",
     "DeadlineExceeded",
@@ -71,6 +75,8 @@ __all__ = [
     "Request",
     "StillBusy",
     "StillUnreachable",
+    "Stream",
+    "StreamHandler",
     "Transaction",
     "Unreachable",
     "durable",

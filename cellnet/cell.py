@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 __all__ = ["Cell"]
 
 CROWDED_CHILDREN = 100
+MAX_PAYLOAD_BYTES = 8 << 30
 
 logger = logging.getLogger("cellnet.cell")
 
@@ -82,6 +83,7 @@ class Cell(anyio.AsyncContextManagerMixin):
         epoch: int | None = None,
         drivers: Mapping[str, Driver] | None = None,
         max_children: int = MAX_CHILDREN,
+        max_payload_bytes: int = MAX_PAYLOAD_BYTES,
         request_seconds: float = REQUEST_SECONDS,
         rng: random.Random | None = None,
     ) -> None:
@@ -95,6 +97,7 @@ class Cell(anyio.AsyncContextManagerMixin):
             a file should let :func:`~cellnet.epoch.next_epoch` choose it, in case the clock is set back
         :param drivers: further drivers, or others in place of the built-in ones, by scheme
         :param max_children: how many cells may connect to this one
+        :param max_payload_bytes: the largest payload or answer that this cell takes; its memory must hold it
         :param request_seconds: the deadline of messages whose caller's scope has none
         :param rng: where the jitter of pauses comes from
         :raises InvalidName: if *name* is no valid segment
@@ -120,7 +123,7 @@ class Cell(anyio.AsyncContextManagerMixin):
             STREAM_TOPIC: self._accept_stream,
         }
         self._journal = Journal.of(self._handlers, journal)
-        self._contents = Contents(self._endpoint, self._dispatch)
+        self._contents = Contents(self._endpoint, self._dispatch, max_bytes=max_payload_bytes)
         self._answers = Answers(self._endpoint, self._contents, self._dispatch)
         self._changed = Wakeup()
         self._answered = Wakeup()
@@ -188,14 +191,14 @@ class Cell(anyio.AsyncContextManagerMixin):
         await self._neighbours.disconnected.wait()
 
     async def drain(self) -> None:
-        """Take no more messages, and wait until those that began have been answered.
+        """Take no more messages, and wait until those that began have been answered, and large answers fetched.
 
         To be called before this cell is left, in a scope that limits it. Who asks meanwhile asks again, until another
         start of this cell answers: nothing that this one did not begin is in doubt.
         """
         self._endpoint.drain()
         try:
-            while self._endpoint.exchange.answering.running:
+            while self._endpoint.exchange.answering.running or self._contents.owed:
                 await self._answered.wait()
         finally:
             now = anyio.current_time()
@@ -258,16 +261,16 @@ class Cell(anyio.AsyncContextManagerMixin):
         name = FQCN(destination)
         deadline = Deadline(self._request_seconds)
         await deadline.check(topic, name)
-        encoding, data = self._contents.handed_over(encode(payload))
-        with deadline.limit():
-            await anyio.lowlevel.checkpoint_if_cancelled()
-            await self._wait_room(name)
-            now = anyio.current_time()
-            self._endpoint.send(name, topic, encoding, data, deadline=deadline.at, now=now, key=key)
-            self._dispatch()
-            await anyio.lowlevel.cancel_shielded_checkpoint()  # only now: others shall not overtake it
-            return
-        raise DeadlineBeforeExecution(f"there was no room to send {topic} to {name} in {deadline.seconds:.3g} s")
+        with self._contents.handed_over(encode(payload)) as (encoding, data):
+            with deadline.limit():
+                await anyio.lowlevel.checkpoint_if_cancelled()
+                await self._wait_room(name)
+                now = anyio.current_time()
+                self._endpoint.send(name, topic, encoding, data, deadline=deadline.at, now=now, key=key)
+                self._dispatch()
+                await anyio.lowlevel.cancel_shielded_checkpoint()  # only now: others shall not overtake it
+                return
+            raise DeadlineBeforeExecution(f"there was no room to send {topic} to {name} in {deadline.seconds:.3g} s")
 
     def broadcast(
         self, destinations: str | Pattern | Iterable[str | FQCN], topic: str, payload: object = None

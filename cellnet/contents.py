@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
 
-from cellnet.errors import CellError, ContentLost, RemoteProtocolError
+from cellnet.errors import CellError, ContentLost, PayloadTooLarge, RemoteProtocolError
 from cellnet.payload import Encoding, Packed, encode
 from cellnet.protocol.fetch import Altered
 from cellnet.protocol.frames import INLINE_LIMIT, pack, unpack
@@ -54,13 +54,17 @@ class Reference(NamedTuple):
 class Contents:
     """The large payloads of one cell, both ways."""
 
-    def __init__(self, endpoint: Endpoint, changed: Callable[[], None]) -> None:
+    def __init__(self, endpoint: Endpoint, changed: Callable[[], None], *, max_bytes: int) -> None:
         """Begin with none.
 
         :param changed: called when the endpoint may have something to send
+        :param max_bytes: the largest payload that is fetched
         """
+        self.owed = 0
+        """Answers and events whose payload has not all been fetched."""
         self._endpoint = endpoint
         self._changed = changed
+        self._max_bytes = max_bytes
 
     @contextmanager
     def held(self, payload: object) -> Iterator[tuple[int, bytes]]:
@@ -76,20 +80,28 @@ class Contents:
         finally:
             if offer is not None:
                 offer.withdraw("gone", "it is wanted no more")
-                self._changed()
 
-    def handed_over(self, packed: Packed) -> tuple[int, bytes]:
-        """Return what a message says of a payload that is for one cell: held until that has it, or nobody wants it.
+    @contextmanager
+    def handed_over(self, packed: Packed) -> Iterator[tuple[int, bytes]]:
+        """Return what a message says of a payload that is for one cell, to be sent in the block.
+
+        It is held until that cell has it, or nobody wants it any more, or the block raises.
 
         :raises Busy: if too many large ones are under way
         """
-        encoding, data, _offer = self._hold(packed, is_for_one=True)
-        return encoding, data
+        encoding, data, offer = self._hold(packed, is_for_one=True)
+        try:
+            yield encoding, data
+        except BaseException:
+            if offer is not None:
+                offer.withdraw("gone", "it was not sent")
+            raise
 
     async def bring(self, holder: FQCN, encoding: int, data: bytes) -> tuple[int, bytes]:
         """Return a payload's encoding and bytes, once they are here.
 
         :raises ContentLost: if they cannot be had
+        :raises PayloadTooLarge: if there are more than this cell takes
         :raises RemoteProtocolError: if what is said of them is malformed
         """
         if encoding != Encoding.REFERENCE:
@@ -115,9 +127,13 @@ class Contents:
         """Begin to fetch what a message named; *done* is told once how that ended, unless it is cancelled.
 
         :raises RemoteProtocolError: if what is said is malformed
+        :raises PayloadTooLarge: if it is larger than this cell takes
         :raises Busy: if too many are awaited
         """
         reference = Reference.unpack(data)
+        if reference.size > self._max_bytes:
+            size, limit = reference.size, self._max_bytes
+            raise PayloadTooLarge(f"a payload of {size} bytes is too large here: {limit} are allowed")
         sink = Whole(holder, reference, done)
         fetch = self._endpoint.plane.fetch(holder, reference.content, sink, anyio.current_time())
         self._changed()
@@ -131,8 +147,14 @@ class Contents:
         if self._endpoint.is_sealing:
             key = os.urandom(KEY_BYTES)
             source = SealedSource(held, key)
-        offer = self._endpoint.plane.offer(source, now=anyio.current_time(), is_for_one=is_for_one)
-        self._changed()
+        self.owed += is_for_one
+
+        def withdrawn(_code: str) -> None:
+            self.owed -= is_for_one
+            self._changed()
+
+        now = anyio.current_time()
+        offer = self._endpoint.plane.offer(source, now=now, is_for_one=is_for_one, withdrawn=withdrawn)
         return Encoding.REFERENCE, pack(packed.encoding, packed.size, offer.content, key), offer
 
 

@@ -108,7 +108,8 @@ class Inbox:
             if isinstance(handler, Durable):
                 return await self._handle_durably(handler, message)
             status, packed = await self._handle(handler, message)
-            return status, *self._contents.handed_over(packed)
+            with self._contents.handed_over(packed) as (encoding, payload):
+                return status, encoding, payload
         except CellError as error:
             return _raised(error)
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import anyio
 
 from cellnet.errors import CellError, ConnectError, HandshakeError
+from cellnet.protocol.connection import BATCH_BYTES
+from cellnet.protocol.frames import FRAME_BYTES
 from cellnet.wakeup import Wakeup
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Backoff", "RunningLink", "keep_connected"]
 
+SLOW_SECONDS = 0.02
+"""A batch that takes longer to leave is followed by smaller ones: what concerns the link waits for one at most."""
 FAREWELL_SECONDS = 2.0
 """How long a link that ends may take to send what is queued, which often says why it ends."""
 
@@ -62,6 +66,7 @@ class RunningLink:
         self._turn = anyio.Lock()
         self._tasks = tasks
         self._unsent: Sequence[Buffer] = ()
+        self._batch = BATCH_BYTES
         self._writing: anyio.CancelScope | None = None
         self._running = False
         self._ending = False
@@ -110,7 +115,7 @@ class RunningLink:
         """
         if self._writing is not None or not self._running or not self.connection.has_output:
             return
-        buffers = self.connection.take(now)
+        buffers = self.connection.take(now, self._batch)
         # What is not taken is copied: contents that pass lie in a buffer that is about to be used again.
         self._unsent = [bytes(buffer) for buffer in self._link.try_send(buffers)] if buffers else ()
         if self._unsent or self.connection.has_output:
@@ -167,9 +172,12 @@ class RunningLink:
         connection = self.connection
         try:
             with scope:
-                while buffers := self._unsent or connection.take(anyio.current_time()):
+                while buffers := self._unsent or connection.take(anyio.current_time(), self._batch):
                     self._unsent = ()
+                    began = anyio.current_time()
                     await self._link.send(buffers)
+                    is_slow = anyio.current_time() - began > SLOW_SECONDS
+                    self._batch = FRAME_BYTES if is_slow else BATCH_BYTES
                     if not connection.is_full:
                         self._room.notify()
         except ConnectError as error:

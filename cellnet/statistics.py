@@ -65,6 +65,16 @@ class CellStatistics:
     """Frames that could be neither delivered nor forwarded."""
     turned_away: int
     """Arrivals for which there was no room."""
+    contents_held: int
+    """Large payloads and streams that others may fetch from this cell."""
+    contents_wanted: int
+    """Those that it fetches itself."""
+    contents_passing: int
+    """Those that pass through it."""
+    passing_bytes: int
+    """What may be here of the latter, at the most."""
+    contents_refused: int
+    """Frames of contents that were not wanted, came twice, or were altered."""
     journaled: int
     """Answers of durable handlers that the journal keeps."""
     journaled_bytes: int
@@ -81,6 +91,11 @@ class CellStatistics:
             handling,
             endpoint.switch.refused + endpoint.exchange.refused,
             turned_away,
+            len(endpoint.plane.offers),
+            len(endpoint.plane.fetches),
+            len(endpoint.plane.transit.passages),
+            endpoint.plane.transit.promised,
+            endpoint.plane.refused,
             *((0, 0, 0) if ledger is None else (ledger.answers, ledger.answer_bytes, ledger.replayed)),
         )
 

@@ -9,7 +9,7 @@ import anyio
 import numpy as np
 import pytest
 
-from cellnet import Cell, DeadlineExceeded, LocalProtocolError, RemoteError, durable
+from cellnet import Cell, DeadlineExceeded, Indeterminate, LocalProtocolError, RemoteError, durable
 from cellnet.protocol import plane
 
 if TYPE_CHECKING:
@@ -198,6 +198,32 @@ async def test_a_cell_that_holds_too_much_is_busy(network: Network, monkeypatch:
             await server.request("R1.C1", "size", noise(MIB))
         with pytest.raises(RemoteError, match="Busy"):
             await server.request("R1.C1", "large", MIB)
+
+
+async def test_a_payload_that_is_too_large_for_its_receiver_is_refused_before_a_byte_of_it_comes() -> None:
+    small = Cell("server", handlers=HANDLERS, max_payload_bytes=MIB)
+    async with small, Cell("C1", handlers=HANDLERS) as client:
+        await client.connect(await small.listen("tcp://127.0.0.1:0"))
+        assert await client.request("server", "size", noise(MIB)) == MIB
+        received = small.statistics().links[0].bytes_received
+        with pytest.raises(RemoteError, match="PayloadTooLarge: a payload of 1048577 bytes is too large here: 1048576"):
+            await client.request("server", "size", noise(MIB + 1))
+        assert small.statistics().links[0].bytes_received - received < 10_000
+        with pytest.raises(Indeterminate, match="its answer was lost: a payload of 1048577 bytes is too large here"):
+            await small.request("C1", "large", MIB + 1)
+
+
+async def test_the_figures_of_a_cell_tell_of_its_contents(network: Network) -> None:
+    slow = type(network)(latency=0.05)
+    async with slow.tree(relays=1, clients=1, handlers=HANDLERS) as server, anyio.create_task_group() as tasks:
+        tasks.start_soon(server.request, "R1.C1", "size", noise(8 * MIB))
+        with anyio.fail_after(LIMIT_SECONDS):
+            while not slow["R1.C1"].statistics().contents_wanted:
+                await anyio.sleep(0.01)
+            await anyio.sleep(0.2)
+            assert server.statistics().contents_held == 1
+            assert slow["R1"].statistics().contents_passing == 1
+            assert 0 < slow["R1"].statistics().passing_bytes <= 8 * MIB
 
 
 async def test_what_cannot_be_sent_is_refused_before_anything_is_held(network: Network) -> None:

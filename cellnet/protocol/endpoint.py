@@ -23,7 +23,7 @@ from cellnet.protocol.fencing import STALE_EPOCH, Fencing, StaleEpoch
 from cellnet.protocol.frames import FIRST_ROUTED, Kind, unpack
 from cellnet.protocol.handshake import NONCE_BYTES, Handshake, Self
 from cellnet.protocol.introduction import Party
-from cellnet.protocol.plane import Plane
+from cellnet.protocol.plane import BULK, Plane
 from cellnet.protocol.presence import Presence
 from cellnet.protocol.routing import Router, Side
 from cellnet.protocol.switch import Switch
@@ -45,9 +45,8 @@ __all__ = ["MAX_CHILDREN", "Endpoint"]
 MAX_CHILDREN = 4096
 MAX_LAST_EPOCH = 2**64 - 2**17
 """A later one that is told of cannot be true: no clock says so."""
-_BULK = frozenset({Kind.WANT, Kind.DATA, Kind.END, Kind.ABORT})
 TICK_SECONDS = 0.5
-"""To a multiple of this, keepalives and the ends of dead links are rounded up."""
+"""To a multiple of this, keepalives and the ends of dead links are rounded up: many links are looked after together."""
 
 
 class Endpoint:
@@ -125,19 +124,17 @@ class Endpoint:
     def receive(self, connection: Connection, data: memoryview | bytes, now: float, room: int = 0) -> None:
         """Take bytes that arrived on a link. Whatever is wrong with them ends that link and nothing else.
 
-        Contents may still lie in *data* until :meth:`keep`, which is to be called before *data* is used again.
-
+        :param data: is not to be used again before :meth:`keep`, as contents may still lie there
         :param room: how many bytes at the front of *data* are room for what the connection holds, and not new
         """
-        received = connection.statistics.frames_received
         try:
             for frame in connection.receive(data, now, room):
                 if connection not in self.connections:
                     break
-                received[frame.kind] += 1
+                connection.statistics.frames_received[frame.kind] += 1
                 if frame.kind >= FIRST_ROUTED:
                     self.switch.receive(connection, frame, now)
-                elif frame.kind in _BULK and connection.neighbour is not None:
+                elif frame.kind in BULK and connection.neighbour is not None:
                     self.plane.received(connection, frame, now)
                 else:
                     self._control(connection, frame, now)
@@ -389,9 +386,8 @@ class Endpoint:
         return self.router.parent is not None and self.router.parent.is_full
 
     def _tick_later(self, connection: Connection) -> None:
-        due = connection.due(self._random())
-        # Rounded up, so that the many links of a relay are looked after together.
-        self.timers.at(math.ceil(due / TICK_SECONDS) * TICK_SECONDS, partial(self._tick, connection))
+        due = math.ceil(connection.due(self._random()) / TICK_SECONDS) * TICK_SECONDS
+        self.timers.at(due, partial(self._tick, connection))
 
     def _tick(self, connection: Connection, now: float) -> None:
         if connection not in self.connections:

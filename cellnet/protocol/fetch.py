@@ -90,6 +90,8 @@ class Fetch:
         self._progressed = now
         self._window = WINDOW_BYTES
         self._said = -math.inf
+        self._trouble: tuple[str, str] | None = None
+        """Why it did not get on, since it last did."""
 
     def begin(self, now: float) -> None:
         """Want it from where the sink is, over the link that leads there now."""
@@ -127,7 +129,8 @@ class Fetch:
         if self.want is not None and self._sink.is_patient:
             self._progressed = now
         elif now - self._progressed >= NO_PROGRESS_SECONDS:
-            self._fail("lost", f"nothing came from {self.holder} for {NO_PROGRESS_SECONDS:.0f} s")
+            nothing_came = "lost", f"nothing came from {self.holder} for {NO_PROGRESS_SECONDS:.0f} s"
+            self._fail(*(self._trouble or nothing_came))
         elif self.want is not None and now - self._progressed >= SILENCE_SECONDS:
             self._stop("lost")
             self.begin(now)
@@ -141,7 +144,7 @@ class Fetch:
         except Altered as error:
             self._refetch(error, now)
             return
-        self._progressed, self._pause = now, PAUSE_SECONDS
+        self._progressed, self._pause, self._trouble = now, PAUSE_SECONDS, None
         self.extend(now)
 
     def ended(self, _length: int, now: float) -> None:
@@ -174,12 +177,13 @@ class Fetch:
         if self._altered > MAX_ALTERED:
             self._fail("altered", str(error))
         else:
-            self._later("lost", str(error), now)
+            self._later("altered", str(error), now)
 
     def _later(self, code: str, reason: str, now: float) -> None:
         if now - self._progressed >= NO_PROGRESS_SECONDS:
             self._fail(code, reason)
             return
+        self._trouble = code, reason
         self._again = self._plane.later(self._pause, self.begin, now)
         self._pause = min(2 * self._pause, MAX_PAUSE_SECONDS)
 

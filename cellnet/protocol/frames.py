@@ -151,9 +151,8 @@ class FrameDecoder:
             self._tail = bytearray()
         start, end = 0, len(view)
         if self._data is not None:
-            label, offset, length = self._data
-            start = min(length, end)
-            yield self._part(label, offset, length, view[:start])
+            start = min(self._data[2], end)
+            yield self._part(view[:start])
         self._wanted = _PREFIX_BYTES
         while end - start >= _PREFIX_BYTES:
             length, header, kind, hop, label, remaining = _read_prefix(view, start)
@@ -161,9 +160,11 @@ class FrameDecoder:
             first = start + _PREFIX_BYTES
             body, stop = first + header, first + length
             if kind == Kind.DATA and body <= end:
-                (offset,) = OFFSET.unpack_from(view, first)
-                start = min(stop, end)
-                yield self._part(label, offset, stop - body, view[body:start])
+                self._data = label, OFFSET.unpack_from(view, first)[0], stop - body
+                start = body
+                if body < end or body == stop:
+                    start = min(stop, end)
+                    yield self._part(view[body:start])
             elif stop > end:
                 self._wanted = _PREFIX_BYTES + (header if kind == Kind.DATA else length)
                 break
@@ -172,8 +173,10 @@ class FrameDecoder:
                 start = stop
         self._tail += view[start:]
 
-    def _part(self, label: int, offset: int, length: int, part: memoryview) -> Frame:
+    def _part(self, part: memoryview) -> Frame:
         """Return what came of DATA, and note what is still to come."""
+        assert self._data is not None  # noqa: S101  # set by both who call this
+        label, offset, length = self._data
         rest = length - len(part)
         self._data = (label, offset + len(part), rest) if rest else None
         return Frame(Kind.DATA, 0, label, 0, OFFSET.pack(offset), cast("bytes", part))

@@ -12,7 +12,11 @@ if TYPE_CHECKING:
     from cellnet.protocol.feed import Supply
     from cellnet.protocol.frames import Buffer
 
-__all__ = ["Held", "Offer", "Source"]
+__all__ = ["HOLD_SECONDS", "Held", "Offer", "Source"]
+
+HOLD_SECONDS = 75.0
+"""After which a content is held no longer that somebody wanted: as long as who wants it says so again, and then tries
+to have it over another way."""
 
 
 class Source(Protocol):
@@ -84,8 +88,9 @@ class Offer:
         self._read = max(self._read, offset + len(data))
         return data
 
-    def wanted(self, _supply: Supply, acknowledged: int) -> None:
-        """Let the source forget what nobody will want again. Others may want from the start what is not for one."""
+    def wanted(self, supply: Supply, acknowledged: int) -> None:
+        """Hold it longer, and let the source forget what nobody will want again: others may want all, if they may."""
+        self.expires = max(self.expires, supply.heard + HOLD_SECONDS)
         if self._is_for_one:
             self.source.acknowledged(min(acknowledged, self._read))  # nobody can have got more
 

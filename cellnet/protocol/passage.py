@@ -60,11 +60,10 @@ class Transit:
 
     def forget(self, passage: Passage) -> None:
         """Note that a passage ended."""
-        if passage in self.passages:
-            del self.passages[passage]
-            self._volatile.pop(passage, None)
-            self._held_back.pop(passage, None)
-            self.left(passage.promised)
+        del self.passages[passage]
+        self._volatile.pop(passage, None)
+        self._held_back.pop(passage, None)
+        self.left(passage.promised)
 
 
 class Passage:

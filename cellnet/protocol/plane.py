@@ -32,8 +32,11 @@ if TYPE_CHECKING:
     from cellnet.protocol.timers import Timer, Timers
     from cellnet.protocol.want import Neighbour
 
-__all__ = ["CONTENT_BYTES", "Plane"]
+__all__ = ["BULK", "CONTENT_BYTES", "Plane"]
 
+BULK = frozenset({Kind.WANT, Kind.DATA, Kind.END, Kind.ABORT})
+"""The kinds of frames of contents."""
+CONTENT_KINDS = frozenset({Kind.WANT, Kind.DATA, Kind.END, Kind.ABORT})
 CONTENT_BYTES = 16
 """Of a content's name: as many as nobody guesses."""
 MAX_CONTENTS = 16384
@@ -241,8 +244,8 @@ class Plane:
             want.taker.broken(code[:MAX_REASON], reason[:MAX_REASON], now)
 
     def _drop(self, supply: Supply, code: str) -> None:
-        if supply.feed.drop(supply):
-            supply.origin.stopped(supply, code)
+        supply.feed.drop(supply)
+        supply.origin.stopped(supply, code)
 
     def _note_reset(self, content: bytes, reason: str) -> None:
         if len(self._resets) >= MAX_RESETS:
@@ -272,9 +275,7 @@ class Plane:
                 if now - supply.heard >= FORGET_SECONDS:
                     self._drop(supply, "lost")
         for offer in list(self.offers.values()):
-            if offer.supplies:
-                offer.expires = max(offer.expires, now + FORGET_SECONDS)
-            elif now >= offer.expires:
+            if not offer.supplies and now >= offer.expires:
                 offer.withdraw("gone", "nobody wanted it for too long")
         for fetch in list(self.fetches):
             if fetch in self.fetches:  # else it ended with another that was looked at

@@ -96,8 +96,8 @@ class Want:
 
     def stop(self, code: str) -> None:
         """Want no more. What still comes for this label is ignored."""
-        if self.forget():
-            self._neighbour.control(Kind.ABORT, False, code, "", label=self.label)
+        self.forget()
+        self._neighbour.control(Kind.ABORT, False, code, "", label=self.label)
 
     def forget(self) -> bool:
         """Expect no more; return whether it was expected."""

@@ -30,7 +30,9 @@ from tests.faults.rows import ROWS, Options, run
 @click.option("--json", "path", type=click.Path(path_type=Path), default=Path("faults.json"), help="Where figures go.")
 def main(quick: bool, only: str, seed: int | None, clear: bool, backend: str, plant: str | None, path: Path) -> None:
     """Run cells as processes, do to them what happens to networks, and compare with what is promised."""
-    wanted = [name.strip().upper() for name in only.split(",") if name.strip()] or list(ROWS)
+    names = {name.upper(): name for name in ROWS}
+    asked = [name.strip() for name in only.split(",") if name.strip()]
+    wanted = [names.get(name.upper(), name) for name in asked] or list(ROWS)
     if unknown := [name for name in wanted if name not in ROWS]:
         raise click.BadParameter(f"there is no {', '.join(unknown)}: there are {', '.join(ROWS)}", param_hint="--only")
     seed = random.SystemRandom().randrange(10**6) if seed is None else seed

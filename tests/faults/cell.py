@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from cellnet.credentials import Credentials
     from cellnet.drivers.base import Address, Security
     from cellnet.drivers.sock import SockLink
+    from cellnet.stream import Stream
 
 __all__ = ["credentials", "digest", "figures"]
 
@@ -53,10 +54,16 @@ class Worker:
     """
 
     def __init__(self, name: str, log: int, journal: str | None = None, begun: int = -1, dials: int = -1) -> None:
-        handlers: dict[str, Any] = {"work": self.work, "figures": self.figures}
+        handlers: dict[str, Any] = {"work": self.work, "figures": self.figures, "weigh": self.weigh}
         if journal is not None:
             handlers["keep"] = durable(self.keep)
-        self.cell = Cell(name, handlers=handlers, journal=journal, drivers={"tcp": NotedDialling(dials)})
+        self.cell = Cell(
+            name,
+            handlers=handlers,
+            streams={"weigh": self.weigh_stream},
+            journal=journal,
+            drivers={"tcp": NotedDialling(dials)},
+        )
         self._log = log
         self._begun = begun
 
@@ -79,6 +86,17 @@ class Worker:
         await execute("INSERT INTO effects VALUES (?, ?, ?, ?)", effect)
         await anyio.sleep(handling)
         return [number, right]
+
+    async def weigh(self, request: Request) -> bytes:
+        """Return the digest of a payload, however large."""
+        return await anyio.to_thread.run_sync(lambda: hashlib.blake2b(request.payload).digest())
+
+    async def weigh_stream(self, stream: Stream) -> None:
+        """Send back the digest of all that came."""
+        seen = hashlib.blake2b()
+        async for data in stream:
+            seen.update(data)
+        await stream.send(seen.digest())
 
     async def figures(self, _request: Request) -> dict[str, Any]:
         return figures(self.cell)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from tests.faults import hostile, kills, silences, storms
+from tests.faults import bulk, hostile, kills, silences, storms
 from tests.faults.bench import Bench, Size, Verdict
 from tests.faults.processes import Processes
 
@@ -26,6 +26,7 @@ SECONDS = {Size.FULL: 900.0, Size.QUICK: 150.0, Size.LEAST: 60.0}
 """How long a part of a row may take."""
 ROWS: dict[str, tuple[Row, ...]] = {
     "F1": (kills.relays_killed,),
+    "F1b": (bulk.relays_killed_below_transfers,),
     "F4": (kills.receiver_killed,),
     "F7": (silences.silent_neighbours, silences.stopped_receiver),
     "F15": (storms.reconnect_storm,),

@@ -96,6 +96,8 @@ class Endpoints:
 def _vary(rng: random.Random, frame: bytes) -> bytes:
     """Change what header or body say, and write the prefix anew, so that it fits."""
     _length, size, kind, hop, label, remaining = PREFIX.unpack_from(frame)
+    if kind == Kind.DATA:  # whose header is no MessagePack
+        return mutate_behind_the_prefix(rng, frame)
     header, body = frame[PREFIX.size : PREFIX.size + size], frame[PREFIX.size + size :]
     if body and rng.random() < 0.6:
         if kind in _IN_TWO_PARTS:

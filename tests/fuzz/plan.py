@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from tests.fuzz import documents, jobs, links, sessions, values
+from tests.fuzz import contents, documents, jobs, links, sessions, values
 
 if TYPE_CHECKING:
     from tests.fuzz.campaign import Plan
@@ -25,6 +25,9 @@ PLAN: Plan = MappingProxyType(
         "introductions": (30, sessions.introductions),
         "signed introductions": (12, sessions.signed_introductions),
         "sealed frames": (60, sessions.sealed_frames),
+        "references": (20, contents.references),
+        "records": (20, contents.records),
+        "sealed records": (20, contents.sealed_records),
         "signed words": (15, documents.signed_words),
         "certificates": (10, documents.certificates),
         "job credentials": (10, documents.job_credentials),

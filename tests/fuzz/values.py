@@ -17,10 +17,10 @@ from cellnet.message import Reply
 from cellnet.payload import Encoding, decode, encode
 from cellnet.protocol.envelope import Answer, Content, Entry, Order, Status, join, part, unpack_ranges
 from cellnet.protocol.events import Replied
-from cellnet.protocol.frames import FrameDecoder, pack, unpack
+from cellnet.protocol.frames import FrameDecoder, Kind, pack, unpack
 from tests.fuzz.mutation import packed, vary, vary_packed
 from tests.fuzz.target import Target
-from tests.protocol.test_fuzz import FRAMES, LONGEST, Talk, mutate, mutate_behind_the_prefix
+from tests.protocol.test_fuzz import FRAMES, KIND_OFFSET, LONGEST, Talk, mutate, mutate_behind_the_prefix
 
 if TYPE_CHECKING:
     import random
@@ -54,7 +54,7 @@ def names(_lab: Lab) -> Target:
 
 
 def headers(_lab: Lab) -> Target:
-    valid = [make(Talk()) for make in FRAMES]
+    valid = [frame for frame in (make(Talk()) for make in FRAMES) if frame[KIND_OFFSET] != Kind.DATA]
     types = (int, str, bytes, list, dict, bool, (str, type(None)))
     read = [next(iter(FrameDecoder().feed(frame))).header for frame in valid]
     shapes = [[type(field) for field in msgpack.unpackb(header)] for header in read]

@@ -7,8 +7,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from cellnet.fqcn import FQCN
-from cellnet.protocol.feed import OFFSET
-from cellnet.protocol.frames import Kind
+from cellnet.protocol.fetch import Altered
+from cellnet.protocol.frames import OFFSET, Kind
 from cellnet.protocol.offer import Held
 from cellnet.protocol.records import Opener
 from tests.protocol.conftest import encode_frame
@@ -57,8 +57,12 @@ class Counted(Held):
 class Small(Counted):
     """The same, in small pieces."""
 
+    def __init__(self, whole: bytes, size: int = 1000) -> None:
+        super().__init__(whole)
+        self.size = size
+
     def read(self, offset: int, limit: int) -> Buffer:
-        return super().read(offset, min(limit, 1000))
+        return super().read(offset, min(limit, self.size))
 
 
 class Growing:
@@ -130,7 +134,8 @@ class Opened(Taken):
         self.opener.rewind()
 
     def end(self) -> None:
-        self.opener.end()
+        if not self.opener.is_whole:
+            raise Altered("it ended before its last record")
         super().end()
 
 

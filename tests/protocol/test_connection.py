@@ -21,7 +21,7 @@ from cellnet.protocol.connection import (
 )
 from cellnet.protocol.frames import MAX_REMAINING_MS, Frame, Kind, pack, unpack
 from cellnet.protocol.handshake import Handshake, Self
-from tests.protocol.conftest import MEMORY, NONCE, WALL, decode_frames
+from tests.protocol.conftest import MEMORY, NONCE, WALL, decode_frames, encode_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -245,6 +245,16 @@ def test_the_owner_is_woken_before_there_is_something_to_send_after_there_was_no
     assert not connection.has_output
     connection.control(Kind.PING)
     assert woken == [True, True]
+
+
+def test_what_is_held_of_an_incomplete_frame_is_known_to_who_makes_room_for_it(connection: Connection) -> None:
+    frame = encode_frame(Kind.REQUEST, b"header", b"body")
+    assert list(connection.receive(frame[:20], NOW)) == []
+    assert connection.held_bytes == 20
+    buffer = memoryview(bytearray(20) + frame[20:])
+    (received,) = connection.receive(buffer, NOW, connection.held_bytes)
+    assert (received.header, received.body) == (b"header", b"body")
+    assert (connection.held_bytes, connection.statistics.bytes_received) == (0, len(frame))
 
 
 # Deadlines

@@ -16,8 +16,10 @@ from cellnet.protocol.connection import MAX_REASON
 from cellnet.protocol.envelope import MAX_ENTRIES, MAX_KEY, Entry, Order
 from cellnet.protocol.frames import (
     MAX_BODY,
+    MAX_DATA,
     MAX_HEADER,
     MAX_LIST,
+    OFFSET,
     PREFIX,
     Frame,
     FrameDecoder,
@@ -29,13 +31,36 @@ from tests.protocol.conftest import encode_frame
 
 frames = st.builds(
     Frame,
-    kind=st.sampled_from(Kind),
+    kind=st.sampled_from([kind for kind in Kind if kind is not Kind.DATA]),
     hop=st.integers(0, 255),
     label=st.integers(0, 2**32 - 1),
     remaining_ms=st.integers(0, 2**32 - 1),
     header=st.binary(max_size=40),
     body=st.binary(max_size=40),
+) | st.builds(
+    lambda label, offset, body: Frame(Kind.DATA, 0, label, 0, OFFSET.pack(offset), body),
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 2**63),
+    st.binary(max_size=40),
 )
+
+
+def merged(received: list[Frame]) -> list[Frame]:
+    """Put the parts of DATA together that belong together: the bytes came in pieces."""
+    whole: list[Frame] = []
+    for frame in received:
+        last = whole[-1] if whole else None
+        if frame.kind is not Kind.DATA:
+            whole.append(frame)
+        elif last is not None and last.kind is Kind.DATA and last.label == frame.label and follows(last, frame):
+            whole[-1] = last._replace(body=bytes(last.body) + bytes(frame.body))
+        elif frame.body:
+            whole.append(frame._replace(body=bytes(frame.body)))
+    return whole
+
+
+def follows(last: Frame, frame: Frame) -> bool:
+    return OFFSET.unpack(last.header)[0] + len(last.body) == OFFSET.unpack(frame.header)[0]
 
 
 def encode(frame: Frame) -> bytes:
@@ -52,7 +77,7 @@ def test_frames_come_out_as_they_went_in_however_the_bytes_are_cut(sent: list[Fr
     received = []
     for start, stop in zip([0, *cuts], [*cuts, len(stream)], strict=True):
         received += decoder.feed(stream[start:stop])
-    assert received == sent
+    assert merged(received) == merged(sent)
     assert decoder.held_bytes == 0
 
 
@@ -70,7 +95,7 @@ def test_frames_are_the_same_if_what_is_held_goes_to_the_room_before_what_comes(
         arrived = list(decoder.feed(buffer[: held + stop - start], held))
         received += [frame._replace(body=bytes(frame.body)) for frame in arrived]
         buffer[:] = bytes(len(buffer))
-    assert received == sent
+    assert merged(received) == merged(sent)
 
 
 def test_the_prefix_is_sixteen_bytes_in_network_order() -> None:
@@ -92,15 +117,30 @@ def test_frames_keep_nothing_of_the_buffer_they_came_in(kind_of_buffer: type) ->
 
 
 def test_only_the_body_of_data_lies_in_the_buffer_it_came_in() -> None:
-    data = encode_frame(Kind.DATA, b"abc", b"def")
+    data = encode_frame(Kind.DATA, OFFSET.pack(7), b"def")
     buffer = bytearray(data + data[:9])
     decoder = FrameDecoder()
     (frame,) = decoder.feed(memoryview(buffer))
-    assert (frame.header, frame.body) == (b"abc", b"def")
+    assert (frame.header, frame.body) == (OFFSET.pack(7), b"def")
     buffer[:] = bytes(len(buffer))
-    assert (frame.header, frame.body) == (b"abc", bytes(3))
+    assert (frame.header, frame.body) == (OFFSET.pack(7), bytes(3))
     (frame,) = decoder.feed(data[9:])
-    assert (frame.header, frame.body) == (b"abc", b"def")
+    assert (frame.header, frame.body) == (OFFSET.pack(7), b"def")
+
+
+def test_data_is_handed_on_as_it_comes_and_never_held() -> None:
+    data = encode_frame(Kind.DATA, OFFSET.pack(100), bytes(range(200)), label=3)
+    decoder = FrameDecoder()
+    received = []
+    for start, stop in ((0, 20), (20, 24), (24, 30), (30, 31), (31, len(data))):
+        received += decoder.feed(data[start:stop])
+    assert [(OFFSET.unpack(frame.header)[0], len(frame.body), frame.label) for frame in received] == [
+        (100, 6, 3),
+        (106, 1, 3),
+        (107, 193, 3),
+    ]
+    assert b"".join(bytes(frame.body) for frame in received) == bytes(range(200))
+    assert decoder.held_bytes == 0
 
 
 def test_the_largest_frame_is_allowed_byte_by_byte() -> None:
@@ -119,6 +159,9 @@ def test_the_largest_frame_is_allowed_byte_by_byte() -> None:
         (2**32 - 1, 65535, Kind.REQUEST),
         (1, 1, 0),
         (1, 1, 17),
+        (7, 7, Kind.DATA),
+        (9, 9, Kind.DATA),
+        (MAX_DATA + 9, 8, Kind.DATA),
         (1, 1, 31),
         (1, 1, 41),
         (1, 1, 255),

@@ -17,12 +17,13 @@ import msgpack
 import pytest
 from coverage import Coverage
 
-from cellnet.errors import HandshakeError, ProtocolError
+from cellnet.errors import HandshakeError, ProtocolError, RemoteProtocolError
 from cellnet.fqcn import FQCN
 from cellnet.protocol.envelope import Answer, Content, Entry, Order, Status, join, part, unpack_ranges
 from cellnet.protocol.events import Cancelled, LinkFailed, Message
-from cellnet.protocol.frames import PREFIX, FrameDecoder, Kind, pack, unpack
+from cellnet.protocol.frames import OFFSET, PREFIX, FrameDecoder, Kind, pack, unpack
 from cellnet.protocol.introduction import ENTROPY_BYTES, Introduction, Party, answer
+from cellnet.protocol.offer import Held
 from cellnet.protocol.switch import _nacked
 from tests.protocol.conftest import (
     MEMORY,
@@ -38,6 +39,7 @@ from tests.protocol.conftest import (
     order,
     request_body,
 )
+from tests.protocol.contents import NAME, Taken, nothing_is_left
 from tests.protocol.halves import A, B
 
 if TYPE_CHECKING:
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
 
     from cellnet.protocol.connection import Connection
     from cellnet.protocol.endpoint import Endpoint
+    from cellnet.protocol.fetch import Fetch
+    from cellnet.protocol.offer import Offer
 
 SEED = int(os.environ.get("CELLNET_FUZZ_SEED", "20261122"))
 INPUTS = 4_000 if Coverage.current() else int(os.environ.get("CELLNET_FUZZ_INPUTS", "20000"))
@@ -77,6 +81,8 @@ class Talk:
     """Of the neighbour and of the endpoint."""
     asked: bytes = open_body("server", "C.c")
     """The body of an OPEN that is not answered yet, to a cell behind the neighbour."""
+    content: bytes = NAME
+    """What the endpoint holds."""
 
 
 ROUTED = {"hop": 5, "remaining_ms": 60_000}
@@ -107,6 +113,27 @@ FRAMES: tuple[Callable[[Talk], bytes], ...] = (
     lambda talk: encode_frame(Kind.GOAWAY, pack("bye")),
     lambda talk: encode_frame(Kind.PROBE, b"\x90"),
     lambda talk: encode_frame(Kind.ALIVE, b"\x90"),
+    *(
+        lambda talk, label=label, upto=upto: encode_frame(  # type: ignore[misc]
+            Kind.WANT, pack(talk.names[1], talk.content, 0, 0, upto), label=label
+        )
+        for label, upto in ((1, 70_000), (3, 100), (4, 2**62))
+    ),
+    *(
+        lambda talk, label=label: encode_frame(  # type: ignore[misc]
+            Kind.WANT, pack("X" if talk.names[1] == "server" else "R.a", NAME, 100, 50, 5000), label=label
+        )
+        for label in (2, 5)
+    ),
+    lambda talk: encode_frame(Kind.DATA, OFFSET.pack(0), b"the first bytes", label=1),
+    lambda talk: encode_frame(Kind.DATA, OFFSET.pack(15), b"and more", label=1),
+    lambda talk: encode_frame(Kind.DATA, OFFSET.pack(0), b"of another", label=2),
+    lambda talk: encode_frame(Kind.END, pack(23), label=1),
+    lambda talk: encode_frame(Kind.END, pack(0), label=2),
+    lambda talk: encode_frame(Kind.ABORT, pack(True, "lost", "a link was lost"), label=1),
+    lambda talk: encode_frame(Kind.ABORT, pack(True, "gone", "it is gone"), label=2),
+    lambda talk: encode_frame(Kind.ABORT, pack(False, "stopped", ""), label=1),
+    lambda talk: encode_frame(Kind.ABORT, pack(False, "lost", ""), label=2),
     lambda talk: encode_frame(Kind.OPEN, pack(0, 1), open_body(*talk.names, epoch=talk.epoch), label=0, **ROUTED),
     lambda talk: encode_frame(
         Kind.OPEN,
@@ -186,7 +213,7 @@ class State:
         peer.send_bytes(self.opening)
         if not self.neighbour or not talks:
             peer.connection.take(now)
-            return Neighbour(peer, Talk(), ())
+            return Neighbour(peer, Talk(), (), (), None)
         to = FQCN(self.neighbour)
         how = {"deadline": now + 60.0, "now": now}
         calls = (
@@ -194,6 +221,8 @@ class State:
             endpoint.request([to, FQCN("C.c"), FQCN("X")], "t", 1, b"", **how),
             endpoint.request([to], "t", 1, b"", key="k", **how),
         )
+        fetches = tuple(endpoint.plane.fetch(to, NAME, Taken(is_patient=number > 0), now) for number in range(2))
+        offer = endpoint.plane.offer(Held([CONTENT * 10_000]), now=now, is_for_one=False)
         names = self.neighbour, self.name
         peer.routes[0] = names
         peer.opened(ASKING)
@@ -206,7 +235,8 @@ class State:
             elif frame.kind is Kind.REQUEST:
                 sequence = Order.unpack(part(frame.body)[0]).sequence
         assert sequence
-        return Neighbour(peer, Talk(session, sequence, epoch, names, peer.asked["C.c"]), calls)
+        talk = Talk(session, sequence, epoch, names, peer.asked["C.c"], offer.content)
+        return Neighbour(peer, talk, calls, fetches, offer)
 
 
 @dataclass(frozen=True)
@@ -216,6 +246,8 @@ class Neighbour:
     peer: Peer
     talk: Talk
     calls: tuple[int, ...]
+    fetches: tuple[Fetch, ...]
+    offer: Offer | None
 
     def close(self, now: float) -> None:
         """End the link, and want nothing more of it."""
@@ -223,6 +255,10 @@ class Neighbour:
         endpoint.close(self.peer.connection, now)
         for call in self.calls:
             endpoint.give_up(call, now)
+        for fetch in self.fetches:
+            fetch.cancel()
+        if self.offer is not None:
+            self.offer.withdraw("gone", "")
 
 
 def bound(*labels: tuple[str, str | None]) -> bytes:
@@ -395,6 +431,7 @@ def check_nothing_is_left(endpoint: Endpoint, now: float) -> None:
     drain(endpoint, now)
     assert len(endpoint.connections) == len(endpoint.router) == 1
     assert endpoint.exchange.pending == 0
+    nothing_is_left([endpoint])
     (other,) = endpoint.connections
     assert len(list(other.routes_out())) < 100
     assert not any(route.source for route in other.routes_out())
@@ -471,5 +508,10 @@ def test_a_mutated_frame_behind_its_prefix_is_still_one_frame() -> None:
     rng = random.Random(SEED)
     for _ in range(2000):
         data = mutate_behind_the_prefix(rng, rng.choice(frames(Talk())))
-        assert len(list(FrameDecoder().feed(data))) == 1
+        _length, header, kind = PREFIX.unpack_from(data)[:3]
+        if kind == Kind.DATA and header != OFFSET.size:
+            with pytest.raises(RemoteProtocolError):
+                list(FrameDecoder().feed(data))
+        else:
+            assert len(list(FrameDecoder().feed(data))) == 1
         assert struct.unpack_from(">I", data)[0] == len(data) - PREFIX.size

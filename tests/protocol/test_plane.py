@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import msgpack
@@ -11,6 +12,7 @@ from cellnet.errors import Busy
 from cellnet.fqcn import FQCN
 from cellnet.protocol import plane
 from cellnet.protocol.frames import FRAME_BYTES, Kind
+from cellnet.protocol.offer import HOLD_SECONDS
 from cellnet.protocol.plane import FORGET_SECONDS, LOOK_SECONDS
 from cellnet.protocol.want import WINDOW_BYTES
 from tests.protocol.conftest import Net, encode_frame
@@ -79,7 +81,7 @@ def test_what_a_cell_has_itself_comes_in_batches_and_others_have_their_turn_in_b
         net["A"].tick(max(net.now, net["A"].due))
         came.append(sink.position)
     assert len(came) > 3
-    assert max(after - before for before, after in zip(came, came[1:], strict=False)) <= MIB + FRAME_BYTES
+    assert max(after - before for before, after in itertools.pairwise(came)) <= MIB + FRAME_BYTES
 
 
 def test_a_content_that_is_for_all_stays_until_it_is_withdrawn(net: Net) -> None:
@@ -177,7 +179,7 @@ def test_a_sink_is_sent_no_more_than_it_has_room_for_and_the_rest_when_it_has(ne
     assert other.bytes == whole
     for upto in (0, 1, 100_000, 100_001, 300_000):
         sink.upto = upto
-        fetched.extend()
+        fetched.extend(net.now)
         net.tick(100)
         assert (len(sink.bytes), source.sent) == (upto, upto)
     assert (sink.outcomes, sink.bytes) == (["whole"], whole)
@@ -203,7 +205,7 @@ def test_what_is_wanted_stays_as_long_as_it_is_wanted_and_some_time_longer(net: 
     net.tick(500)
     assert net["A"].plane.offers
     fetched.cancel()
-    net.tick(FORGET_SECONDS - LOOK_SECONDS)
+    net.tick(HOLD_SECONDS - LOOK_SECONDS)
     assert net["A"].plane.offers
     net.tick(2 * LOOK_SECONDS)
     nothing_is_left(net.endpoints.values())

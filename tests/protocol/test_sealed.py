@@ -63,6 +63,11 @@ def watch(net: Net, link: str = "R") -> list[Frame]:
     return seen
 
 
+def test_a_cell_with_credentials_seals_what_it_sends_and_no_other() -> None:
+    assert all(endpoint.is_sealing for endpoint in sealed_net().endpoints.values())
+    assert not any(endpoint.is_sealing for endpoint in Net.tree("A").endpoints.values())
+
+
 def outcomes(net: Net, origin: str = "server") -> list[str]:
     return [type(o).__name__ if isinstance(o, Replied) else type(o.error).__name__ for o in net.outcomes(origin)]
 

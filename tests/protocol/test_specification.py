@@ -26,6 +26,7 @@ from cellnet.protocol import (
     gathering,
     handshake,
     lanes,
+    offer,
     passage,
     plane,
     presence,
@@ -92,8 +93,10 @@ def test_every_kind_of_frame_has_its_number_there() -> None:
         ("contents that a cell wants for itself", f"{plane.MAX_CONTENTS:,}"),
         ("contents that pass through a cell", f"{plane.MAX_CONTENTS:,}"),
         ("contents that one neighbour wants", f"{plane.MAX_SUPPLIES:,}"),
-        ("a content's bytes in one DATA", f"{frames.FRAME_BYTES:,} bytes"),
-        ("wanted of one content, and not come", f"{want.WINDOW_BYTES // MIB} MiB"),
+        ("a content's bytes in one DATA", f"{frames.MAX_DATA:,} bytes"),
+        ("the same, where contents share a link", f"{frames.FRAME_BYTES:,} bytes"),
+        ("wanted of one content, and not come", f"{want.MAX_WINDOW_BYTES // MIB} MiB"),
+        ("contents that were reset, of which it is known why", f"{plane.MAX_RESETS:,}"),
         ("wanted by a cell for others, and not left again", f"{passage.TRANSIT_BYTES // MIB} MiB"),
     ],
 )
@@ -143,10 +146,11 @@ def test_how_requests_are_repeated_and_settled_is_said_there(said: str) -> None:
         f"begins with {fetch.PAUSE_SECONDS * 1000:.0f} ms and doubles up to {fetch.MAX_PAUSE_SECONDS:.0f} seconds",
         f"gives up. So it does after {fetch.NO_PROGRESS_SECONDS:.0f} seconds without a byte",
         f"After {fetch.SILENCE_SECONDS:.0f} seconds without a byte it says ABORT",
+        f"at least {offer.HOLD_SECONDS:.0f} seconds after it was last said to be wanted",
         f"said again every {plane.LOOK_SECONDS:.0f} seconds, on every link",
         f"did not hear a label for {plane.FORGET_SECONDS:.0f} seconds forgets it",
         f"More is wanted when it is {want.STEP_BYTES // 1024} KiB more",
-        f"All records but the last have {records.TEXT_BYTES + 4 + sealing.OVERHEAD:,} bytes in all",
+        f"All records of a payload but the last have {records.TEXT_BYTES + 4 + sealing.OVERHEAD:,} bytes in all",
         f"After {fetch.MAX_ALTERED} times it gives up",
     ],
 )
@@ -160,7 +164,7 @@ def test_every_code_that_ends_a_content_is_there() -> None:
     package = Path(plane.__file__).parent
     text = "".join((package / f"{name}.py").read_text(encoding="utf-8") for name in ("plane", "fetch", "offer", "want"))
     said = set(re.findall(r'(?:_stop|_fail|_drop|broken|_later|withdraw|return)\((?:supply, )?"([a-z]+)"', text))
-    said |= set(re.findall(r'return "([a-z]+)", f"', text)) | want.TEMPORARY
+    said |= set(re.findall(r'return "([a-z]+)", ', text)) | want.TEMPORARY
     assert said == listed
 
 

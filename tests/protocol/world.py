@@ -70,6 +70,8 @@ class Wire:
     connecting: Connection
     vanishes: str = ""
     """Which bytes vanish: those that go ``up``, those that go ``down``, or ``both``."""
+    is_held: bool = False
+    """Whether nobody reads: what is sent waits where it is."""
     ended: set[Connection] = field(default_factory=set)
 
     def ends(self, connection: Connection) -> tuple[Process, Connection, Process, bool]:
@@ -83,7 +85,7 @@ class Wire:
         moved = False
         for source in (self.listening, self.connecting):
             _me, target, process, arrives = self.ends(source)
-            if source not in self.ended and (buffers := source.take(now)):
+            if source not in self.ended and not self.is_held and (buffers := source.take(now)):
                 moved = True
                 if arrives and target not in self.ended:
                     process.endpoint.receive(target, b"".join(buffers), now)

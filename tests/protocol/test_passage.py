@@ -1,0 +1,280 @@
+"""Contents that pass through a relay: it keeps what it may, and nothing longer than it takes to pass it on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cellnet.fqcn import FQCN
+from cellnet.protocol import passage
+from cellnet.protocol.frames import FRAME_BYTES, OFFSET, Kind, unpack
+from cellnet.protocol.want import STEP_BYTES, WINDOW_BYTES
+from tests.protocol.conftest import Net, Peer, encode_frame, new_endpoint
+from tests.protocol.contents import (
+    EVERYTHING,
+    NAME,
+    Taken,
+    content,
+    data,
+    fetch,
+    nothing_is_left,
+    offer,
+    plane_is_empty,
+    said,
+    want,
+)
+
+if TYPE_CHECKING:
+    from cellnet.protocol.endpoint import Endpoint
+    from cellnet.protocol.passage import Transit
+
+
+@pytest.fixture
+def relay() -> Endpoint:
+    return new_endpoint("R")
+
+
+@pytest.fixture
+def above(relay: Endpoint) -> Peer:
+    return Peer.parent(relay, "R")
+
+
+@pytest.fixture
+def below(relay: Endpoint, above: Peer) -> Peer:
+    child = Peer.child(relay, "c")
+    above.frames()
+    return child
+
+
+def wanted(peer: Peer) -> dict[int, list[int]]:
+    """Return what was wanted since the last call, by label: from where, what is acknowledged, up to where."""
+    frames = peer.frames()
+    assert {frame.kind for frame in frames} <= {Kind.WANT}
+    return {frame.label: unpack(frame.header, str, bytes, int, int, int)[2:] for frame in frames}
+
+
+def held(transit: Transit) -> int:
+    return sum(len(piece) for one in transit.passages for piece in one._pieces)
+
+
+# What passes
+
+
+def test_what_is_wanted_below_is_wanted_above_and_what_comes_goes_down(
+    relay: Endpoint, above: Peer, below: Peer
+) -> None:
+    whole = content(FRAME_BYTES + 10)
+    want(below, 1, "server", start=0, acknowledged=0, upto=1000)
+    assert wanted(above) == {1: [0, 0, 1000]}
+    data(above, 1, 0, whole[:600])
+    data(above, 1, 600, whole[600:1000])
+    frames = below.frames()
+    assert [(frame.label, *OFFSET.unpack(frame.header), bytes(frame.body)) for frame in frames] == [
+        (1, 0, whole[:600]),
+        (1, 600, whole[600:1000]),
+    ]
+    want(below, 1, "server", acknowledged=700, upto=EVERYTHING)
+    assert wanted(above) == {1: [0, 700, 1000 + WINDOW_BYTES]}
+    data(above, 1, 1000, whole[1000:])
+    above.send(Kind.END, len(whole), label=1)
+    assert relay.plane.transit.promised == len(whole) - 1000
+    assert said(below.frames()) == [(Kind.DATA, 1), (Kind.END, 1)]
+    assert relay.plane.transit.promised == 0
+    below.send(Kind.ABORT, False, "done", "", label=1)
+    (done,) = above.frames()
+    assert unpack(done.header, bool, str, str) == [False, "done", ""]
+    plane_is_empty(relay)
+
+
+def test_a_piece_that_is_larger_than_what_is_wanted_is_passed_on_in_two(
+    relay: Endpoint, above: Peer, below: Peer
+) -> None:
+    want(below, 1, "server", start=7, upto=17)
+    transit = relay.plane.transit
+    (one,) = transit.passages
+    one.want.upto, transit.promised = 27, 20  # as if more had been wanted once
+    data(above, 1, 7, b"0123456789abcdefghij")
+    assert [bytes(frame.body) for frame in below.frames()] == [b"0123456789"]
+    assert (held(transit), transit.promised) == (10, 10)
+    want(below, 1, "server", start=7, upto=100)
+    assert [bytes(frame.body) for frame in below.frames()] == [b"abcdefghij"]
+
+
+def test_a_want_without_room_is_passed_on_at_once_so_that_labels_keep_their_order(
+    relay: Endpoint, above: Peer, below: Peer
+) -> None:
+    want(below, 1, "server", upto=0)
+    want(below, 2, "server", upto=5)
+    assert wanted(above) == {1: [0, 0, 0], 2: [0, 0, 5]}
+    want(below, 1, "server", upto=3)
+    assert wanted(above) == {1: [0, 0, 3]}
+
+
+def test_bad_news_and_the_end_of_a_link_are_passed_on_and_nothing_is_kept(
+    relay: Endpoint, above: Peer, below: Peer
+) -> None:
+    for label in (1, 2, 3):
+        want(below, label, "server", upto=EVERYTHING)
+        data(above, label, 0, b"some")
+    above.send(Kind.ABORT, True, "gone", "it is", label=1)
+    above.send(Kind.END, 9, label=2)
+    relay.close(above.connection, 0.0)
+    aborts = [frame for frame in below.frames() if frame.kind is Kind.ABORT]
+    assert [(one.label, *unpack(one.header, bool, str, str)[:2]) for one in aborts] == [
+        (1, True, "gone"),
+        (2, True, "lost"),
+        (3, True, "lost"),
+    ]
+    plane_is_empty(relay)
+
+
+def test_when_who_wants_it_is_lost_it_is_wanted_no_more(relay: Endpoint, above: Peer, below: Peer) -> None:
+    want(below, 1, "server", upto=EVERYTHING)
+    data(above, 1, 0, b"some")
+    above.frames()
+    relay.close(below.connection, 0.0)
+    (abort,) = [frame for frame in above.frames() if frame.kind is Kind.ABORT]
+    assert unpack(abort.header, bool, str, str)[:2] == [False, "lost"]
+    plane_is_empty(relay)
+
+
+# How much
+
+
+@pytest.fixture
+def crowded(monkeypatch: pytest.MonkeyPatch) -> int:
+    limit = 2 * WINDOW_BYTES + 5 * FRAME_BYTES
+    monkeypatch.setattr(passage, "TRANSIT_BYTES", limit)
+    return limit
+
+
+def test_a_relay_wants_no_more_than_it_may_for_all_and_then_a_frame_of_each(
+    relay: Endpoint, above: Peer, below: Peer, crowded: int
+) -> None:
+    for label in range(1, 8):
+        want(below, label, "server", upto=EVERYTHING)
+    shares = [upto for _start, _acknowledged, upto in wanted(above).values()]
+    assert shares == [WINDOW_BYTES, WINDOW_BYTES, 5 * FRAME_BYTES] + [FRAME_BYTES] * 4
+    transit = relay.plane.transit
+    assert transit.promised == crowded + 4 * FRAME_BYTES
+    for label, upto in enumerate(shares, 1):
+        for offset in range(0, upto, FRAME_BYTES):
+            data(above, label, offset, bytes(FRAME_BYTES))
+    assert held(transit) == transit.promised == sum(shares)
+    assert wanted(above) == {}
+
+
+def test_those_held_back_go_on_when_there_is_room_and_all_get_on(
+    relay: Endpoint, above: Peer, below: Peer, crowded: int
+) -> None:
+    for label in range(1, 8):
+        want(below, label, "server", upto=EVERYTHING)
+    uptos = {label: upto for label, (_start, _acknowledged, upto) in wanted(above).items()}
+    positions = dict.fromkeys(uptos, 0)
+    transit = relay.plane.transit
+    for number in range(600):
+        label = 1 + number % 7
+        if positions[label] < uptos[label]:
+            data(above, label, positions[label], bytes(FRAME_BYTES))
+            positions[label] += FRAME_BYTES
+        while buffers := below.connection.take(0.0):
+            assert buffers
+        for frame in above.frames():
+            uptos[frame.label] = unpack(frame.header, str, bytes, int, int, int)[4]
+        assert transit.promised == sum(one.promised for one in transit.passages)
+        assert transit.promised <= crowded + 7 * FRAME_BYTES
+    assert min(positions.values()) > 30 * FRAME_BYTES
+    for label in range(1, 7):
+        below.send(Kind.ABORT, False, "stopped", "", label=label)
+    assert wanted_last(above)[7] >= positions[7] + WINDOW_BYTES - STEP_BYTES, "who is alone gets all"
+    below.send(Kind.ABORT, False, "stopped", "", label=7)
+    plane_is_empty(relay)
+
+
+def wanted_last(peer: Peer) -> dict[int, int]:
+    frames = [frame for frame in peer.frames() if frame.kind is Kind.WANT]
+    return {frame.label: unpack(frame.header, str, bytes, int, int, int)[4] for frame in frames}
+
+
+def test_who_was_held_back_and_ended_is_asked_no_more(relay: Endpoint, above: Peer, below: Peer, crowded: int) -> None:
+    for label in range(1, 6):
+        want(below, label, "server", upto=EVERYTHING)
+    data(above, 4, 0, b"all of it")
+    above.send(Kind.END, 9, label=4)
+    above.send(Kind.ABORT, True, "gone", "it is", label=5)
+    above.frames()
+    below.send(Kind.ABORT, False, "stopped", "", label=1)
+    assert set(wanted_last(above)) == {3}
+    transit = relay.plane.transit
+    assert transit.promised == sum(one.promised for one in transit.passages) <= crowded
+
+
+def test_a_slow_child_delays_only_its_own_wants(relay: Endpoint, above: Peer, below: Peer) -> None:
+    other = Peer.child(relay, "d")
+    want(below, 1, "server", upto=EVERYTHING)
+    want(other, 1, "server", upto=EVERYTHING)
+    offsets = {1: 0, 2: 0}
+    for _ in range(100):
+        uptos = wanted_last(above)
+        for label in (1, 2):
+            while offsets[label] < uptos.get(label, 0):
+                data(above, label, offsets[label], bytes(FRAME_BYTES))
+                offsets[label] += FRAME_BYTES
+        while other.connection.take(0.0):
+            pass
+    assert offsets[1] == held(relay.plane.transit) == WINDOW_BYTES
+    assert offsets[2] > 10 * WINDOW_BYTES
+
+
+def test_all_that_passes_a_small_relay_comes_as_it_was(crowded: int) -> None:
+    net = Net.tree("R.a", "R.b", "R.c")
+    whole = [content(3 * WINDOW_BYTES, number) for number in range(4)]
+    pairs = [("server", "R.a"), ("R.a", "R.b"), ("R.b", "server"), ("R.c", "R.a")]
+    sinks = [Taken() for _ in pairs]
+    for (origin, destination), one, sink in zip(pairs, whole, sinks, strict=True):
+        fetch(net, destination, origin, offer(net, origin, one), sink)
+    net.tick(0.1)
+    for one, sink in zip(whole, sinks, strict=True):
+        assert (sink.outcomes, sink.bytes) == (["whole"], one)
+    nothing_is_left(net.endpoints.values())
+
+
+# What lies in a buffer that is used again
+
+
+def test_what_passes_is_copied_when_it_is_to_be_kept(relay: Endpoint, above: Peer, below: Peer) -> None:
+    want(below, 1, "server", upto=EVERYTHING)
+    buffer = bytearray(encode_frame(Kind.DATA, OFFSET.pack(0), b"as it came", label=1))
+    relay.receive(above.connection, memoryview(buffer), 0.0)
+    relay.keep()
+    buffer[:] = bytes(len(buffer))
+    relay.keep()
+    assert [bytes(frame.body) for frame in below.frames()] == [b"as it came"]
+
+
+def test_what_is_not_kept_changes_with_the_buffer(relay: Endpoint, above: Peer, below: Peer) -> None:
+    """Or nothing would have to be kept, and the test above would show nothing."""
+    want(below, 1, "server", upto=EVERYTHING)
+    buffer = bytearray(encode_frame(Kind.DATA, OFFSET.pack(0), b"as it came", label=1))
+    relay.receive(above.connection, memoryview(buffer), 0.0)
+    buffer[:] = bytes(len(buffer))
+    assert [bytes(frame.body) for frame in below.frames()] == [bytes(10)]
+
+
+def test_what_leaves_at_once_is_not_copied(relay: Endpoint, above: Peer, below: Peer) -> None:
+    want(below, 1, "server", upto=EVERYTHING)
+    buffer = bytearray(encode_frame(Kind.DATA, OFFSET.pack(0), b"as it came", label=1))
+    relay.receive(above.connection, memoryview(buffer), 0.0)
+    _head, body = below.connection.take(0.0)
+    assert isinstance(body, memoryview)
+    assert body.obj is buffer
+
+
+def test_what_a_cell_takes_for_itself_is_its_own(relay: Endpoint, above: Peer) -> None:
+    sink = Taken()
+    relay.plane.fetch(FQCN("server"), NAME, sink, 0.0)
+    buffer = bytearray(encode_frame(Kind.DATA, OFFSET.pack(0), b"as it came", label=1))
+    relay.receive(above.connection, memoryview(buffer), 0.0)
+    buffer[:] = bytes(len(buffer))
+    assert sink.bytes == b"as it came"
