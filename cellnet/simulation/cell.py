@@ -158,14 +158,15 @@ class SimulatedCell(Process):
         buffer, endpoint, start = self._buffer, self.endpoint, 0
         while start < len(data) and connection in self.ends:
             held = connection.held_bytes
-            piece = data[start : start + len(buffer) - held]
+            piece = data[start : start + BUFFER_BYTES - held]
             start += len(piece)
             stop = held + len(piece)
-            buffer[held:stop] = piece
-            endpoint.receive(connection, buffer[:stop], self.timeline.now, held)
+            view = buffer[:stop]
+            view[held:] = piece
+            endpoint.receive(connection, view, self.timeline.now, held)
             self._settle()
             endpoint.keep()
-            buffer[:stop] = _OVERWRITTEN[:stop]
+            view[:] = _OVERWRITTEN[:stop]
             if endpoint.plane.transit.passages:
                 self._look_at_transit()
 
