@@ -31,7 +31,7 @@ CALM_SECONDS = 16.0
 """How long a run goes on at least after all was repaired: so long a dead link may look like one."""
 MAX_CALM_SECONDS = 240.0
 """When it must have come to rest: the longest deadline, and then twice as long as a content is kept for nobody."""
-ERRANDS_FOR_CONTENT = 50
+ERRANDS_FOR_CONTENT = 66
 """For so many errands there is one with a content, and half a stream."""
 PROBE_SECONDS = 5.0
 """How long a cell at rest may take to ask another one twice, which is before any answer is forgotten by itself."""

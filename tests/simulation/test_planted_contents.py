@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SEEDS = 20
 
 # Few cells, so that faults are near the contents, and many of these.
-faulty = partial(simulate, cells=8, faults=60, errands=400)
+faulty = partial(simulate, cells=8, faults=60, errands=528)
 hostile = partial(faulty, hostile=True)
 
 
