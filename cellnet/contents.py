@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cellnet.protocol.frames import Buffer
     from cellnet.protocol.offer import Offer
 
-__all__ = ["Contents"]
+__all__ = ["Contents", "Reference", "Whole"]
 
 
 class Reference(NamedTuple):
@@ -134,7 +134,7 @@ class Contents:
         if reference.size > self._max_bytes:
             size, limit = reference.size, self._max_bytes
             raise PayloadTooLarge(f"a payload of {size} bytes is too large here: {limit} are allowed")
-        sink = _Whole(holder, reference, done)
+        sink = Whole(holder, reference, done)
         fetch = self._endpoint.plane.fetch(holder, reference.content, sink, anyio.current_time())
         self._changed()
         return fetch
@@ -158,7 +158,7 @@ class Contents:
         return Encoding.REFERENCE, pack(packed.encoding, packed.size, offer.content, key), offer
 
 
-class _Whole:
+class Whole:
     """A payload that comes as a content, until all of it is there."""
 
     is_patient = False
@@ -175,28 +175,40 @@ class _Whole:
 
     @property
     def position(self) -> int:
+        """Return how many bytes of it, as they travel, are here for good."""
         return self._bytes.tell() if self._opener is None else self._opener.position
 
     @property
     def upto(self) -> int:
+        """Return to where there is room: for all of it."""
         return 1 << 62
 
     def write(self, data: Buffer) -> None:
+        """Take the next bytes.
+
+        :raises Altered: if they are not what was sealed, or more than was announced
+        """
         if self._opener is None:
             self._take(data)
         else:
             self._opener.write(data)
 
     def rewind(self) -> None:
+        """Forget a record that has not all come."""
         if self._opener is not None:
             self._opener.rewind()
 
     def end(self) -> None:
+        """Take the news that this was all.
+
+        :raises Altered: if it was not
+        """
         if self._bytes.tell() != self._reference.size or (self._opener is not None and not self._opener.is_whole):
             raise Altered("a payload ended before all of it came")
         self._done((self._reference.encoding, self._bytes.getvalue()))
 
     def fail(self, code: str, reason: str) -> None:
+        """Take the news that it cannot be had."""
         self._done(ContentLost(f"a payload of {self._holder} could not be fetched ({code}): {reason}"))
 
     def _take(self, data: Buffer) -> None:

@@ -62,6 +62,7 @@ class Offer:
         self._is_for_one = is_for_one
         self._withdrawn = withdrawn
         self._read = 0
+        self._forgotten = 0
 
     def ready(self) -> None:
         """Send on, as the source has more."""
@@ -92,7 +93,13 @@ class Offer:
         """Hold it longer, and let the source forget what nobody will want again: others may want all, if they may."""
         self.expires = max(self.expires, supply.heard + HOLD_SECONDS)
         if self._is_for_one:
-            self.source.acknowledged(min(acknowledged, self._read))  # nobody can have got more
+            self._forgotten = max(self._forgotten, min(acknowledged, self._read))  # nobody can have got more
+            self.source.acknowledged(self._forgotten)
+            if supply.position < self._forgotten:
+                # A way that the receiver left; or somebody in between acknowledged what had not come, and it would
+                # wait for ever.
+                self.supplies.pop(supply, None)
+                supply.abort("gone", "what is wanted of it was acknowledged, and is held no longer")
 
     def stopped(self, supply: Supply, code: str) -> None:
         """Note that one wants it no more. If it was for one alone, it is held no longer, unless a link was lost."""

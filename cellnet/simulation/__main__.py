@@ -55,6 +55,8 @@ def _show(seed: int, options: dict[str, Any], *, trace: bool) -> int:
     click.echo(f"trace {run.trace}")
     click.echo(f"cells {run.cells}, {run.seconds:g} virtual seconds, {spent:.2f} s of CPU, {len(run.lines)} lines")
     click.echo("requests " + ", ".join(f"{name} {count}" for name, count in run.history.counts().items()))
+    contents = sorted(run.history.deliveries.counts.items())
+    click.echo("contents " + (", ".join(f"{name} {count}" for name, count in contents) or "none"))
     click.echo("faults " + (", ".join(f"{f.name} {n}" for f, n in sorted(run.faults.items(), key=_name)) or "none"))
     violations = run.violations()
     for violation in violations:

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 from cellnet.errors import ConnectError, HandshakeError
 from cellnet.fqcn import FQCN, ROOT
 from cellnet.link import Backoff
+from cellnet.neighbours import BUFFER_BYTES
+from cellnet.payload import Encoding
+from cellnet.protocol import passage
 from cellnet.protocol.connection import BUDGET_BYTES, RESERVE_BYTES
 from cellnet.protocol.endpoint import Endpoint
 from cellnet.protocol.events import Attached, Cancelled, Failed, LinkFailed, MemberJoined, MemberLeft, Message, Replied
 from cellnet.protocol.fencing import StaleEpoch
-from cellnet.protocol.frames import MAX_BODY, MAX_HEADER
+from cellnet.protocol.frames import FRAME_BYTES, MAX_BODY, MAX_HEADER
 from cellnet.protocol.handshake import Transport
 from cellnet.simulation.owner import Owner
 from cellnet.simulation.process import Process
@@ -41,6 +44,8 @@ MAX_QUEUED_BYTES = BUDGET_BYTES + RESERVE_BYTES + MAX_HEADER + MAX_BODY
 """What may wait for one link, with one frame that was the last to find room."""
 _WALL = datetime.datetime(2026, 3, 1, 12, 0, 0, tzinfo=datetime.UTC)
 _TRANSPORT = Transport("memory")
+_OVERWRITTEN = memoryview(b"\xee" * BUFFER_BYTES)
+"""What is in a buffer after it was read: nothing that anybody sent."""
 
 
 class SimulatedCell(Process):
@@ -57,6 +62,7 @@ class SimulatedCell(Process):
         trace: Trace,
         history: History,
         errands: dict[str, Errand],
+        seals: bool,
         pauses: set[float],
     ) -> None:
         """Make a cell that is off.
@@ -64,6 +70,7 @@ class SimulatedCell(Process):
         :param path: the way to its parent; None for the root
         :param pauses: how long cells waited before they dialled again; each time is another, as it is drawn
         :param errands: what a handler is to do, by the number that is asked
+        :param seals: whether it seals contents
         """
         super().__init__(timeline, rng)
         self.fqcn = fqcn
@@ -73,7 +80,9 @@ class SimulatedCell(Process):
         self.trace = trace
         self.faults: list[str] = []
         """What was noticed that cannot be where nobody lies, such as a frame that the protocol does not allow."""
-        self.owner = Owner(self, history, errands)
+        self.excess: list[str] = []
+        """What was held beyond its limit, which cannot be whoever lies."""
+        self.owner = Owner(self, history, errands, seals=seals)
         self.ends: dict[Connection, End] = {}
         """The open links that the endpoint knows."""
         self.most_queued = 0
@@ -85,6 +94,13 @@ class SimulatedCell(Process):
         self._excused: dict[End, None] = {}
         """Ends of children that are not read now, as the link to the parent is full."""
         self._armed = math.inf
+        self._buffer = memoryview(bytearray(BUFFER_BYTES))
+
+    @property
+    def has_contents_above(self) -> bool:
+        """Whether contents are under way between it and its parent."""
+        parent = self.endpoint.router.parent if self.is_up else None
+        return parent is not None and bool(parent.feed.supplies or parent.feed.wants)
 
     # What its owner does. :meth:`_settle` is to follow, as it does where :meth:`do` or :meth:`later` did the call.
 
@@ -107,9 +123,9 @@ class SimulatedCell(Process):
         """No longer want answers; return who owed one, and what is known of that."""
         return self.endpoint.give_up(call, self.timeline.now)
 
-    def reply(self, message: int, status: Status, payload: bytes) -> None:
+    def reply(self, message: int, status: Status, payload: bytes, encoding: int = Encoding.BYTES) -> None:
         """Answer a request, or say that an event was handled."""
-        self.endpoint.ended(message, status, 1, payload, self.timeline.now)
+        self.endpoint.ended(message, status, encoding, payload, self.timeline.now)
 
     def stopped(self, message: int) -> None:
         """Say that a handler was stopped and gives no answer."""
@@ -132,10 +148,37 @@ class SimulatedCell(Process):
                 self._excused[end] = None
                 return
             if data := end.read():
-                self.endpoint.receive(connection, data, self.timeline.now)
+                self._receive(connection, data)
             else:
                 self._forget(connection)
+                self._settle()
+
+    def _receive(self, connection: Connection, data: bytes) -> None:
+        """Take what was read, through a buffer that is then used again: nothing of it may be needed any longer."""
+        buffer, endpoint, start = self._buffer, self.endpoint, 0
+        while start < len(data) and connection in self.ends:
+            held = connection.held_bytes
+            piece = data[start : start + BUFFER_BYTES - held]
+            start += len(piece)
+            stop = held + len(piece)
+            view = buffer[:stop]
+            view[held:] = piece
+            endpoint.receive(connection, view, self.timeline.now, held)
             self._settle()
+            endpoint.keep()
+            view[:] = _OVERWRITTEN[:stop]
+            if endpoint.plane.transit.passages:
+                self._look_at_transit()
+
+    def _look_at_transit(self) -> None:
+        transit = self.endpoint.plane.transit
+        most = passage.TRANSIT_BYTES + FRAME_BYTES * len(transit.passages)
+        if transit.promised > most:
+            self.excess.append(f"{transit.promised} bytes may be here to be passed on: {most} are allowed")
+        for one in transit.passages:
+            held = sum(map(len, one._pieces))
+            if held > one.promised:
+                self.excess.append(f"{held} bytes of a content wait to be passed on: {one.promised} were promised")
 
     def writable(self, end: End) -> None:
         """Send what there was no room for."""
@@ -187,8 +230,8 @@ class SimulatedCell(Process):
             self.later(due, partial(self._ring, due))
         if self._excused and not self._parent_is_full():
             excused, self._excused = self._excused, {}
-            for end in excused:
-                self.readable(end)
+            for end in excused:  # not before what is read now has been: there is one buffer
+                self.later(self.timeline.now, partial(self.readable, end))
 
     def _take(self, event: Event) -> None:
         note = self.trace.note

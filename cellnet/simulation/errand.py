@@ -2,18 +2,50 @@
 
 from __future__ import annotations
 
+import random
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from cellnet.fqcn import FQCN
 
-__all__ = ["Errand", "number_in"]
+__all__ = ["MAX_TEXT", "Errand", "Half", "number_in", "text"]
+
+MAX_TEXT = 5 << 20
+_STARTS = 1 << 20
+_TEXT = random.Random("contents").randbytes(MAX_TEXT + _STARTS)  # noqa: S311  # a simulation, not secrets
+
+
+def text(name: str, size: int) -> memoryview:
+    """Return so many bytes that belong to a name and repeat nowhere; none of them is copied."""
+    start = zlib.crc32(name.encode()) % _STARTS
+    return memoryview(_TEXT)[start : start + size]
+
+
+@dataclass(frozen=True, slots=True)
+class Half:
+    """What one end of a stream does."""
+
+    size: int
+    """Bytes that it writes in all."""
+    piece: int
+    """Bytes that it writes at a time."""
+    pause: float
+    """Seconds between two pieces."""
+    read: int
+    """Bytes that it reads at a time, at most."""
+    read_pause: float
+    """Seconds between two times that it reads."""
+    deaf: float = 0.0
+    """Seconds before it reads for the first time."""
+    reset_after: float | None = None
+    """Seconds after which it gives up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Errand:
-    """One message, or one broadcast, of a workload."""
+    """One message, one broadcast, or one stream of a workload."""
 
     number: str
     form: Literal["request", "event", "broadcast"]
@@ -30,6 +62,12 @@ class Errand:
     """Its ordering key."""
     size: int = 0
     """Bytes that go along for nothing."""
+    large: int = 0
+    """Bytes of a payload that is too large for a message; none if it is 0."""
+    answer: int = 0
+    """Bytes of an answer that is too large for a message."""
+    stream: tuple[Half, Half] | None = None
+    """What both ends of a stream do that this request opens, its own end first."""
 
     @property
     def payload(self) -> bytes:

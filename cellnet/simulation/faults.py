@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING
 
 from cellnet.simulation.errand import Errand
-from cellnet.simulation.tamper import Forger, drop, duplicate, reorder
+from cellnet.simulation.tamper import Alterer, Forger, drop, duplicate, reorder
 from cellnet.simulation.workload import way
 
 if TYPE_CHECKING:
@@ -16,13 +17,18 @@ if TYPE_CHECKING:
 
     from cellnet.fqcn import FQCN
     from cellnet.simulation.cell import SimulatedCell
-    from cellnet.simulation.wire import Path, Tamper, Wire
+    from cellnet.simulation.wire import Path, Tamper
     from cellnet.simulation.world import World
 
 __all__ = ["HOSTILE", "Fault", "Nemesis"]
 
 FLOODS, FLOOD_SECONDS, FLOOD_SIZE = (20, 30, 40, 180), 4.0, 45_000
 """How many messages a flood may have, in what time they are sent, and how large each of them is."""
+
+SLOW_RATES = 100_000, 2_000_000
+"""Bytes that a slow way carries in a second."""
+AT_CONTENTS = 0.5
+"""How many faults of ways are where contents are under way."""
 
 
 class Fault(Enum):
@@ -33,6 +39,7 @@ class Fault(Enum):
     HALF_SILENCE = "a link is dead in one direction, and nobody is told"
     PARTITION = "nothing passes between a cell and its parent, for a while"
     DELAY = "a way takes longer, for a while"
+    SLOW = "a way carries little, for a while"
     CRASH = "a process is killed, and starts again"
     POWER_LOSS = "a machine goes off, tells nobody, and starts again"
     FREEZE = "a process is stopped, and goes on"
@@ -42,9 +49,10 @@ class Fault(Enum):
     REORDER = "somebody changes the order of frames"
     DROP = "somebody takes frames away"
     FORGE = "a neighbour speaks for cells that are not on its side"
+    ALTER = "somebody changes what is said and sent of contents, where these are sealed"
 
 
-HOSTILE = (Fault.DUPLICATE, Fault.REORDER, Fault.DROP, Fault.FORGE)
+HOSTILE = (Fault.DUPLICATE, Fault.REORDER, Fault.DROP, Fault.FORGE, Fault.ALTER)
 """What TCP does not do, and somebody who stands in between does."""
 
 
@@ -61,7 +69,8 @@ class Nemesis:
         self._world = world
         self._rng = rng
         self._end = end
-        self._kinds = [kind for kind in Fault if hostile or kind not in HOSTILE]
+        left_out = () if hostile and world.seals else (Fault.ALTER,) if hostile else HOSTILE
+        self._kinds = [kind for kind in Fault if kind not in left_out]
 
     def plan(self, count: int, begin: float) -> list[float]:
         """Plan so many faults from *begin* on; return when."""
@@ -76,6 +85,7 @@ class Nemesis:
             victim = self._do(kind)
             if victim is not None:
                 self.done.append(kind)
+                self._disturbed()
                 self._world.trace.note(victim, "fault", kind.name)
                 return
 
@@ -85,7 +95,7 @@ class Nemesis:
             return self._harm_cell(kind)
         if kind in (Fault.CUT, Fault.SILENCE, Fault.HALF_SILENCE):
             return self._harm_wire(kind)
-        name = self._rng.choice(list(self._world.paths))
+        name = self._way()
         path = self._world.paths[name]
         if kind is Fault.PARTITION:
             path.block()
@@ -94,6 +104,9 @@ class Nemesis:
             seconds = self._rng.uniform(0.05, 3)
             path.delay += seconds
             self._later(self._rng.uniform(1, 15), partial(_speed_up, path, seconds))
+        elif kind is Fault.SLOW:
+            path.rate = self._rng.uniform(*SLOW_RATES)
+            self._later(self._rng.uniform(1, 15), partial(_let_run, path))
         elif path.tamper is None:
             path.tamper = self._tamper(kind, name)
             if kind is Fault.FORGE:
@@ -104,8 +117,16 @@ class Nemesis:
             return None
         return name
 
+    def _way(self) -> FQCN:
+        """Draw the way to a parent; half of the time one over which contents come, if there are any."""
+        ways = list(self._world.paths)
+        busy = [name for name in ways if self._world.cells[name].has_contents_above]
+        return self._rng.choice(busy if busy and self._rng.random() < AT_CONTENTS else ways)
+
     def _tamper(self, kind: Fault, name: FQCN) -> Tamper:
         """Return what is done to the frames between a cell and its parent."""
+        if kind is Fault.ALTER:
+            return Alterer(self._rng)
         if kind is not Fault.FORGE:
             return partial({Fault.DUPLICATE: duplicate, Fault.REORDER: reorder, Fault.DROP: drop}[kind], self._rng)
         below = [other for other in self._world.cells if other == name or name.is_ancestor_of(other)]
@@ -149,12 +170,11 @@ class Nemesis:
             self._world.plan(now + self._rng.uniform(0, FLOOD_SECONDS), origin, errand)
 
     def _harm_wire(self, kind: Fault) -> object:
-        wires: list[tuple[object, Wire]] = [
-            (name, path.wires[-1]) for name, path in self._world.paths.items() if path.wires
-        ]
+        name = self._way()
+        wires = self._world.paths[name].wires
         if not wires:
             return None
-        name, wire = self._rng.choice(wires)
+        wire = wires[-1]
         if kind is Fault.CUT:
             wire.cut()
         else:
@@ -165,7 +185,12 @@ class Nemesis:
 
     def _later(self, seconds: float, repair: Callable[[], None]) -> None:
         timeline = self._world.timeline
-        timeline.at(min(timeline.now + seconds, self._end), repair)
+        time = min(timeline.now + seconds, self._end)
+        timeline.at(time, repair)
+        timeline.at(time, self._disturbed)
+
+    def _disturbed(self) -> None:
+        self._world.history.deliveries.disturbed(self._world.timeline.now)
 
 
 def _thaw(cell: SimulatedCell, life: int) -> None:
@@ -179,6 +204,10 @@ def _hurry_up(cell: SimulatedCell, seconds: float) -> None:
 
 def _speed_up(path: Path, seconds: float) -> None:
     path.delay = max(0.0, path.delay - seconds)
+
+
+def _let_run(path: Path) -> None:
+    path.rate = math.inf
 
 
 def _leave_alone(path: Path) -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from itertools import pairwise
 
+from cellnet.simulation.deliveries import Deliveries
+
 __all__ = ["History", "Outcome"]
 
 
@@ -39,6 +41,8 @@ class _Asked:
     outcome: Outcome | None = None
     told_at: float = 0.0
     value_is_right: bool = True
+    is_lost: bool = False
+    """Whether its large payload, or its answer, could not be fetched."""
 
 
 class History:
@@ -50,6 +54,8 @@ class History:
         :param has_replays: whether somebody in between may send again what he saw, in the clear. He can deliver what
             was refused before, and of which the caller was told that it did not run: only a seal is of help
         """
+        self.deliveries = Deliveries(is_hostile=has_replays)
+        """Its large payloads, and streams."""
         self._has_replays = has_replays
         self._asked: dict[str, _Asked] = {}
         self._deaths: dict[str, list[float]] = defaultdict(list)
@@ -105,6 +111,11 @@ class History:
             self._strange.append(f"{number} ended twice: {asked.outcome.value}, then {outcome.value}")
         asked.outcome, asked.told_at, asked.value_is_right = outcome, now, value_is_right
 
+    def lost(self, number: str) -> None:
+        """Note that the large payload of a request could not be fetched, or its large answer."""
+        if asked := self._asked.get(number):
+            asked.is_lost = True
+
     def died(self, cell: str, now: float) -> None:
         """Note that a cell was killed: it may have been running what it had been asked."""
         self._deaths[cell].append(now)
@@ -140,7 +151,7 @@ class History:
         found = list(self._strange)
         for number, asked in self._asked.items():
             found += (f"{number} ({asked.origin} to {asked.destination}): {said}" for said in self._judge(asked))
-        return found + self._disorder()
+        return found + self._disorder() + self.deliveries.violations()
 
     def _judge(self, asked: _Asked) -> list[str]:
         found = [f"it ran at {where}" for where, _now, _order in asked.ran if where != asked.destination]
@@ -149,7 +160,7 @@ class History:
             return [*found, "its caller was never told"]
         if times > 1:
             found.append(f"it ran {times} times")
-        if asked.outcome in (Outcome.OK, Outcome.RAISED) and times == 0:
+        if asked.outcome in (Outcome.OK, Outcome.RAISED) and times == 0 and not asked.is_lost:
             found.append(f"it was told {asked.outcome.value}, and never ran")
         if asked.outcome is Outcome.NOT_EXECUTED and times and not self._has_replays:
             found.append("it was told not executed, and ran")
@@ -160,6 +171,8 @@ class History:
         return found
 
     def _may_be_in_doubt(self, asked: _Asked) -> bool:
+        if asked.is_lost:
+            return True  # whether that had a reason is looked at with the contents
         # A call ends up to 50 ms before its deadline, to tell how.
         return asked.told_at >= asked.deadline - 0.05 or any(
             death <= asked.told_at for death in self._deaths[asked.destination]

@@ -5,15 +5,19 @@ It does what :class:`cellnet.Cell` does with its endpoint, with planned actions 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
 from cellnet.errors import NotExecuted
+from cellnet.payload import Encoding
 from cellnet.protocol.envelope import Status
 from cellnet.protocol.frames import pack
+from cellnet.protocol.plane import CONTENT_BYTES
+from cellnet.simulation.bulk import Bulk
 from cellnet.simulation.errand import Errand, number_in
 from cellnet.simulation.history import Outcome
+from cellnet.simulation.stream import SimulatedStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
     from cellnet.errors import DeliveryError
     from cellnet.fqcn import FQCN
     from cellnet.protocol.events import Failed, Message, Replied
+    from cellnet.protocol.fetch import Fetch
+    from cellnet.protocol.offer import Offer
     from cellnet.simulation.cell import SimulatedCell
     from cellnet.simulation.history import History
 
@@ -40,6 +46,14 @@ class _Call:
     """Called at its end, with whether it was answered well."""
     number: int = 0
     is_right: bool = True
+    payload: bytes = b""
+    """What is sent, once that is known."""
+    offer: Offer | None = None
+    """Its large payload, which is held until the call ends."""
+    stream: SimulatedStream | None = None
+    """What it opens."""
+    arriving: dict[FQCN, Fetch] = field(default_factory=dict)
+    """Large answers that are on their way."""
 
 
 @dataclass(eq=False, slots=True)
@@ -47,16 +61,20 @@ class _Handling:
     errand: Errand
     message: Message
     nested: _Call | None = None
+    fetch: Fetch | None = None
+    """Its large payload, while that is on its way."""
 
 
 class Owner:
     """The tasks of one cell, through all its lives."""
 
-    def __init__(self, cell: SimulatedCell, history: History, errands: dict[str, Errand]) -> None:
+    def __init__(self, cell: SimulatedCell, history: History, errands: dict[str, Errand], *, seals: bool) -> None:
         self.awaited = 0
         """Answers for which the endpoint was asked, and that are not there."""
         self.slowness = 0.0
         """Seconds that every handler takes longer now."""
+        self.bulk = Bulk(cell, history.deliveries, seals=seals)
+        self._streams: list[SimulatedStream] = []
         self._cell = cell
         self._history = history
         self._errands = errands
@@ -72,6 +90,12 @@ class Owner:
     def handling(self) -> int:
         """How many handlers run."""
         return len(self._handling)
+
+    @property
+    def streams(self) -> int:
+        """How many streams are open here."""
+        self._streams = [stream for stream in self._streams if not stream.is_over]
+        return len(self._streams)
 
     # As the origin.
 
@@ -93,6 +117,13 @@ class Owner:
         call = self._calls.get(event.call)
         name = call.errand.name_at(event.source) if call is not None else ""
         is_right = not is_ok or event.payload == _answer(name)
+        if is_ok and call is not None and event.source in call.missing:
+            if event.encoding == Encoding.REFERENCE:
+                self._fetch_answer(call, event)
+                return
+            if call.stream is not None:
+                is_right = len(event.payload) == CONTENT_BYTES
+                call.stream.answered(event.source, event.payload)
         self._tell(call, event.source, Outcome.OK if is_ok else Outcome.RAISED, is_right=is_right)
 
     def failed(self, event: Failed) -> None:
@@ -119,14 +150,31 @@ class Owner:
         if message.doubt:
             cell.reply(message.number, Status.UNKNOWN, b"")
             return
+        handling = self._handling[message.number] = _Handling(errand, message)
+        if not errand.large:
+            self._begin(handling)
+            return
+
+        def arrived(is_here: bool) -> None:
+            handling.fetch = None
+            if is_here:
+                self._begin(handling)
+            else:
+                self._history.lost(errand.name_at(cell.fqcn))
+                self._answer(handling, is_right=False)
+
+        handling.fetch = self.bulk.bring(message.origin, message.payload.partition(b" ")[2], arrived)
+        cell.later(message.deadline, partial(self._stop, handling))
+
+    def _begin(self, handling: _Handling) -> None:
+        """Begin the handler itself."""
+        errand, message, cell = handling.errand, handling.message, self._cell
         name = errand.name_at(cell.fqcn)
         self._history.ran(name, cell.name, self._now, asked_by=str(message.origin))
         cell.trace.note(cell.name, "runs", name)
-        if not message.wants_reply:
-            self._history.ended(name, cell.name, self._now)
-            cell.reply(message.number, Status.OK, b"")
+        if not message.wants_reply or errand.stream is not None:
+            self._answer(handling, is_right=True)
             return
-        handling = self._handling[message.number] = _Handling(errand, message)
         end = self._now + errand.handling + self.slowness
         if end >= message.deadline:
             cell.later(message.deadline, partial(self._stop, handling))
@@ -152,6 +200,8 @@ class Owner:
         self._crossing.clear()
         self.waiting_for_room.clear()
         self._handling.clear()
+        self._streams.clear()
+        self._history.deliveries.died(self._cell.name)
         self.awaited = 0
 
     @property
@@ -177,17 +227,18 @@ class Owner:
         if not call.missing:
             return True
         destinations = errand.destinations
+        self._prepare(call)
         try:
             if errand.form == "broadcast":
-                call.number = cell.request(destinations, errand.payload, call.deadline, errand.key)
+                call.number = cell.request(destinations, call.payload, call.deadline, errand.key)
             elif not cell.has_room(destinations[0]):
                 return False
             elif errand.form == "event":
-                cell.send(destinations[0], errand.payload, call.deadline, errand.key)
+                cell.send(destinations[0], call.payload, call.deadline, errand.key)
                 self._finish(call, Outcome.CANCELLED)
                 return True
             else:
-                call.number = cell.request(destinations, errand.payload, call.deadline, errand.key)
+                call.number = cell.request(destinations, call.payload, call.deadline, errand.key)
         except NotExecuted:
             self._finish(call, Outcome.NOT_EXECUTED)
             return True
@@ -195,14 +246,33 @@ class Owner:
         self.awaited += len(call.missing)
         return True
 
+    def _prepare(self, call: _Call) -> None:
+        """Make what is sent: it may name contents, which are offered from now on."""
+        errand, number = call.errand, call.errand.number
+        if call.payload:
+            return
+        call.payload = errand.payload
+        if errand.large:
+            is_event = errand.form == "event"
+            said, offer = self.bulk.hold(number, errand.large, is_for_one=is_event)
+            call.payload, call.offer = number.encode() + b" " + said, None if is_event else offer
+        elif errand.stream is not None:
+            call.stream, said = SimulatedStream.opening(self._cell, self.bulk, number, errand.stream[0])
+            call.payload = number.encode() + b" " + said
+            self._streams.append(call.stream)
+
     def _end(self, call: _Call, outcome: Outcome) -> None:
         """Want no more answers. What was never sent did not run."""
         if not call.missing:
             return
         if call.number:
             owed = dict(self._cell.give_up(call.number))
-            self.awaited -= len(call.missing)
-            self._crossing.update((call.number, name) for name in call.missing if name not in owed)
+            self.awaited -= len(call.missing) - len(call.arriving)
+            unknown = call.missing.keys() - owed.keys() - call.arriving.keys()
+            self._crossing.update((call.number, name) for name in unknown)
+            for fetch in call.arriving.values():
+                fetch.cancel()
+            call.arriving.clear()
             if outcome is Outcome.INDETERMINATE:
                 for destination, error in owed.items():
                     self._note_told(call.missing.pop(destination), _outcome(error))
@@ -215,8 +285,29 @@ class Owner:
             self._note_told(name, outcome)
         call.missing.clear()
         call.is_right = False
+        self._release(call)
+
+    def _release(self, call: _Call) -> None:
+        """Hold its payload no longer, as nobody owes an answer any more, and tell whoever waits for the whole."""
+        if call.offer is not None:
+            call.offer.withdraw("gone", "it is wanted no more")
+        if call.stream is not None and not call.is_right:
+            call.stream.reset()
         if call.then is not None:
-            call.then(False)
+            call.then(call.is_right)
+
+    def _fetch_answer(self, call: _Call, event: Replied) -> None:
+        """Let a large answer come."""
+        source = event.source
+        self.awaited -= 1
+
+        def arrived(is_here: bool) -> None:
+            del call.arriving[source]
+            if not is_here:
+                self._history.lost(call.errand.name_at(source))
+            self._told(call, source, Outcome.OK if is_here else Outcome.INDETERMINATE)
+
+        call.arriving[source] = self.bulk.bring(source, event.payload, arrived)
 
     def _tell(self, call: _Call | None, destination: FQCN, outcome: Outcome, *, is_right: bool = True) -> None:
         if call is None or destination not in call.errand.destinations:
@@ -225,12 +316,16 @@ class Owner:
         if (call.number, destination) in self._crossing:
             self._crossing.remove((call.number, destination))
             return
-        if call.missing.pop(destination, None) is not None:
+        if destination in call.missing:
             self.awaited -= 1
+        self._told(call, destination, outcome, is_right=is_right)
+
+    def _told(self, call: _Call, destination: FQCN, outcome: Outcome, *, is_right: bool = True) -> None:
+        call.missing.pop(destination, None)
         self._note_told(call.errand.name_at(destination), outcome, is_right=is_right)
         call.is_right &= outcome is Outcome.OK
-        if not call.missing and call.then is not None:
-            call.then(call.is_right)
+        if not call.missing:
+            self._release(call)
 
     def _note_told(self, name: str, outcome: Outcome, *, is_right: bool = True) -> None:
         self._history.told(name, outcome, self._now, value_is_right=is_right)
@@ -254,16 +349,28 @@ class Owner:
             self._stop(handling)
 
     def _answer(self, handling: _Handling, *, is_right: bool) -> None:
-        number, errand = handling.message.number, handling.errand
+        message, errand, cell = handling.message, handling.errand, self._cell
+        number, name = message.number, errand.name_at(cell.fqcn)
         if not self._has_ended(handling):
             return
         if errand.raises or not is_right:
-            self._cell.reply(number, Status.RAISED, pack("ValueError", "as planned"))
+            cell.reply(number, Status.RAISED, pack("ValueError", "as planned"))
+        elif errand.answer and message.wants_reply:
+            said, _offer = self.bulk.hold(f"answer to {name}", errand.answer, is_for_one=True)
+            cell.reply(number, Status.OK, said, Encoding.REFERENCE)
+        elif errand.stream is not None:
+            said = message.payload.partition(b" ")[2]
+            half = errand.stream[1]
+            stream = SimulatedStream.accepting(cell, self.bulk, errand.number, half, message.origin, said)
+            self._streams.append(stream)
+            cell.reply(number, Status.OK, stream.content)
         else:
-            self._cell.reply(number, Status.OK, _answer(errand.name_at(self._cell.fqcn)))
+            cell.reply(number, Status.OK, _answer(name) if message.wants_reply else b"")
 
     def _stop(self, handling: _Handling) -> None:
         if self._has_ended(handling):
+            if handling.fetch is not None:
+                handling.fetch.cancel()
             self._cell.stopped(handling.message.number)
             if handling.nested is not None:
                 self._end(handling.nested, Outcome.CANCELLED)

@@ -32,9 +32,11 @@ def leftovers(cell: SimulatedCell, below: Iterable[str], *, answers: int) -> lis
         "unknown among the cells known below": known - set(below),
         "handlers": owner.handling,
         "callers that wait": owner.awaited + len(owner.waiting_for_room),
+        "streams": owner.streams,
         **_messages(endpoint, answers),
         **_links(cell),
         **_routes(endpoint),
+        **_contents(endpoint),
     }
     return [
         f"{what}: {', '.join(sorted(value)) if isinstance(value, set) else value}"
@@ -75,6 +77,21 @@ def _links(cell: SimulatedCell) -> dict[str, int]:
         "links that the owner closed": len(live - cell.ends.keys()),
         "links that the endpoint forgot": len(cell.ends.keys() - live),
         "links to a parent, too few": int(endpoint.router.parent is None and cell.parent is not None),
+    }
+
+
+def _contents(endpoint: Endpoint) -> dict[str, int]:
+    plane = endpoint.plane
+    feeds = [neighbour.feed for neighbour in plane._neighbours()]
+    return {
+        "contents held": len(plane.offers),
+        "contents awaited": len(plane.fetches),
+        "contents that pass": len(plane.transit.passages),
+        "bytes that were promised to contents that pass": plane.transit.promised,
+        "contents that pass and lie in a buffer, or wait for room": len(plane.transit._volatile)
+        + len(plane.transit._held_back),
+        "contents that neighbours want": sum(len(feed.supplies) for feed in feeds),
+        "contents wanted of neighbours": sum(len(feed.wants) for feed in feeds),
     }
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cellnet.simulation.errand import Errand
 from cellnet.simulation.faults import Nemesis
 from cellnet.simulation.history import History, Outcome
-from cellnet.simulation.workload import random_errands, random_tree
+from cellnet.simulation.workload import random_contents, random_errands, random_tree
 from cellnet.simulation.world import World
 
 if TYPE_CHECKING:
@@ -25,10 +25,14 @@ __all__ = ["Run", "simulate"]
 MIN_CELLS, MAX_CELLS = 8, 40
 BEGIN_SECONDS = 5.0
 """When all have joined, and the workload and the faults begin."""
+SEALED = 0.5
+"""In how many runs contents are sealed."""
 CALM_SECONDS = 16.0
 """How long a run goes on at least after all was repaired: so long a dead link may look like one."""
-MAX_CALM_SECONDS = 90.0
-"""When it must have come to rest: the longest deadline, a dead link, and a few dials."""
+MAX_CALM_SECONDS = 240.0
+"""When it must have come to rest: the longest deadline, and then twice as long as a content is kept for nobody."""
+ERRANDS_FOR_CONTENT = 66
+"""For so many errands there is one with a content, and half a stream."""
 PROBE_SECONDS = 5.0
 """How long a cell at rest may take to ask another one twice, which is before any answer is forgotten by itself."""
 
@@ -51,6 +55,7 @@ class Run:
     _trace: Trace
     _leftovers: Sequence[str]
     _oddities: Sequence[str]
+    _excess: Sequence[str]
 
     @property
     def lines(self) -> Sequence[str]:
@@ -72,7 +77,8 @@ class Run:
 
     def violations(self) -> list[str]:
         """Return all that must not be: in the history, in the end, and in between."""
-        return [*self.history.violations(), *self._leftovers, *([] if self.hostile else self._oddities)]
+        oddities = [] if self.hostile else self._oddities
+        return [*self.history.violations(), *self._leftovers, *self._excess, *oddities]
 
 
 def simulate(
@@ -98,12 +104,16 @@ def simulate(
         count = cells
     command = _command(seed, count, seconds, faults, errands, hostile=hostile)
     tree = random_tree(seed, count)
-    world = World(seed, tree, History(has_replays=hostile))
+    seals = rng.random() < SEALED
+    world = World(seed, tree, History(has_replays=hostile), seals=seals)
     try:
         world.start()
         nemesis = Nemesis(world, rng, hostile=hostile, end=seconds)
         times = nemesis.plan(faults, BEGIN_SECONDS)
         for time, origin, errand in random_errands(seed, tree, errands, BEGIN_SECONDS, seconds, times):
+            world.plan(time, origin, errand)
+        contents = errands // ERRANDS_FOR_CONTENT
+        for time, origin, errand in random_contents(seed, tree, contents, BEGIN_SECONDS, seconds, times):
             world.plan(time, origin, errand)
         world.run(seconds + CALM_SECONDS)
         leftovers = _rest(world, seconds + MAX_CALM_SECONDS) or _probe(world)
@@ -121,6 +131,7 @@ def simulate(
         world.trace,
         leftovers,
         world.faults(),
+        world.excess(),
     )
 
 

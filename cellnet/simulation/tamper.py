@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgpack
 
 from cellnet.protocol.envelope import join, part
-from cellnet.protocol.frames import PREFIX, Kind, pack, prefix
+from cellnet.protocol.frames import OFFSET, PREFIX, Kind, pack, prefix
 
 if TYPE_CHECKING:
     import random
@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 
     from cellnet.simulation.wire import End
 
-__all__ = ["Forger", "drop", "duplicate", "reorder"]
+__all__ = ["Alterer", "Forger", "drop", "duplicate", "reorder"]
 
 TAMPERED = 0.3
 """How many of the frames are changed while somebody does so."""
 REPLAY_SECONDS = 10.0
 """After how long a recorded frame may come again."""
+MAX_SEEN = 16
+"""Bodies of DATA that are kept, to be sent in another's place."""
+_BULK = (Kind.WANT, Kind.DATA, Kind.END, Kind.ABORT)
 
 
 def duplicate(rng: random.Random, end: End, data: bytes) -> list[bytes]:
@@ -94,6 +97,55 @@ class Forger:
         else:
             return frame
         return prefix(kind, hop, label, remaining, header, body) + header + body
+
+
+class Alterer:
+    """Changes frames of contents: where DATA belongs and what it says, what is wanted, how long it is, why it ends.
+
+    Only the seal of a content is of help: one that travels as it is may come as somebody else.
+    """
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._seen: list[tuple[int, bytes]] = []
+        """Labels and bodies of DATA that came by, to be sent in another's place."""
+
+    def __call__(self, _end: End, data: bytes) -> list[bytes]:
+        """Change what is sent."""
+        return [self._alter(frame) for frame in _frames(data)]
+
+    def _alter(self, frame: bytes) -> bytes:
+        _length, size, kind, hop, label, remaining = PREFIX.unpack_from(frame)
+        if kind not in _BULK or self._rng.random() >= TAMPERED:
+            return frame
+        header, body = frame[PREFIX.size : PREFIX.size + size], frame[PREFIX.size + size :]
+        if kind == Kind.DATA:
+            label, header, body = self._alter_data(label, header, body)
+        else:
+            fields = msgpack.unpackb(header)
+            numbers = [index for index, field in enumerate(fields) if type(field) is int]
+            if numbers:  # a WANT or an END; an ABORT has a code
+                fields[self._rng.choice(numbers)] = self._rng.choice((0, 1, 70_000, 1 << 20, 1 << 40))
+            else:
+                fields[1] = self._rng.choice(("lost", "gone", "done", "reset", "stopped"))
+            header = pack(*fields)
+        return prefix(kind, hop, label, remaining, header, body) + header + body
+
+    def _alter_data(self, label: int, header: bytes, body: bytes) -> tuple[int, bytes, bytes]:
+        rng, seen = self._rng, self._seen
+        others = [other for _label, other in seen if len(other) == len(body) and other != body]
+        seen.append((label, body))
+        del seen[:-MAX_SEEN]
+        way = rng.randrange(4)
+        if way == 0 and others:
+            return label, header, rng.choice(others)
+        if way == 1:
+            return rng.choice(seen)[0], header, body
+        if way == 2:
+            (offset,) = OFFSET.unpack(header)
+            return label, OFFSET.pack(max(0, offset + rng.choice((-len(body), -1, 1, len(body))))), body
+        place = rng.randrange(len(body))
+        return label, header, body[:place] + bytes([body[place] ^ 1]) + body[place + 1 :]
 
 
 def _introduced_as(name: str, body: bytes) -> bytes:

@@ -7,6 +7,7 @@ and wires; faults of a host are done to cells, which close their ends or leave t
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -43,6 +44,7 @@ class End:
     """One side of a wire."""
 
     __slots__ = (
+        "_free",
         "_not_before",
         "host",
         "in_flight",
@@ -71,6 +73,8 @@ class End:
         self.waiting: deque[bytes] = deque()
         """What was sent while the path was blocked; it is sent again when that is over."""
         self._not_before = 0.0
+        self._free = 0.0
+        """When all that was sent has left, as far as the rate allows."""
 
     @property
     def room(self) -> int:
@@ -135,7 +139,8 @@ class End:
         if path._blocks:
             self.waiting.append(data)
             return
-        arrival = path.timeline.now + path.seconds()
+        self._free = max(self._free, path.timeline.now) + len(data) / path.rate
+        arrival = self._free + path.seconds()
         if arrival < self._not_before:
             arrival = self._not_before
         self._not_before = arrival
@@ -191,6 +196,8 @@ class Path:
         self.rng = rng
         self.latency = latency
         """Seconds one way, but for up to a fifth more at random."""
+        self.rate = math.inf
+        """Bytes that leave in a second, in each direction."""
         self.delay = 0.0
         """Seconds that are added now."""
         self.tamper: Tamper | None = None

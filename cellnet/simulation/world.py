@@ -28,11 +28,15 @@ START_SECONDS = 0.2
 class World:
     """One network and its history, at one moment of its own time."""
 
-    def __init__(self, seed: int | str, latencies: Mapping[FQCN, float], history: History) -> None:
+    def __init__(
+        self, seed: int | str, latencies: Mapping[FQCN, float], history: History, *, seals: bool = True
+    ) -> None:
         """Make a network in which nothing runs yet.
 
         :param latencies: every cell, parents before their children, and the seconds from there to its parent
+        :param seals: whether contents are sealed
         """
+        self.seals = seals
         self.timeline = Timeline()
         self.trace = Trace(self.timeline)
         self.history = history
@@ -54,6 +58,7 @@ class World:
                 trace=self.trace,
                 history=history,
                 errands=self._errands,
+                seals=seals,
                 pauses=pauses,
             )
 
@@ -94,6 +99,10 @@ class World:
     def faults(self) -> list[str]:
         """Return what cells noticed that cannot be where nobody lies, one line each."""
         return [f"{name}: {fault}" for name, cell in self.cells.items() for fault in cell.faults]
+
+    def excess(self) -> list[str]:
+        """Return what cells held beyond their limits, one line each."""
+        return [f"{name}: {excess}" for name, cell in self.cells.items() for excess in cell.excess]
 
     @staticmethod
     def _ask(cell: SimulatedCell, errand: Errand) -> None:

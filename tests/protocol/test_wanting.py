@@ -157,6 +157,26 @@ def test_nothing_is_forgotten_that_was_not_sent(relay: Endpoint, below: Peer) ->
     assert held.source.forgotten == 6  # type: ignore[attr-defined]
 
 
+def test_who_wants_again_what_was_acknowledged_hears_that_it_is_gone_and_others_have_the_rest(
+    relay: Endpoint, below: Peer
+) -> None:
+    held = offered(relay, whole := content(10), is_for_one=True)
+    want(below, 1, "R", held.content, upto=8)
+    assert bodies(below.frames()) == whole[:8]
+    want(below, 1, "R", held.content, acknowledged=7, upto=8)
+    want(below, 2, "R", held.content, start=6, acknowledged=6, upto=10)
+    (abort,) = below.frames()
+    assert (abort.kind, abort.label) == (Kind.ABORT, 2)
+    assert unpack(abort.header, bool, str, str)[1] == "gone"
+    want(below, 3, "R", held.content, start=7, acknowledged=7, upto=10)
+    assert bodies(below.frames()) == whole[7:]
+    assert [supply.label for supply in held.supplies] == [1, 3]
+    want(below, 3, "R", held.content, acknowledged=10, upto=10)
+    want(below, 1, "R", held.content, acknowledged=7, upto=8)
+    assert [frame.label for frame in below.frames() if frame.kind is Kind.ABORT] == [1]
+    assert [supply.label for supply in held.supplies] == [3]
+
+
 @pytest.mark.parametrize("code", ["done", "stopped"])
 def test_who_had_what_was_for_one_or_wants_it_no_more_leaves_it_to_nobody(
     relay: Endpoint, above: Peer, below: Peer, code: str

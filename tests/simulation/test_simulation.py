@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from cellnet.protocol import passage
 from cellnet.protocol.connection import BUDGET_BYTES
+from cellnet.protocol.frames import FRAME_BYTES
 from cellnet.protocol.presence import Presence
 from cellnet.protocol.switch import Switch
 from cellnet.simulation import Fault, Run, simulate
@@ -100,6 +102,29 @@ def test_with_somebody_in_between_the_rules_hold_and_most_is_answered(first: int
         run = simulate(seed, hostile=True)
         check(run)
         assert run.history.counts()["ok"] > 50
+
+
+@pytest.mark.parametrize("first", [2045])
+def test_a_small_network_under_many_faults_with_somebody_in_between_keeps_the_rules(first: int) -> None:
+    for seed in range(first, first + BLOCK):
+        check(simulate(seed, cells=10, faults=100, errands=600, hostile=True))
+
+
+def test_without_faults_every_content_comes() -> None:
+    counts: Counter[str] = Counter()
+    for seed in range(8):
+        counts += simulate(seed, faults=0).history.deliveries.counts
+    assert counts["payloads"] > 15
+    assert counts["streams"] > 10
+    assert not set(counts) - {"payloads", "streams", "reset", "gone"}, counts
+
+
+def test_contents_that_pass_keep_the_rules_where_there_is_little_room_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passage, "TRANSIT_BYTES", 4 * FRAME_BYTES)
+    for seed in range(1000, 1000 + BLOCK):
+        run = simulate(seed, cells=9, faults=50, errands=600)
+        check(run)
+        assert run.history.deliveries.counts["payloads"] > 5
 
 
 def test_every_kind_of_fault_is_done() -> None:
