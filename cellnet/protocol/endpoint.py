@@ -84,9 +84,7 @@ class Endpoint:
         self._credentials: Credentials | None = None
         self._fencing = Fencing(self.timers, self._admit, self._refuse, lambda: self._is_deaf)
         self._presence = Presence(self.router, self.events)
-        self._entropy = entropy
-        self._random = random
-        self._wall = wall
+        self._entropy, self._random, self._wall = entropy, random, wall
 
     @property
     def fqcn(self) -> FQCN | None:
@@ -95,7 +93,7 @@ class Endpoint:
 
     @property
     def is_sealing(self) -> bool:
-        """Whether what this cell sends is sealed for its receiver, as it has what that can check."""
+        """Whether what this cell sends is sealed."""
         return self._credentials is not None
 
     # Links.
@@ -164,10 +162,10 @@ class Endpoint:
     def goodbye(self, reason: str) -> None:
         """Tell every neighbour that this cell ends."""
         for connection in self.connections:
-            if connection.neighbour is None:
-                connection.refuse("not-joined", reason, temporary=True)
-            else:
+            if connection.neighbour is not None:
                 connection.go_away(reason)
+            else:
+                connection.refuse("not-joined", reason, temporary=True)
 
     # Messages of our own.
 
@@ -272,8 +270,8 @@ class Endpoint:
         elif kind is Kind.NACK:
             self.switch.nack_received(connection, frame, now)
         elif kind is Kind.GOAWAY:
-            (reason,) = unpack(frame.header, str)
-            self._fail(connection, ConnectError(f"{connection.neighbour.name} ended the link: {reason}"), now)
+            reason = f"{connection.neighbour.name} ended the link: {unpack(frame.header, str)[0]}"
+            self._fail(connection, ConnectError(reason), now)
         elif kind is Kind.PROBE and not connection.is_listener:
             connection.control(Kind.ALIVE)
         elif kind is Kind.ALIVE and connection.is_listener:
@@ -394,8 +392,7 @@ class Endpoint:
             return
         if connection.is_listener and self._is_deaf:
             connection.not_read(now)
-        reason = connection.tick(now)
-        if reason is not None:
+        if (reason := connection.tick(now)) is not None:
             self._fail(connection, ConnectError(reason), now)
         else:
             self._tick_later(connection)

@@ -196,7 +196,7 @@ class Jobs:
             Ended.from_value(value)
             return
         if topic == "cellnet.members":
-            await self._cell._answer_members(Request(origin, topic, value, 0.0))
+            await self._cell._directory.answer(Request(origin, topic, value, 0.0))
             return
         if topic == "cells.present":
             present_page(cast("Cell", self), Request(origin, topic, value, 0.0))
