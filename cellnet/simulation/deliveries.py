@@ -79,6 +79,13 @@ class Deliveries:
         """Note that a fault was done, or repaired."""
         self._disturbed = now
 
+    def knows(self, content: bytes, where: str) -> bool:
+        """Whether what a cell was told of is a content that somebody offered; else note it."""
+        if content in self._offered:
+            return True
+        self._strange.append(f"{where} was told of a content that nobody offered: it was given another's answer")
+        return False
+
     def began(self, content: bytes, where: str, now: float) -> Delivery:
         """Note that a cell wants a content."""
         return Delivery(self._offered[content], where, now)

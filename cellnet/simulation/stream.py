@@ -83,6 +83,9 @@ class SimulatedStream:
 
     def answered(self, peer: FQCN, content: bytes) -> None:
         """Read what the other end writes; if nobody does any more, tell it so."""
+        if not self._bulk.deliveries.knows(content, self._cell.name):
+            self.reset()
+            return
         self._fetch, self._delivery = self._bulk.fetch(peer, content, self._incoming)
         if self.is_closed:
             self._fetch.cancel()

@@ -28,6 +28,7 @@ from cellnet.protocol.answering import Answering
 from cellnet.protocol.envelope import Order
 from cellnet.protocol.frames import unpack
 from cellnet.protocol.introduction import _Claim
+from cellnet.protocol.passage import Transit
 from cellnet.protocol.sealing import Window
 from cellnet.protocol.switch import Switch
 
@@ -57,6 +58,11 @@ def dedup_off() -> None:
 def acknowledge_before_save() -> None:
     """A durable handler's answer leaves before it is on the disk."""
     _set(sqlite3, "connect", partial(sqlite3.connect, factory=_SavesLater))
+
+
+def content_not_kept() -> None:
+    """A relay uses a buffer again in which bytes lie that have not left."""
+    _set(Transit, "keep", lambda self: self._volatile.clear())
 
 
 def dead_never_found() -> None:
@@ -158,6 +164,7 @@ PLANTS: dict[str, Callable[[], None]] = {
     for plant in (
         dedup_off,
         acknowledge_before_save,
+        content_not_kept,
         dead_never_found,
         queue_unbounded,
         closed_link_kept,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults import hostile, kills, silences, storms
+from tests.faults import bulk, hostile, kills, silences, storms
 from tests.faults.bench import Size
 from tests.faults.planted import PLANTS
 from tests.faults.rows import NEED_SEALING, ROWS, Options, run_part
@@ -21,6 +21,7 @@ CASES: list[tuple[str, Row, str, str]] = [
     ("F7", silences.silent_neighbours, "dead_never_found", "C1_found_its_parent_gone after None s, not 15"),
     ("F7", silences.stopped_receiver, "queue_unbounded", "the relay of a stopped client grew by .* MiB"),
     ("F1", kills.relays_killed, "dedup_off", "it ran 2 times"),
+    ("F1b", bulk.relays_killed_below_transfers, "content_not_kept", "transfers did not come as they were sent"),
     ("F4", kills.receiver_killed, "acknowledge_before_save", "20 durable requests have .* effects"),
     ("F15", storms.reconnect_storm, "jitter_off", "of all dial within 100 ms"),
     ("F16", silences.flapping_link, "closed_link_kept", "R1 holds .*'tasks'(.|\\n)*R1 grew by .* MiB"),
