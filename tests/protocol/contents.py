@@ -89,6 +89,8 @@ class Taken:
         self.upto = upto
         self.is_patient = is_patient
         self.outcomes: list[str] = []
+        self.reason = ""
+        """Why it failed, if it did."""
         self.told: Callable[[], None] = _nothing
         """Called when it ended."""
 
@@ -108,6 +110,7 @@ class Taken:
 
     def fail(self, code: str, reason: str) -> None:
         assert reason or code not in ("lost", "gone", "unreachable", "altered")
+        self.reason = reason
         self._ended(code)
 
     def _ended(self, how: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from cellnet.fqcn import FQCN
 from cellnet.protocol import passage
 from cellnet.protocol.frames import FRAME_BYTES, OFFSET, Kind, unpack
-from cellnet.protocol.want import STEP_BYTES, WINDOW_BYTES
+from cellnet.protocol.want import MAX_WINDOW_BYTES, STEP_BYTES, WINDOW_BYTES
 from tests.protocol.conftest import Net, Peer, encode_frame, new_endpoint
 from tests.protocol.contents import (
     EVERYTHING,
@@ -59,6 +59,27 @@ def held(transit: Transit) -> int:
 
 
 # What passes
+
+
+def test_more_is_under_way_while_the_link_out_waits_and_less_while_it_is_the_slower_one(
+    relay: Endpoint, above: Peer, below: Peer
+) -> None:
+    want(below, 1, "server", start=0, acknowledged=0, upto=EVERYTHING)
+    (one,) = relay.plane.transit.passages
+    came, upto = 0, wanted(above)[1][2]
+    assert upto == WINDOW_BYTES
+    for _ in range(40):  # what comes leaves at once
+        data(above, 1, came, bytes(FRAME_BYTES))
+        came += FRAME_BYTES
+        below.frames()
+        upto = max([upto, *(said[2] for said in wanted(above).values())])
+    assert upto - came > MAX_WINDOW_BYTES - WINDOW_BYTES
+    assert one._window == MAX_WINDOW_BYTES
+    while came < upto:  # and now nothing leaves
+        data(above, 1, came, piece := bytes(min(FRAME_BYTES, upto - came)))
+        came += len(piece)
+    assert WINDOW_BYTES < one._window < MAX_WINDOW_BYTES * 3 // 4
+    assert not wanted(above)
 
 
 def test_what_is_wanted_below_is_wanted_above_and_what_comes_goes_down(

@@ -100,6 +100,22 @@ def test_a_content_that_is_for_all_stays_until_it_is_withdrawn(net: Net) -> None
     nothing_is_left(net.endpoints.values())
 
 
+def test_who_wants_what_was_reset_before_is_told_why_as_long_as_that_is_known(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plane, "MAX_RESETS", 2)
+    given_up = [offer(net, "A", b"never read") for _ in range(3)]
+    for number, held in enumerate(given_up):
+        held.withdraw("reset", f"reason {number}")
+    sinks = [Taken() for _ in given_up]
+    for held, sink in zip(given_up, sinks, strict=True):
+        fetch(net, "B", "A", held, sink)
+    net.run()
+    assert [sink.outcomes for sink in sinks] == [["gone"], ["reset"], ["reset"]]
+    assert [sink.reason for sink in sinks[1:]] == ["reason 1", "reason 2"]
+    nothing_is_left(net.endpoints.values())
+
+
 def test_a_content_for_one_is_gone_once_that_one_has_it(net: Net) -> None:
     why: list[str] = []
     source = Counted(content(700_000))
