@@ -96,7 +96,7 @@ class ContentsMachine(RuleBasedStateMachine):
         source.whole = WHOLE[: min(there, size)]
         source.length = size if there >= size else None
         sink = Opened(KEY) if is_sealed and source.length is not None else Taken(upto=room, is_patient=room < size)
-        sealed = SealedSource(source, KEY) if isinstance(sink, Opened) else source  # type: ignore[arg-type]
+        sealed = SealedSource(source, KEY) if isinstance(sink, Opened) else source  # type: ignore[arg-type]  # all have a length
         offer = holder.endpoint.plane.offer(sealed, now=self.world.now, is_for_one=is_for_one)
         one = Passing(holder, taker, source, size, offer, sink, self.world.now)
         self.watch(one)
@@ -209,7 +209,7 @@ class ContentsMachine(RuleBasedStateMachine):
                 assert how in ("lost", "unreachable")
                 assert self.world.now - one.progressed >= NO_PROGRESS_SECONDS, f"{how}, and it got on"
 
-        one.sink.write = note  # type: ignore[method-assign]
+        one.sink.write = note  # type: ignore[method-assign]  # for this one only
         one.sink.told = told
 
     # What always holds.

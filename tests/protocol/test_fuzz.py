@@ -114,13 +114,13 @@ FRAMES: tuple[Callable[[Talk], bytes], ...] = (
     lambda talk: encode_frame(Kind.PROBE, b"\x90"),
     lambda talk: encode_frame(Kind.ALIVE, b"\x90"),
     *(
-        lambda talk, label=label, upto=upto: encode_frame(  # type: ignore[misc]
+        lambda talk, label=label, upto=upto: encode_frame(  # type: ignore[misc]  # of the defaults, which bind what the loop has now
             Kind.WANT, pack(talk.names[1], talk.content, 0, 0, upto), label=label
         )
         for label, upto in ((1, 70_000), (3, 100), (4, 2**62))
     ),
     *(
-        lambda talk, label=label: encode_frame(  # type: ignore[misc]
+        lambda talk, label=label: encode_frame(  # type: ignore[misc]  # of the defaults, which bind what the loop has now
             Kind.WANT, pack("X" if talk.names[1] == "server" else "R.a", NAME, 100, 50, 5000), label=label
         )
         for label in (2, 5)
@@ -158,7 +158,7 @@ FRAMES: tuple[Callable[[Talk], bytes], ...] = (
     lambda talk: encode_frame(Kind.DRAINED, pack(ASKING, 9), pack([[1, 2], [5, 6]]), label=0, **ROUTED),
     lambda talk: encode_frame(Kind.SETTLED, pack(talk.session, 7), pack([[1, 3]], [[5, 6]]), label=0, **ROUTED),
     *(
-        lambda talk, number=number, status=status: encode_frame(  # type: ignore[misc]
+        lambda talk, number=number, status=status: encode_frame(  # type: ignore[misc]  # of the defaults, which bind what the loop has now
             Kind.REPLY,
             pack(ASKING, 1 + number),
             Answer(talk.sequence - number % 2, 1 + number, status, 1, b"answer").pack(),

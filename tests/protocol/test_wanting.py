@@ -150,11 +150,11 @@ def test_a_content_that_lies_the_way_it_is_wanted_from_is_unreachable(
 def test_nothing_is_forgotten_that_was_not_sent(relay: Endpoint, below: Peer) -> None:
     held = offered(relay, content(10), is_for_one=True)
     want(below, 1, "R", held.content, start=5, acknowledged=5, upto=5)
-    assert held.source.forgotten == 0  # type: ignore[attr-defined]
+    assert held.source.forgotten == 0  # type: ignore[attr-defined]  # it counts
     want(below, 2, "R", held.content, upto=6)
     below.frames()
     want(below, 2, "R", held.content, acknowledged=MAX_OFFSET, upto=6)
-    assert held.source.forgotten == 6  # type: ignore[attr-defined]
+    assert held.source.forgotten == 6  # type: ignore[attr-defined]  # it counts
 
 
 def test_who_wants_again_what_was_acknowledged_hears_that_it_is_gone_and_others_have_the_rest(
