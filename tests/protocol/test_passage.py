@@ -61,6 +61,21 @@ def held(transit: Transit) -> int:
 # What passes
 
 
+def test_what_was_kept_is_not_copied_again_when_more_comes(relay: Endpoint, above: Peer, below: Peer) -> None:
+    want(below, 1, "server", start=0, acknowledged=0, upto=EVERYTHING)
+    label = next(iter(wanted(above)))
+    (one,) = relay.plane.transit.passages
+    kept: list[object] = []
+    for number, word in enumerate((b"first", b"other", b"third")):
+        buffer = bytearray(encode_frame(Kind.DATA, OFFSET.pack(5 * number), word, label=label))
+        relay.receive(above.connection, memoryview(buffer), 0.0)
+        relay.keep()
+        buffer[:] = bytes(len(buffer))
+        assert [id(piece) for piece in one._pieces][:number] == [id(piece) for piece in kept]
+        kept = list(one._pieces)
+    assert b"".join(bytes(frame.body) for frame in below.frames()) == b"firstotherthird"
+
+
 def test_more_is_under_way_while_the_link_out_waits_and_less_while_it_is_the_slower_one(
     relay: Endpoint, above: Peer, below: Peer
 ) -> None:
