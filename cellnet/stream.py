@@ -171,8 +171,8 @@ class Stream(ByteStream):
     def _begin(self, item: bytes = b"") -> None:
         """Open the stream at its first use; what is sent goes with that, as far as there is room."""
         if self._opened is not None:
-            opened, self._opened = self._opened, None
-            opened(self, bytes(item[:FIRST_BYTES]))
+            self._opened(self, bytes(item[:FIRST_BYTES]))
+            self._opened = None
             item = item[FIRST_BYTES:]
         if item:
             self.outgoing.write(item)

@@ -357,8 +357,9 @@ async def test_more_streams_than_there_may_be_are_refused(network: Network, monk
         streams = [server.open_stream("R1.C1", "stare") for _ in range(3)]
         for stream in streams[:2]:
             await stream.send(b"x")
-        with pytest.raises(Busy, match="2 large payloads and streams"):
-            await streams[2].send(b"x")
+        for _ in range(2):
+            with pytest.raises(Busy, match="2 large payloads and streams"):
+                await streams[2].send(b"x")
         for stream in streams:
             stream.reset("enough")
 
