@@ -63,9 +63,7 @@ class Streams:
         our_key, their_key = self._key(), self._key()
 
         def announce(stream: Stream, first: bytes) -> None:
-            self._hold(stream)
-            assert stream.offer is not None  # noqa: S101  # it was just made
-            fields: list[object] = [topic, stream.offer.content, our_key, their_key, first]
+            fields: list[object] = [topic, self._hold(stream).content, our_key, their_key, first]
             self._tasks.start_soon(self._open, stream, fields)
 
         return self._stream(peer, topic, our_key, their_key, announce)
