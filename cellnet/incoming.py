@@ -37,18 +37,21 @@ class Incoming:
         self._unread = len(first)
         self._room = MIN_ROOM_BYTES
         self._count = 0
+        self._upto = max(0, MIN_ROOM_BYTES - len(first))
         self._opener = Opener(key, self._take) if key else None
 
     def read(self, limit: int) -> bytes:
         """Return bytes that came; nothing if there are none."""
         if not self._pieces:
             self._room = min(2 * self._room, MAX_ROOM_BYTES)
+            self._widen()
             return b""
         data = self._pieces.popleft()
         if len(data) > limit:
             self._pieces.appendleft(data[limit:])
             data = data[:limit]
         self._unread -= len(data)
+        self._widen()
         return data
 
     # As the sink of a content.
@@ -61,7 +64,7 @@ class Incoming:
     @property
     def upto(self) -> int:
         """Return to where there is room for more."""
-        return self.position + max(0, self._room - self._unread)
+        return self._upto
 
     def write(self, data: Buffer) -> None:
         """Take the next bytes.
@@ -92,6 +95,12 @@ class Incoming:
         """Take the news that no more comes."""
         self.error = reason if code == "reset" else f"{code}: {reason}"
         self.changed.notify()
+
+    def _widen(self) -> None:
+        """Let more come, if there is room for much more: who reads slowly does not ask for each piece."""
+        upto = self.position + self._room - self._unread
+        if upto - self._upto >= self._room // 4:
+            self._upto = upto
 
     def _take(self, text: bytes) -> None:
         if text:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from cellnet.protocol.frames import MAX_DATA
 from cellnet.protocol.records import TEXT_BYTES, seal_record
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Outgoing:
         self._sealer = AESGCM(key) if key else None
         self._changed = changed
         self._text = bytearray()
+        self._piece_bytes = TEXT_BYTES if key else MAX_DATA
         self._is_ended = False
         self._starts: list[int] = []
         self._pieces: list[Buffer] = []
@@ -57,8 +59,8 @@ class Outgoing:
         if type(data) is bytes and len(data) >= TEXT_BYTES:
             self._freeze()
             view = memoryview(data)  # nobody can change it, so it need not be copied
-            for start in range(0, len(data), TEXT_BYTES):
-                self._add(view[start : start + TEXT_BYTES])
+            for start in range(0, len(data), self._piece_bytes):
+                self._add(view[start : start + self._piece_bytes])
         else:
             self._text += data
             while len(self._text) >= TEXT_BYTES:

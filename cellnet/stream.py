@@ -8,6 +8,7 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import ByteStream
 
+from cellnet.protocol.frames import MAX_DATA
 from cellnet.wakeup import Wakeup
 
 if TYPE_CHECKING:
@@ -73,23 +74,22 @@ class Stream(ByteStream):
         :raises anyio.ClosedResourceError: after :meth:`send_eof` or :meth:`aclose`
         :raises anyio.BrokenResourceError: if the other side reads no more, or cannot be reached
         """
-        await anyio.lowlevel.checkpoint_if_cancelled()
+        await anyio.lowlevel.checkpoint()  # before anything is done: then it need not be shielded
         if self._is_eof or self._is_closed:
             raise anyio.ClosedResourceError
         while self.outgoing.is_full and self._left is None:
             await self._room.wait()
         self._check_left()
         self._begin(item)
-        await anyio.lowlevel.cancel_shielded_checkpoint()
 
-    async def receive(self, max_bytes: int = 65536) -> bytes:
+    async def receive(self, max_bytes: int = MAX_DATA) -> bytes:
         """Return bytes as soon as there are any.
 
         :raises anyio.EndOfStream: when the other side has sent all
         :raises anyio.ClosedResourceError: after :meth:`aclose`
         :raises anyio.BrokenResourceError: if the other side reset the stream, or cannot be reached
         """
-        await anyio.lowlevel.checkpoint_if_cancelled()
+        await anyio.lowlevel.checkpoint()
         self._begin()
         while not (data := self.incoming.read(max_bytes)):
             if self._is_closed:
@@ -101,7 +101,6 @@ class Stream(ByteStream):
             self._extend()
             await self.incoming.changed.wait()
         self._extend()
-        await anyio.lowlevel.cancel_shielded_checkpoint()
         return data
 
     async def send_eof(self) -> None:

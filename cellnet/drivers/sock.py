@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import socket
 import ssl
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import anyio
 import anyio.lowlevel
 
 from cellnet.drivers.base import CLEAR, Buffer, Security
+from cellnet.drivers.readable import Readable
 from cellnet.errors import ConnectError, HandshakeError
 from cellnet.protocol.connection import HANDSHAKE_SECONDS
 from cellnet.protocol.handshake import Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Iterator, Sequence
 
 __all__ = ["SockLink", "SockListener"]
 
@@ -52,6 +53,7 @@ class SockLink:
         self._server_name = server_name
         self._sock = sock
         self._certificate: bytes | None = None
+        self._readable = Readable(sock)
         self._rounds = 0
         self._closed = False
 
@@ -80,15 +82,15 @@ class SockLink:
             server_hostname=self._server_name,
             do_handshake_on_connect=False,
         )
-        self._sock = sock
+        self._sock, self._readable = sock, Readable(sock)
         while True:
             try:
                 sock.do_handshake()
                 break
             except ssl.SSLWantReadError:
-                await self._wait(anyio.wait_readable)
+                await self._wait_readable()
             except ssl.SSLWantWriteError:
-                await self._wait(anyio.wait_writable)
+                await self._wait_writable()
             except (OSError, ValueError) as error:
                 raise explain(error) from None
         self._certificate = sock.getpeercert(binary_form=True)
@@ -105,9 +107,9 @@ class SockLink:
                 break
             except (BlockingIOError, ssl.SSLWantReadError):
                 self._rounds = 0
-                await self._wait(anyio.wait_readable)
+                await self._wait_readable()
             except ssl.SSLWantWriteError:
-                await self._wait(anyio.wait_writable)
+                await self._wait_writable()
             except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
                 return 0
             except (OSError, ValueError) as error:
@@ -121,7 +123,10 @@ class SockLink:
         pending: list[Buffer] = list(buffers) if self._tls is None else _joined(buffers)
         with suppress(OSError, ValueError):  # would block, or broken: sending the rest will tell
             while pending:
+                before = len(pending)
                 pending = self._send_once(pending)
+                if before <= MAX_IOV and pending and self._tls is None:
+                    break  # the kernel is full: to ask once more would say just that
         return pending
 
     async def send(self, buffers: Sequence[Buffer]) -> None:
@@ -131,9 +136,9 @@ class SockLink:
             try:
                 pending = self._send_once(pending)
             except (BlockingIOError, ssl.SSLWantWriteError):
-                await self._wait(anyio.wait_writable)
+                await self._wait_writable()
             except ssl.SSLWantReadError:
-                await self._wait(anyio.wait_readable)
+                await self._wait_readable()
             except (OSError, ValueError) as error:
                 raise explain(error) from None
 
@@ -169,6 +174,7 @@ class SockLink:
         """Close the socket and wake whoever waits for it."""
         if not self._closed:
             self._closed = True
+            self._readable.close()
             if self._sock.fileno() >= 0:
                 anyio.notify_closing(self._sock)
             self._sock.close()
@@ -184,11 +190,13 @@ class SockLink:
                 count += more
         return count
 
-    async def _wait(self, ready: Callable[[socket.socket], Awaitable[None]]) -> None:
-        try:
-            await ready(self._sock)
-        except (OSError, ValueError, anyio.ClosedResourceError, anyio.BrokenResourceError):
-            raise ConnectError("the link was closed here") from None
+    async def _wait_readable(self) -> None:
+        with _closed_here():
+            await self._readable.wait()
+
+    async def _wait_writable(self) -> None:
+        with _closed_here():
+            await anyio.wait_writable(self._sock)
 
 
 class SockListener:
@@ -253,6 +261,15 @@ async def connect_socket(family: int, address: object) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+@contextmanager
+def _closed_here() -> Iterator[None]:
+    """Say what it means that a socket cannot be waited for."""
+    try:
+        yield
+    except (OSError, ValueError, anyio.ClosedResourceError, anyio.BrokenResourceError):
+        raise ConnectError("the link was closed here") from None
 
 
 def explain(error: Exception) -> ConnectError:

@@ -110,7 +110,7 @@ class Fetch:
     def extend(self, now: float) -> None:
         """Want more, as the sink has room for it."""
         want = self.want
-        if want is not None and want.is_worth(goal := self._goal(want), self._window // 4):
+        if want is not None and want.is_worth(goal := self._goal(want), self._window):
             if now - self._said < GROW_SECONDS:
                 self._window = min(2 * self._window, MAX_WINDOW_BYTES)
             self._said = now

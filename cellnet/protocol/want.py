@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from cellnet.protocol.feed import Feed
     from cellnet.protocol.frames import Buffer
 
-__all__ = ["MAX_WINDOW_BYTES", "STEP_BYTES", "TEMPORARY", "WINDOW_BYTES", "Neighbour", "Taker", "Want"]
+__all__ = ["MAX_STEP_BYTES", "MAX_WINDOW_BYTES", "TEMPORARY", "WINDOW_BYTES", "Neighbour", "Taker", "Want"]
 
 WINDOW_BYTES = 1 << 20
 """What may be wanted of one content, and not have come, at first."""
 MAX_WINDOW_BYTES = 8 << 20
 """And at most: so much is under way on a link of 1 Gbit/s whose round trip takes 64 ms."""
-STEP_BYTES = WINDOW_BYTES // 4
-"""More is wanted when it is this much more, or when little is still to come."""
+MAX_STEP_BYTES = 1 << 20
+"""More is wanted when it is half a window more, or this much, or when little is still to come."""
 TEMPORARY = frozenset({"lost", "unreachable", "busy"})
 """Why a content stops that may be had later, or over another way."""
 
@@ -82,11 +82,15 @@ class Want:
         self._start = start
         neighbour.feed.wants[self.label] = self
 
-    def is_worth(self, upto: int, step: int = STEP_BYTES) -> bool:
-        """Whether so much more is wanted, or so little still to come, that it should be said."""
+    def is_worth(self, upto: int, window: int) -> bool:
+        """Whether so much more is wanted, or so little still to come, that it should be said.
+
+        Each time costs a system call and wakes somebody at every hop.
+        """
         if not self.is_said:
             return True
-        return upto - self.upto >= step or (upto > self.upto and self.upto - self.position < step)
+        to_come = self.upto - self.position
+        return upto - self.upto >= step_of(window) or (upto > self.upto and to_come < (upto - self.position) // 2)
 
     def say(self, upto: int) -> None:
         """Send a WANT. Repeated, it only says that we are still there."""
@@ -102,3 +106,8 @@ class Want:
     def forget(self) -> bool:
         """Expect no more; return whether it was expected."""
         return self._neighbour.feed.wants.pop(self.label, None) is not None
+
+
+def step_of(window: int) -> int:
+    """Return how much more is worth a WANT."""
+    return min(window // 2, MAX_STEP_BYTES)
