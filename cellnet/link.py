@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anyio
 
 from cellnet.errors import CellError, ConnectError, HandshakeError
+from cellnet.pages import PAGE_BYTES
 from cellnet.protocol.connection import BATCH_BYTES
 from cellnet.protocol.frames import FRAME_BYTES
 from cellnet.wakeup import Wakeup
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from cellnet.drivers.base import Buffer, Link
+    from cellnet.pages import Pages
     from cellnet.protocol.connection import Connection
     from cellnet.protocol.endpoint import Endpoint
 
@@ -28,6 +29,12 @@ __all__ = ["Backoff", "RunningLink", "keep_connected"]
 
 SLOW_SECONDS = 0.02
 """A batch that takes longer to leave is followed by smaller ones: what concerns the link waits for one at most."""
+BATCHES_AT_ONCE = 4
+"""After which others have their turn, and a task sends the rest."""
+LENT_BYTES = PAGE_BYTES // 4
+"""Less than this that was read is copied rather than have a page of its own while it waits."""
+CLEAN_ROUNDS = 8
+"""After so many reads of which nothing was left, a link has no page of its own."""
 FAREWELL_SECONDS = 2.0
 """How long a link that ends may take to send what is queued, which often says why it ends."""
 
@@ -43,6 +50,7 @@ class RunningLink:
         connection: Connection,
         endpoint: Endpoint,
         tasks: TaskGroup,
+        pages: Pages,
         *,
         dispatch: Callable[[], None],
         ready: Callable[[RunningLink], None],
@@ -51,6 +59,7 @@ class RunningLink:
         """Join a link to its connection.
 
         :param tasks: where the second task runs; :meth:`run` ends it
+        :param pages: what to read into
         :param dispatch: called after bytes were taken in, when the endpoint may have events
         :param ready: called when there is something to send; :meth:`flush` is to follow soon
         :param joined: for :meth:`Neighbours.attached` to call when the parent took us in
@@ -67,7 +76,11 @@ class RunningLink:
         self._tasks = tasks
         self._unsent: Sequence[Buffer] = ()
         self._batch = BATCH_BYTES
-        self._writing: anyio.CancelScope | None = None
+        self._pages = pages
+        self._clean = 0
+        self._writer: anyio.CancelScope | None = None
+        self._is_writing = False
+        self._work = Wakeup()
         self._running = False
         self._ending = False
         self._forgotten = False
@@ -76,14 +89,13 @@ class RunningLink:
         if connection.has_output:  # a listener's HELLO was queued when the connection was made
             ready(self)
 
-    async def run(self, buffer: memoryview, uplink_room: Callable[[], Awaitable[None]]) -> None:
+    async def run(self, uplink_room: Callable[[], Awaitable[None]]) -> None:
         """Carry bytes both ways until the link ends.
 
-        :param buffer: what to read into; links may share it
         :param uplink_room: waits while the link to the parent is full, so that children cannot overfill it
         """
         try:
-            await self._use(buffer, uplink_room)
+            await self._use(uplink_room)
             self._forget()
             await self._link.aclose()
         finally:
@@ -113,32 +125,45 @@ class RunningLink:
 
         Everything that one batch of input caused leaves in one system call, and mostly without waking a task.
         """
-        if self._writing is not None or not self._running or not self.connection.has_output:
+        connection = self.connection
+        if self._is_writing or not self._running or not connection.has_output:
             return
-        buffers = self.connection.take(now, self._batch)
-        # What is not taken is copied: contents that pass lie in a buffer that is about to be used again.
-        self._unsent = [bytes(buffer) for buffer in self._link.try_send(buffers)] if buffers else ()
-        if self._unsent or self.connection.has_output:
-            self._writing = anyio.CancelScope()
-            self._tasks.start_soon(self._drain, self._writing)
+        for _ in range(BATCHES_AT_ONCE):
+            self._unsent = self._link.try_send(connection.take(now, self._batch))
+            if self._unsent or not connection.has_output:
+                break
+        if self._unsent:
+            self._pages.waiting.append(self)
+        if self._unsent or connection.has_output:
+            self._is_writing = True
+            self._work.notify()
+            if self._writer is None:
+                self._writer = anyio.CancelScope()
+                self._tasks.start_soon(self._write, self._writer)
 
-    async def _use(self, buffer: memoryview, uplink_room: Callable[[], Awaitable[None]]) -> None:
+    def keep(self) -> None:
+        """Copy what waits to be sent: contents that pass lie in a buffer that is about to be used again."""
+        self._unsent = [bytes(buffer) for buffer in self._unsent]
+
+    async def _use(self, uplink_room: Callable[[], Awaitable[None]]) -> None:
         self._running = True
         try:
             self.flush(anyio.current_time())
-            await self._read(buffer, uplink_room)
+            await self._read(uplink_room)
             # What is queued often says why the link ends.
             await self._wait_written(FAREWELL_SECONDS)
         finally:
             self._running = False
-            if self._writing is not None:
-                self._writing.cancel()
-                await self._wait_written()
+            if self._writer is not None:
+                self._writer.cancel()
+                with anyio.CancelScope(shield=True):
+                    while self._writer is not None:
+                        await self._room.wait()
 
-    async def _wait_written(self, seconds: float = math.inf) -> None:
-        if self._writing is not None:
+    async def _wait_written(self, seconds: float) -> None:
+        if self._is_writing:
             with anyio.move_on_after(seconds, shield=True):
-                while self._writing is not None:
+                while self._is_writing:
                     await self._room.wait()
 
     def _forget(self) -> None:
@@ -148,19 +173,20 @@ class RunningLink:
         self._room.notify()
         self._dispatch()
 
-    async def _read(self, buffer: memoryview, uplink_room: Callable[[], Awaitable[None]]) -> None:
-        endpoint, connection = self._endpoint, self.connection
+    async def _read(self, uplink_room: Callable[[], Awaitable[None]]) -> None:
+        endpoint, connection, page = self._endpoint, self.connection, self._pages.shared
         with self._reading:
             try:
                 while not self._ending:
                     held = connection.held_bytes
-                    count = await self._link.fill(buffer[held:])
+                    count = await self._link.fill(page[held:])
                     if count == 0:
                         raise ConnectError("the other side closed the link")
                     now = anyio.current_time()
-                    endpoint.receive(connection, buffer[: held + count], now, held)
+                    self._pages.waiting.clear()  # what waits already lies elsewhere
+                    endpoint.receive(connection, page[: held + count], now, held)
                     self._dispatch()
-                    endpoint.keep()
+                    page = self._next_page(page, count)
                     parent = endpoint.router.parent
                     if parent is not None and parent is not connection and parent.is_full:
                         await uplink_room()
@@ -168,23 +194,51 @@ class RunningLink:
             except ConnectError as error:
                 self.end(error)
 
-    async def _drain(self, scope: anyio.CancelScope) -> None:
-        connection = self.connection
+    def _next_page(self, page: memoryview, count: int) -> memoryview:
+        """Return what to read into next, after *count* bytes were read into *page*.
+
+        What passes and could not leave stays where it is, if that is a page of this link alone. It is copied if it is
+        little, or if there was no page.
+        """
+        pages = self._pages
+        is_shared = page is pages.shared
+        lent = not is_shared and count >= LENT_BYTES
+        is_left = self._endpoint.keep(lent=lent)
+        for running in pages.waiting:
+            is_left = True
+            if not lent:
+                running.keep()
+        if is_left:
+            self._clean = 0
+            return pages.take() if lent or is_shared else page
+        self._clean += 1
+        return page if self._clean < CLEAN_ROUNDS else pages.shared
+
+    async def _write(self, scope: anyio.CancelScope) -> None:
+        """Send what the link did not take at once, now and whenever that happens again."""
         try:
             with scope:
-                while buffers := self._unsent or connection.take(anyio.current_time(), self._batch):
-                    self._unsent = ()
-                    began = anyio.current_time()
-                    await self._link.send(buffers)
-                    is_slow = anyio.current_time() - began > SLOW_SECONDS
-                    self._batch = FRAME_BYTES if is_slow else BATCH_BYTES
-                    if not connection.is_full:
-                        self._room.notify()
+                while True:
+                    await self._drain()
+                    self._is_writing = False
+                    self._room.notify()
+                    await self._work.wait()
         except ConnectError as error:
             self.end(error)
         finally:
-            self._writing = None
+            self._writer, self._is_writing = None, False
             self._room.notify()
+
+    async def _drain(self) -> None:
+        connection = self.connection
+        while buffers := self._unsent or connection.take(anyio.current_time(), self._batch):
+            self._unsent = ()
+            began = anyio.current_time()
+            await self._link.send(buffers)
+            is_slow = anyio.current_time() - began > SLOW_SECONDS
+            self._batch = FRAME_BYTES if is_slow else BATCH_BYTES
+            if not connection.is_full:
+                self._room.notify()
 
 
 @dataclass(slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import mmap
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from cellnet.drivers.base import Address
 from cellnet.errors import CellError, ConnectDeadline, ConnectError, HandshakeError
 from cellnet.fqcn import ROOT
 from cellnet.link import Backoff, RunningLink, keep_connected
+from cellnet.pages import Pages
 from cellnet.protocol.connection import HANDSHAKE_SECONDS
 from cellnet.wakeup import Wakeup
 
@@ -35,7 +35,6 @@ __all__ = ["Neighbours"]
 
 MAX_UNPROVEN = 128
 """Arrivals whose handshake is not done, at a time and in total; one more is turned away."""
-BUFFER_BYTES = 256 * 1024
 FAREWELL_SECONDS = 2.0
 
 logger = logging.getLogger("cellnet.link")
@@ -66,8 +65,7 @@ class Neighbours:
         self._starting = 0
         self._closing = False
         self._listeners: list[Listener] = []
-        # Pages of a map are made when they are touched: a thousand idle cells do not pay for a thousand buffers.
-        self._buffer = memoryview(mmap.mmap(-1, BUFFER_BYTES))
+        self._pages = Pages()
         self._ended = Wakeup()
         self._planned = math.inf
         self._sooner = Wakeup()
@@ -193,6 +191,7 @@ class Neighbours:
             connection,
             self._endpoint,
             self._tasks,
+            self._pages,
             dispatch=self._dispatch,
             ready=self._ready.append,
             joined=joined,
@@ -202,7 +201,7 @@ class Neighbours:
 
     async def _run(self, running: RunningLink) -> None:
         try:
-            await running.run(self._buffer, self._uplink_room)
+            await running.run(self._uplink_room)
         finally:
             del self._running[running.connection]
             self._ended.notify()

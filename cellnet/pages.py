@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import mmap
 from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cellnet.link import RunningLink
 
 __all__ = ["PAGE_BYTES", "Pages"]
 
@@ -19,6 +23,8 @@ class Pages:
         # Pages of a map are made when they are touched: a thousand idle cells do not pay for a thousand buffers.
         self.shared = memoryview(mmap.mmap(-1, PAGE_BYTES))
         """For all, one after the other: what lies here must be copied before the next link reads."""
+        self.waiting: list[RunningLink] = []
+        """Links that could not send all since the last read: what they hold may lie in what was read into."""
         self._pages: deque[bytearray] = deque()
 
     def take(self) -> memoryview:

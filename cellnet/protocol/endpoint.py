@@ -145,9 +145,14 @@ class Endpoint:
         self._forget(connection, now)
         self.switch.deliver_own(now)
 
-    def keep(self) -> None:
-        """Copy what passes and has not left, before the bytes that :meth:`receive` took are overwritten."""
-        self.plane.transit.keep()
+    def keep(self, *, lent: bool = False) -> bool:
+        """Copy what passes and has not left, before the bytes that :meth:`receive` took are overwritten.
+
+        Return whether there was any.
+
+        :param lent: they stay as they are while anybody has a view of them, so that nothing need be copied
+        """
+        return self.plane.transit.keep(lent=lent)
 
     @property
     def due(self) -> float:

@@ -29,11 +29,16 @@ class Transit:
         self._volatile: dict[Passage, None] = {}
         self._held_back: dict[Passage, None] = {}
 
-    def keep(self) -> None:
-        """Copy what has come and not left: the buffer that it lies in is about to be used again."""
+    def keep(self, *, lent: bool) -> bool:
+        """Copy what has come and not left: the buffer that it lies in is about to be used again, unless it is lent.
+
+        Return whether there was any.
+        """
+        is_any = False
         for passage in self._volatile:
-            passage.keep()
+            is_any |= passage.keep(lent=lent)
         self._volatile.clear()
+        return is_any
 
     def came(self, passage: Passage) -> None:
         """Note that bytes came which are not copied."""
@@ -78,6 +83,8 @@ class Passage:
         self._left = supply.position
         self._window = WINDOW_BYTES
         self._pieces: deque[Buffer] = deque()
+        self._volatile = 0
+        """How many pieces came since they were last kept; those that have not left are the last ones."""
         transit.passages[self] = None
 
     @property
@@ -127,6 +134,7 @@ class Passage:
     def take(self, data: Buffer, _now: float) -> None:
         """Let the next bytes pass."""
         self._pieces.append(data)
+        self._volatile += 1
         if self.want.position - self._left > self._window // 2:  # the link in is the faster one
             self._window = max(WINDOW_BYTES, self._window - FRAME_BYTES)
         self._transit.came(self)
@@ -144,10 +152,11 @@ class Passage:
         self._transit.forget(self)
         self._supply.abort(code, reason)
 
-    def keep(self) -> None:
-        """Copy what lies in a buffer of others: the last that came, up to what was copied before."""
+    def keep(self, *, lent: bool) -> bool:
+        """Copy what lies in a buffer that is about to be used again, the last pieces that came; return if any do."""
         pieces = self._pieces
-        for index in range(len(pieces) - 1, -1, -1):
-            if type(pieces[index]) is bytes:
-                break
-            pieces[index] = bytes(pieces[index])
+        count, self._volatile = min(self._volatile, len(pieces)), 0
+        if not lent:
+            for index in range(len(pieces) - count, len(pieces)):
+                pieces[index] = bytes(pieces[index])
+        return count > 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cellnet.errors import ConnectError, HandshakeError
 from cellnet.fqcn import FQCN, ROOT
 from cellnet.link import Backoff
-from cellnet.neighbours import BUFFER_BYTES
+from cellnet.pages import PAGE_BYTES
 from cellnet.payload import Encoding
 from cellnet.protocol import passage
 from cellnet.protocol.connection import BUDGET_BYTES, RESERVE_BYTES
@@ -44,7 +44,7 @@ MAX_QUEUED_BYTES = BUDGET_BYTES + RESERVE_BYTES + MAX_HEADER + MAX_BODY
 """What may wait for one link, with one frame that was the last to find room."""
 _WALL = datetime.datetime(2026, 3, 1, 12, 0, 0, tzinfo=datetime.UTC)
 _TRANSPORT = Transport("memory")
-_OVERWRITTEN = memoryview(b"\xee" * BUFFER_BYTES)
+_OVERWRITTEN = memoryview(b"\xee" * PAGE_BYTES)
 """What is in a buffer after it was read: nothing that anybody sent."""
 
 
@@ -94,7 +94,7 @@ class SimulatedCell(Process):
         self._excused: dict[End, None] = {}
         """Ends of children that are not read now, as the link to the parent is full."""
         self._armed = math.inf
-        self._buffer = memoryview(bytearray(BUFFER_BYTES))
+        self._buffer = memoryview(bytearray(PAGE_BYTES))
 
     @property
     def has_contents_above(self) -> bool:
@@ -158,7 +158,7 @@ class SimulatedCell(Process):
         buffer, endpoint, start = self._buffer, self.endpoint, 0
         while start < len(data) and connection in self.ends:
             held = connection.held_bytes
-            piece = data[start : start + BUFFER_BYTES - held]
+            piece = data[start : start + PAGE_BYTES - held]
             start += len(piece)
             stop = held + len(piece)
             view = buffer[:stop]
