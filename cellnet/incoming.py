@@ -43,8 +43,7 @@ class Incoming:
     def read(self, limit: int) -> bytes:
         """Return bytes that came; nothing if there are none."""
         if not self._pieces:
-            self._room = min(2 * self._room, MAX_ROOM_BYTES)
-            self._widen()
+            self._grow()
             return b""
         data = self._pieces.popleft()
         if len(data) > limit:
@@ -95,6 +94,14 @@ class Incoming:
         """Take the news that no more comes."""
         self.error = reason if code == "reset" else f"{code}: {reason}"
         self.changed.notify()
+
+    def _grow(self) -> None:
+        if self._room < MAX_ROOM_BYTES:
+            self._room *= 2
+            # Takes no memory: it tells the C library that so much comes and goes. Else it returns each piece that was
+            # read to the system, to have it filled with zeros for the next: half of what this end of a stream costs.
+            bytes(self._room)
+        self._widen()
 
     def _widen(self) -> None:
         """Let more come, if there is room for much more: who reads slowly does not ask for each piece."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PAGE_BYTES", "Pages"]
 
-PAGE_BYTES = 256 * 1024
+PAGE_BYTES = 512 * 1024
 MAX_PAGES = 32
 """Besides the shared one. What waits when all are in use is copied."""
 

@@ -58,6 +58,8 @@ class Stream(ByteStream):
         self.fetch: Fetch | None = None
         self._opened = opened
         self._changed = changed
+        self._upto = 0
+        """To where there was room when that was last looked at: what comes is looked at by the fetch itself."""
         self._room = Wakeup()
         self._is_eof = False
         self._is_closed = False
@@ -183,7 +185,8 @@ class Stream(ByteStream):
         self._changed()
 
     def _extend(self) -> None:
-        if self.fetch is not None:
+        if self.fetch is not None and self.incoming.upto != self._upto:
+            self._upto = self.incoming.upto
             self.fetch.extend(anyio.current_time())
             self._changed()
 

@@ -18,7 +18,7 @@ WINDOW_BYTES = 1 << 20
 MAX_WINDOW_BYTES = 8 << 20
 """And at most: so much is under way on a link of 1 Gbit/s whose round trip takes 64 ms."""
 MAX_STEP_BYTES = 1 << 20
-"""More is wanted when it is half a window more, or this much, or when little is still to come."""
+"""More is wanted when it is half a window more, or this much, or more than is still to come."""
 TEMPORARY = frozenset({"lost", "unreachable", "busy"})
 """Why a content stops that may be had later, or over another way."""
 
@@ -83,14 +83,14 @@ class Want:
         neighbour.feed.wants[self.label] = self
 
     def is_worth(self, upto: int, window: int) -> bool:
-        """Whether so much more is wanted, or so little still to come, that it should be said.
+        """Whether so much more is wanted that it should be said: half a window, or more than is still to come.
 
-        Each time costs a system call and wakes somebody at every hop.
+        Each time costs a system call, and wakes somebody, at every hop.
         """
         if not self.is_said:
             return True
-        to_come = self.upto - self.position
-        return upto - self.upto >= step_of(window) or (upto > self.upto and to_come < (upto - self.position) // 2)
+        more = upto - self.upto
+        return more >= min(window // 2, MAX_STEP_BYTES) or more > self.upto - self.position
 
     def say(self, upto: int) -> None:
         """Send a WANT. Repeated, it only says that we are still there."""
@@ -106,8 +106,3 @@ class Want:
     def forget(self) -> bool:
         """Expect no more; return whether it was expected."""
         return self._neighbour.feed.wants.pop(self.label, None) is not None
-
-
-def step_of(window: int) -> int:
-    """Return how much more is worth a WANT."""
-    return min(window // 2, MAX_STEP_BYTES)

@@ -12,7 +12,7 @@ from cellnet.protocol import want as wants
 from cellnet.protocol.frames import FRAME_BYTES, OFFSET, Kind, unpack
 from cellnet.protocol.offer import Held
 from cellnet.protocol.plane import FORGET_SECONDS, LOOK_SECONDS, MAX_OFFSET
-from cellnet.protocol.want import MAX_WINDOW_BYTES, STEP_BYTES, WINDOW_BYTES
+from cellnet.protocol.want import MAX_WINDOW_BYTES, WINDOW_BYTES
 from tests.protocol.conftest import Peer, encode_frame, new_endpoint
 from tests.protocol.contents import (
     EVERYTHING,
@@ -221,7 +221,7 @@ def test_a_neighbour_that_says_no_more_what_it_wants_is_forgotten(relay: Endpoin
 
 
 def test_what_comes_is_taken_and_more_is_wanted_in_time(relay: Endpoint, above: Peer) -> None:
-    sink, whole = fetched(relay), content(WINDOW_BYTES + 2 * STEP_BYTES)
+    sink, whole = fetched(relay), content(WINDOW_BYTES + 2 * (WINDOW_BYTES // 2))
     offset, upto = 0, 0
     while offset < len(whole):
         for frame in above.frames():
