@@ -31,6 +31,10 @@ JOIN_BYTES = 64 * 1024
 RECORD_BYTES = 16 * 1024
 UNSENT_BYTES = 128 * 1024
 """What the kernel may hold back unsent. Without this, a stalled peer hides megabytes in front of control frames."""
+MAX_UNSENT_BYTES = 2 << 20
+"""The same while the peer takes half of it within ``QUICK_SECONDS``, as each time that it is full wakes a task."""
+QUICK_SECONDS = 0.002
+SLOW_SECONDS = 0.01
 ROUNDS_PER_CHECKPOINT = 16
 CLOSE_SECONDS = 1.0
 
@@ -54,6 +58,7 @@ class SockLink:
         self._sock = sock
         self._certificate: bytes | None = None
         self._readable = Readable(sock)
+        self._unsent_bytes = UNSENT_BYTES
         self._rounds = 0
         self._closed = False
 
@@ -195,8 +200,21 @@ class SockLink:
             await self._readable.wait()
 
     async def _wait_writable(self) -> None:
+        began = anyio.current_time()
         with _closed_here():
             await anyio.wait_writable(self._sock)
+        self._pace(anyio.current_time() - began)
+
+    def _pace(self, waited: float) -> None:
+        """Let the kernel hold more if it was quick to send half of what it holds, and less if it was slow."""
+        allowed = self._unsent_bytes
+        if waited < QUICK_SECONDS:
+            allowed = min(2 * allowed, MAX_UNSENT_BYTES)
+        elif waited > SLOW_SECONDS:
+            allowed = max(allowed // 2, UNSENT_BYTES)
+        if allowed != self._unsent_bytes:
+            self._unsent_bytes = allowed
+            _hold_back(self._sock, allowed)
 
 
 class SockListener:
@@ -312,5 +330,11 @@ def _tune(sock: socket.socket) -> None:
     if sock.family == socket.AF_UNIX:
         return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+    _hold_back(sock, UNSENT_BYTES)
+
+
+def _hold_back(sock: socket.socket, size: int) -> None:
+    """Let the kernel hold about so much unsent, where that can be said."""
+    if sock.family != socket.AF_UNIX and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        with suppress(OSError):  # it is closed, as who waits for it will see
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, size)
