@@ -314,3 +314,16 @@ def test_what_a_cell_takes_for_itself_is_its_own(relay: Endpoint, above: Peer) -
     relay.receive(above.connection, memoryview(buffer), 0.0)
     buffer[:] = bytes(len(buffer))
     assert sink.bytes == b"as it came"
+
+
+def test_what_lies_in_a_buffer_that_is_lent_is_not_copied(relay: Endpoint, above: Peer, below: Peer) -> None:
+    want(below, 1, "server", upto=EVERYTHING)
+    lent, used_again = (bytearray(encode_frame(Kind.DATA, OFFSET.pack(at), b"as it came", label=1)) for at in (0, 10))
+    relay.receive(above.connection, memoryview(lent), 0.0)
+    assert relay.keep(lent=True)
+    assert not relay.keep(), "nothing came since"
+    lent[-4:] = b"left"
+    relay.receive(above.connection, memoryview(used_again), 0.0)
+    assert relay.keep()
+    used_again[:] = bytes(len(used_again))
+    assert [bytes(frame.body) for frame in below.frames()] == [b"as it left", b"as it came"]

@@ -149,7 +149,7 @@ def test_how_requests_are_repeated_and_settled_is_said_there(said: str) -> None:
         f"at least {offer.HOLD_SECONDS:.0f} seconds after it was last said to be wanted",
         f"said again every {plane.LOOK_SECONDS:.0f} seconds, on every link",
         f"did not hear a label for {plane.FORGET_SECONDS:.0f} seconds forgets it",
-        f"More is wanted when it is {want.STEP_BYTES // 1024} KiB more",
+        f"or {want.MAX_STEP_BYTES // MIB} MiB more, or more than is still to come",
         f"All records of a payload but the last have {records.TEXT_BYTES + 4 + sealing.OVERHEAD:,} bytes in all",
         f"After {fetch.MAX_ALTERED} times it gives up",
     ],
