@@ -46,7 +46,7 @@ from cellnet.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping
-    from contextlib import ExitStack
+    from contextlib import AsyncExitStack
     from pathlib import Path
 
     from cellnet.credentials import Credentials
@@ -291,9 +291,9 @@ class Cell(anyio.AsyncContextManagerMixin):
         else:
             wanted = [FQCN(name) for name in destinations]
 
-        async def send(replies: Replies, held: ExitStack) -> tuple[int, list[FQCN]]:
+        async def send(replies: Replies, held: AsyncExitStack) -> tuple[int, list[FQCN]]:
             names = await self._directory.resolve(wanted) if isinstance(wanted, Pattern) else wanted
-            encoding, data = held.enter_context(self._contents.held(packed))
+            encoding, data = await held.enter_async_context(self._contents.shared(packed))
             now = anyio.current_time()
             number = self._endpoint.request(names, topic, encoding, data, deadline=replies.deadline.at, now=now)
             self._answers.expect(number, replies)
