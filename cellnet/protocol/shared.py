@@ -54,16 +54,20 @@ class Shared:
         if (data := transit.shelf.read(content, 0)) is not None:
             self.learn(ChunkList(data))
 
+    @property
+    def list_bytes(self) -> int:
+        """How long the list is, once it is here."""
+        return 0 if self.list is None else len(self.list.bytes)
+
     def learn(self, chunks: ChunkList) -> None:
         """Take the list. It stays as long as anybody wants the object."""
         self.list = chunks
-        self.transit.promised += len(chunks.bytes)
+        self.transit.promised += self.list_bytes
 
     def forget(self) -> None:
         """Note that nobody wants it here any more."""
         del self.transit.objects[self.content]
-        if self.list is not None:
-            self.transit.left(len(self.list.bytes))
+        self.transit.left(self.list_bytes)
 
     def piece(self, index: int) -> bytes | None:
         """Return a piece, if it is here."""
@@ -130,11 +134,10 @@ class Share:
         """Return what is there; if nothing is, let it come."""
         chunks = self._shared.list
         index = 0 if chunks is None else chunks.index(offset)
-        if chunks is not None and index == chunks.count:
-            return b""
         piece = self._shared.piece(index)
         if piece is None:
-            self._shared.follow(self, index)
+            if chunks is None or index < chunks.count:
+                self._shared.follow(self, index)
             return b""
         start = 0 if chunks is None else chunks.start(index)
         data = memoryview(piece)[offset - start : offset - start + limit]
@@ -142,10 +145,12 @@ class Share:
             self.pull.passed(offset + len(data))
         return data
 
-    def wanted(self, _supply: Supply, _acknowledged: int) -> None:
+    def wanted(self, supply: Supply, _acknowledged: int) -> None:
         """Let more come, if that is what it waits for."""
         if self.pull is not None:
             self.pull.extend()
+        elif supply.position < supply.upto:
+            self.read(supply.position, 0)
 
     def stopped(self, _supply: Supply, _code: str) -> None:
         """Note that the neighbour wants no more."""
