@@ -75,13 +75,19 @@ class Contents:
         :raises LocalProtocolError: if it is something that cannot be sent
         :raises Busy: if too many large ones are under way
         """
-        packed = payload if isinstance(payload, Packed) else encode(payload)
+        packed = encode(payload)
         encoding, data, offer = self._hold(packed, math.inf, is_for_one=False)
         try:
             yield encoding, data
         finally:
             if offer is not None:
                 offer.withdraw("gone", "it is wanted no more")
+
+    @asynccontextmanager
+    async def share(self, payload: object) -> AsyncIterator[Packed]:
+        """Return a payload that may be sent many times, until the block ends."""
+        async with self.shared(encode(payload)) as (encoding, data):
+            yield Packed(encoding, (data,))
 
     @asynccontextmanager
     async def shared(self, packed: Packed) -> AsyncIterator[tuple[int, bytes]]:
