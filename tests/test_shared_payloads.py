@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio.lowlevel
 import pytest
@@ -48,20 +48,21 @@ async def test_ten_mebibytes_to_fifty_cells_under_two_relays_leave_the_server_tw
 
 
 async def test_what_is_shared_is_sent_in_any_number_of_messages_and_fetched_once(network: Network) -> None:
-    model: Any = None
+    models: list[object] = []
 
     async def hand_out(_request: Request) -> object:
-        return model
+        return models[0]
 
-    async with network.tree(relays=1, clients=8, handlers=HANDLERS | {"model": hand_out}) as server:
-        async with server.share(MODEL) as model:
-            before = sent(server)
-            for number in range(1, 5):
-                assert await server.request(f"R1.C{number}", "size", model) == 10 * MIB
-            for number in range(5, 9):
-                assert await network[f"R1.C{number}"].request("server", "model") == MODEL
-            assert await sizes(server, "R1.*", model) == [10 * MIB] * 8
-            assert sent(server) - before < 10.5 * MIB
+    handlers = HANDLERS | {"model": hand_out}
+    async with network.tree(relays=1, clients=8, handlers=handlers) as server, server.share(MODEL) as model:
+        models.append(model)
+        before = sent(server)
+        for number in range(1, 5):
+            assert await server.request(f"R1.C{number}", "size", model) == 10 * MIB
+        for number in range(5, 9):
+            assert await network[f"R1.C{number}"].request("server", "model") == MODEL
+        assert await sizes(server, "R1.*", model) == [10 * MIB] * 8
+        assert sent(server) - before < 10.5 * MIB
 
 
 async def test_what_is_shared_no_longer_cannot_be_had(network: Network) -> None:

@@ -177,7 +177,9 @@ class SimulatedCell(Process):
         if transit.promised > most:
             self.excess.append(f"{transit.promised} bytes may be here to be passed on: {most} are allowed")
         if transit.shelf.size > max(0, passage.TRANSIT_BYTES - transit.promised):
-            self.excess.append(f"{transit.shelf.size} bytes are kept for others beside {transit.promised} promised ones")
+            self.excess.append(
+                f"{transit.shelf.size} bytes are kept for others beside {transit.promised} promised ones"
+            )
         for one in transit.passages:
             held = sum(map(len, one._pieces))
             if held > one.promised:

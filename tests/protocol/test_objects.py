@@ -9,7 +9,7 @@ import pytest
 from cellnet.protocol import passage, plane, shared
 from cellnet.protocol.frames import FRAME_BYTES, OFFSET, Frame, Kind, pack
 from cellnet.protocol.shelf import MAX_AGE
-from cellnet.protocol.want import MAX_WINDOW_BYTES, WINDOW_BYTES
+from cellnet.protocol.want import WINDOW_BYTES
 from tests.protocol.conftest import Net, encode_frame
 from tests.protocol.contents import (
     Checked,
