@@ -72,7 +72,7 @@ class Pull:
         if self._is_over or not self.shares:
             return
         goal = self._goal()
-        if self._want.is_worth(goal):
+        if self._want.is_worth(goal, self._window):
             more = self._transit.allow(self, goal - self._want.upto)
             if more or not self._want.is_said:
                 self._want.say(self._want.upto + more)
