@@ -129,7 +129,8 @@ class RunningLink:
         if self._is_writing or not self._running or not connection.has_output:
             return
         for _ in range(BATCHES_AT_ONCE):
-            self._unsent = self._link.try_send(connection.take(now, self._batch))
+            buffers = connection.take(now, self._batch)
+            self._unsent = self._link.try_send(buffers) if buffers else ()
             if self._unsent or not connection.has_output:
                 break
         if self._unsent:
