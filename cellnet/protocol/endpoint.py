@@ -146,12 +146,7 @@ class Endpoint:
         self.switch.deliver_own(now)
 
     def keep(self, *, lent: bool = False) -> bool:
-        """Copy what passes and has not left, before the bytes that :meth:`receive` took are overwritten.
-
-        Return whether there was any.
-
-        :param lent: they stay as they are while anybody has a view of them, so that nothing need be copied
-        """
+        """Copy what passes and has not left, unless it is lent, as :meth:`Transit.keep` says."""
         return self.plane.transit.keep(lent=lent)
 
     @property

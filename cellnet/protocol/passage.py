@@ -37,9 +37,11 @@ class Transit:
         self._held_back: dict[Passage | Pull, None] = {}
 
     def keep(self, *, lent: bool) -> bool:
-        """Copy what has come and not left: the buffer that it lies in is about to be used again, unless it is lent.
+        """Copy what has come and not left, as the buffer that it lies in is about to be used again.
 
         Return whether there was any.
+
+        :param lent: the buffer stays as it is while anybody has a view of it, so that nothing need be copied
         """
         is_any = False
         for passage in self._volatile:
