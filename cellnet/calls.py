@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
@@ -113,7 +113,7 @@ class Replies(AbstractAsyncContextManager["Replies"]):
 
     def __init__(
         self,
-        send: Callable[[Replies, ExitStack], Awaitable[tuple[int, Iterable[FQCN]]]],
+        send: Callable[[Replies, AsyncExitStack], Awaitable[tuple[int, Iterable[FQCN]]]],
         forget: Callable[[int], Iterable[tuple[FQCN, DeliveryError]]],
         limit: float,
     ) -> None:
@@ -125,11 +125,11 @@ class Replies(AbstractAsyncContextManager["Replies"]):
         self._missing: set[FQCN] = set()
         self._sequence: int | None = None
         self._deadline: Deadline
-        self._held = ExitStack()
+        self._held = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         self._deadline = Deadline(self._limit)
-        with ExitStack() as held:
+        async with AsyncExitStack() as held:
             self._sequence, destinations = await self._send(self, held)
             self._held = held.pop_all()
         self._missing.update(destinations)
@@ -140,7 +140,7 @@ class Replies(AbstractAsyncContextManager["Replies"]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with self._held:
+        async with self._held:
             if self._sequence is not None:
                 self._forget(self._sequence)
 

@@ -18,10 +18,7 @@ from cellnet.calls import REQUEST_SECONDS, Call, Deadline, Replies
 from cellnet.contents import Contents
 from cellnet.directory import MEMBERS_TOPIC, Directory
 from cellnet.epoch import clock_epoch
-from cellnet.errors import (
-    DeadlineBeforeExecution,
-    LocalProtocolError,
-)
+from cellnet.errors import DeadlineBeforeExecution, LocalProtocolError
 from cellnet.fqcn import FQCN, Pattern, check_segment
 from cellnet.groups import unwrapped
 from cellnet.inbox import Inbox
@@ -30,28 +27,20 @@ from cellnet.message import Reply, Request
 from cellnet.neighbours import Neighbours
 from cellnet.payload import encode
 from cellnet.protocol.endpoint import MAX_CHILDREN, Endpoint
-from cellnet.protocol.events import (
-    Attached,
-    Cancelled,
-    Failed,
-    LinkFailed,
-    MemberJoined,
-    MemberLeft,
-    Message,
-    Replied,
-)
+from cellnet.protocol.events import Attached, Cancelled, Failed, LinkFailed, MemberJoined, MemberLeft, Message, Replied
 from cellnet.statistics import CellStatistics
 from cellnet.streams import STREAM_TOPIC, Streams
 from cellnet.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping
-    from contextlib import ExitStack
+    from contextlib import AbstractAsyncContextManager, AsyncExitStack
     from pathlib import Path
 
     from cellnet.credentials import Credentials
     from cellnet.drivers.base import Driver
     from cellnet.message import Durable, Handler
+    from cellnet.payload import Packed
     from cellnet.protocol.envelope import Status
     from cellnet.protocol.events import Event
     from cellnet.protocol.routing import Member
@@ -291,9 +280,9 @@ class Cell(anyio.AsyncContextManagerMixin):
         else:
             wanted = [FQCN(name) for name in destinations]
 
-        async def send(replies: Replies, held: ExitStack) -> tuple[int, list[FQCN]]:
+        async def send(replies: Replies, held: AsyncExitStack) -> tuple[int, list[FQCN]]:
             names = await self._directory.resolve(wanted) if isinstance(wanted, Pattern) else wanted
-            encoding, data = held.enter_context(self._contents.held(packed))
+            encoding, data = await held.enter_async_context(self._contents.shared(packed))
             now = anyio.current_time()
             number = self._endpoint.request(names, topic, encoding, data, deadline=replies.deadline.at, now=now)
             self._answers.expect(number, replies)
@@ -301,6 +290,17 @@ class Cell(anyio.AsyncContextManagerMixin):
             return number, names
 
         return Replies(send, self._answers.forget, self._request_seconds)
+
+    def share(self, payload: object) -> AbstractAsyncContextManager[Packed]:
+        """Return a context manager that prepares a payload for many cells, or many times.
+
+        What it gives may be the payload of any number of messages of this cell, and the answer of its handlers, until
+        the block ends. A large one leaves this cell once for each child, however many cells below want it.
+
+        :raises LocalProtocolError: if the payload is something that cannot be sent
+        :raises Busy: on entry, if too many large payloads are under way
+        """
+        return self._contents.share(payload)
 
     def open_stream(self, destination: str | FQCN, topic: str) -> Stream:
         """Return a stream of bytes to another cell, for ``async with``.

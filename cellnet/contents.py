@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import io
+import math
 import os
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-import anyio
+import anyio.lowlevel
 
 from cellnet.errors import CellError, ContentLost, PayloadTooLarge, RemoteProtocolError
 from cellnet.payload import Encoding, Packed, encode
+from cellnet.protocol.chunks import DIGEST_BYTES, MAX_OBJECT_BYTES, Listing, Verifier
 from cellnet.protocol.fetch import Altered
 from cellnet.protocol.frames import INLINE_LIMIT, pack, unpack
-from cellnet.protocol.offer import Held
+from cellnet.protocol.offer import HOLD_SECONDS, Held
 from cellnet.protocol.plane import CONTENT_BYTES
 from cellnet.protocol.records import Opener, SealedSource
 from cellnet.protocol.sealing import KEY_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from cellnet.fqcn import FQCN
     from cellnet.protocol.endpoint import Endpoint
@@ -46,7 +48,7 @@ class Reference(NamedTuple):
         :raises RemoteProtocolError: if it is malformed
         """
         reference = cls(*unpack(data, int, int, bytes, bytes))
-        if len(reference.content) != CONTENT_BYTES or len(reference.key) not in (0, KEY_BYTES):
+        if len(reference.content) not in (CONTENT_BYTES, DIGEST_BYTES) or len(reference.key) not in (0, KEY_BYTES):
             raise RemoteProtocolError("a message names a payload that cannot be")
         return reference
 
@@ -73,13 +75,43 @@ class Contents:
         :raises LocalProtocolError: if it is something that cannot be sent
         :raises Busy: if too many large ones are under way
         """
-        packed = payload if isinstance(payload, Packed) else encode(payload)
-        encoding, data, offer = self._hold(packed, is_for_one=False)
+        packed = encode(payload)
+        encoding, data, offer = self._hold(packed, math.inf, is_for_one=False)
         try:
             yield encoding, data
         finally:
             if offer is not None:
                 offer.withdraw("gone", "it is wanted no more")
+
+    @asynccontextmanager
+    async def share(self, payload: object) -> AsyncIterator[Packed]:
+        """Return a payload that may be sent many times, until the block ends."""
+        async with self.shared(encode(payload)) as (encoding, data):
+            yield Packed(encoding, (data,))
+
+    @asynccontextmanager
+    async def shared(self, packed: Packed) -> AsyncIterator[tuple[int, bytes]]:
+        """Return what a message says of a payload that many cells may fetch until the block ends.
+
+        A large one is an object: it leaves this cell once for each child, and relays give it to all who want it.
+
+        :raises Busy: if too many large ones are under way
+        """
+        source, key = self._source(packed)
+        if packed.size <= INLINE_LIMIT or source.length > MAX_OBJECT_BYTES:
+            with self.held(packed) as said:
+                yield said
+            return
+        listing = Listing(source, source.length)
+        while not listing.is_whole:
+            listing.go_on()
+            await anyio.lowlevel.checkpoint()
+        offer = self._endpoint.plane.offer_object(listing.finish())
+        try:
+            yield Encoding.REFERENCE, pack(packed.encoding, packed.size, offer.content, key)
+        finally:
+            offer.release()
+            self._changed()
 
     @contextmanager
     def handed_over(self, packed: Packed) -> Iterator[tuple[int, bytes]]:
@@ -89,7 +121,7 @@ class Contents:
 
         :raises Busy: if too many large ones are under way
         """
-        encoding, data, offer = self._hold(packed, is_for_one=True)
+        encoding, data, offer = self._hold(packed, HOLD_SECONDS, is_for_one=True)
         try:
             yield encoding, data
         except BaseException:
@@ -139,14 +171,17 @@ class Contents:
         self._changed()
         return fetch
 
-    def _hold(self, packed: Packed, *, is_for_one: bool) -> tuple[int, bytes, Offer | None]:
+    def _source(self, packed: Packed) -> tuple[Held | SealedSource, bytes]:
+        held = Held(packed.buffers)
+        if not self._endpoint.is_sealing:
+            return held, b""
+        key = os.urandom(KEY_BYTES)
+        return SealedSource(held, key), key
+
+    def _hold(self, packed: Packed, seconds: float, *, is_for_one: bool) -> tuple[int, bytes, Offer | None]:
         if packed.size <= INLINE_LIMIT:
             return packed.encoding, packed.joined(), None
-        held, key = Held(packed.buffers), b""
-        source: Held | SealedSource = held
-        if self._endpoint.is_sealing:
-            key = os.urandom(KEY_BYTES)
-            source = SealedSource(held, key)
+        source, key = self._source(packed)
         self.owed += is_for_one
 
         def withdrawn(_code: str) -> None:
@@ -154,7 +189,7 @@ class Contents:
             self._changed()
 
         now = anyio.current_time()
-        offer = self._endpoint.plane.offer(source, now=now, is_for_one=is_for_one, withdrawn=withdrawn)
+        offer = self._endpoint.plane.offer(source, now=now, seconds=seconds, is_for_one=is_for_one, withdrawn=withdrawn)
         return Encoding.REFERENCE, pack(packed.encoding, packed.size, offer.content, key), offer
 
 
@@ -172,10 +207,14 @@ class Whole:
         # Grows as bytes come, whatever was announced; its value is then had without a copy.
         self._bytes = io.BytesIO()
         self._opener = Opener(reference.key, self._take) if reference.key else None
+        is_object = len(reference.content) == DIGEST_BYTES
+        self._verifier = Verifier(reference.content, None, 0, self._piece) if is_object else None
 
     @property
     def position(self) -> int:
         """Return how many bytes of it, as they travel, are here for good."""
+        if self._verifier is not None:
+            return self._verifier.position
         return self._bytes.tell() if self._opener is None else self._opener.position
 
     @property
@@ -188,14 +227,16 @@ class Whole:
 
         :raises Altered: if they are not what was sealed, or more than was announced
         """
-        if self._opener is None:
-            self._take(data)
+        if self._verifier is not None:
+            self._verifier.write(data)
         else:
-            self._opener.write(data)
+            self._open(data)
 
     def rewind(self) -> None:
-        """Forget a record that has not all come."""
-        if self._opener is not None:
+        """Forget a chunk or a record that has not all come."""
+        if self._verifier is not None:
+            self._verifier.rewind()
+        elif self._opener is not None:
             self._opener.rewind()
 
     def end(self) -> None:
@@ -210,6 +251,16 @@ class Whole:
     def fail(self, code: str, reason: str) -> None:
         """Take the news that it cannot be had."""
         self._done(ContentLost(f"a payload of {self._holder} could not be fetched ({code}): {reason}"))
+
+    def _piece(self, index: int, piece: Buffer) -> None:
+        if index:
+            self._open(piece)
+
+    def _open(self, data: Buffer) -> None:
+        if self._opener is None:
+            self._take(data)
+        else:
+            self._opener.write(data)
 
     def _take(self, data: Buffer) -> None:
         if self._bytes.tell() + len(data) > self._reference.size:

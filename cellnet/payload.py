@@ -92,10 +92,13 @@ def encode(value: object) -> Packed:
     that is the whole payload, are read where they are. Arrays that are not contiguous or not little-endian cost one
     copy, and so does a view of bytes that is not contiguous.
 
+    :param value: what was encoded before is returned as it is
     :raises LocalProtocolError: if it holds something that is neither a plain value nor an array
     """
     if value is None:
         return Packed(Encoding.NONE, ())
+    if isinstance(value, Packed):
+        return value
     arrays: list[Array] = []
     try:
         if isinstance(value, bytes):

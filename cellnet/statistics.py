@@ -73,6 +73,8 @@ class CellStatistics:
     """Those that pass through it."""
     passing_bytes: int
     """What may be here of the latter, at the most."""
+    kept_bytes: int
+    """What is kept of shared payloads that passed, for others who want them."""
     contents_refused: int
     """Frames of contents that were not wanted, came twice, or were altered."""
     journaled: int
@@ -93,8 +95,9 @@ class CellStatistics:
             turned_away,
             len(endpoint.plane.offers),
             len(endpoint.plane.fetches),
-            len(endpoint.plane.transit.passages),
+            len(endpoint.plane.transit.passages) + len(endpoint.plane.transit.objects),
             endpoint.plane.transit.promised,
+            endpoint.plane.transit.shelf.size,
             endpoint.plane.refused,
             *((0, 0, 0) if ledger is None else (ledger.answers, ledger.answer_bytes, ledger.replayed)),
         )

@@ -11,6 +11,7 @@ from cellnet.fqcn import FQCN
 from cellnet.protocol.envelope import Status
 from cellnet.protocol.events import Message, Replied
 from tests.protocol.conftest import Net, Project
+from tests.protocol.contents import Checked, content, fetch, share
 
 if TYPE_CHECKING:
     from cellnet import Request
@@ -131,6 +132,14 @@ def test_a_broadcast_to_a_thousand_sealed_cells_leaves_the_server_once_per_relay
         assert len([o for o in net.outcomes("server") if isinstance(o, Replied)]) == MANY
         assert sent(net) - before <= 2 * MIB
     assert all(net["server"].exchange.asking.sessions.to(FQCN(name)).open_channel.is_sealed for name in clients)
+    whole = content(2 * MIB)
+    held, before = share(net, "server", whole), sent(net)
+    sinks = [Checked(held.content) for _ in clients]
+    for name, sink in zip(clients, sinks, strict=True):
+        fetch(net, name, "server", held, sink)
+    net.tick(1)
+    assert all(sink.bytes == whole and sink.outcomes == ["whole"] for sink in sinks)
+    assert sent(net) - before <= 10.5 * len(whole)
 
 
 def sent(net: Net) -> int:

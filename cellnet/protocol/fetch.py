@@ -98,7 +98,7 @@ class Fetch:
         self._cancel_timer()
         if self not in self._plane.fetches:  # it was cancelled when another failed
             return
-        neighbour = self._plane.next_hop(self.holder)
+        neighbour = self._plane.way(self.holder, self._content)
         if neighbour is None:
             self._later("unreachable", f"no link leads to {self.holder}", now)
             return

@@ -59,6 +59,8 @@ class Offer:
         self.source = source
         self.expires = expires
         self.supplies: dict[Supply, None] = {}
+        self.leases = 0
+        """How many in this cell hold it; only counted of objects."""
         self._is_for_one = is_for_one
         self._withdrawn = withdrawn
         self._read = 0
@@ -75,6 +77,12 @@ class Offer:
             supply.abort(code, reason)
         self.supplies.clear()
         self._withdrawn(self, code, reason)
+
+    def release(self) -> None:
+        """Note that one in this cell holds it no longer."""
+        self.leases -= 1
+        if not self.leases:
+            self.withdraw("gone", "it is wanted no more")
 
     # As where a content comes from, for a neighbour that wants it.
 

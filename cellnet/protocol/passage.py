@@ -6,11 +6,14 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from cellnet.protocol.frames import FRAME_BYTES
+from cellnet.protocol.shelf import Shelf
 from cellnet.protocol.want import MAX_WINDOW_BYTES, WINDOW_BYTES
 
 if TYPE_CHECKING:
     from cellnet.protocol.feed import Supply
     from cellnet.protocol.frames import Buffer
+    from cellnet.protocol.pull import Pull
+    from cellnet.protocol.shared import Shared
     from cellnet.protocol.want import Want
 
 __all__ = ["TRANSIT_BYTES", "Passage", "Transit"]
@@ -24,10 +27,14 @@ class Transit:
 
     def __init__(self) -> None:
         self.passages: dict[Passage, None] = {}
+        self.objects: dict[bytes, Shared] = {}
+        """By name."""
+        self.pulls: dict[Pull, None] = {}
         self.promised = 0
         """Bytes that were wanted and have not left again: all of them may be here at once."""
+        self.shelf = Shelf(lambda: TRANSIT_BYTES - self.promised)
         self._volatile: dict[Passage, None] = {}
-        self._held_back: dict[Passage, None] = {}
+        self._held_back: dict[Passage | Pull, None] = {}
 
     def keep(self) -> None:
         """Copy what has come and not left: the buffer that it lies in is about to be used again."""
@@ -39,13 +46,14 @@ class Transit:
         """Note that bytes came which are not copied."""
         self._volatile[passage] = None
 
-    def allow(self, passage: Passage, more: int) -> int:
+    def allow(self, passage: Passage | Pull, more: int) -> int:
         """Return how many more bytes a passage may want now; who may not want all is asked again later."""
         room = TRANSIT_BYTES - self.promised
         if more > room:
             self._held_back[passage] = None
-            more = room if room >= FRAME_BYTES else max(0, min(more, FRAME_BYTES - passage.promised))
+            more = room if room >= passage.least else max(0, min(more, passage.least - passage.promised))
         self.promised += more
+        self.shelf.shrink()
         return more
 
     def left(self, size: int) -> None:
@@ -58,16 +66,22 @@ class Transit:
             del self._held_back[passage]
             passage.extend()
 
-    def forget(self, passage: Passage) -> None:
-        """Note that a passage ended."""
-        del self.passages[passage]
-        self._volatile.pop(passage, None)
+    def forget(self, passage: Passage | Pull) -> None:
+        """Note that a passage or a pull ended."""
+        if isinstance(passage, Passage):
+            del self.passages[passage]
+            self._volatile.pop(passage, None)
+        else:
+            del self.pulls[passage]
         self._held_back.pop(passage, None)
         self.left(passage.promised)
 
 
 class Passage:
     """One want of one neighbour, and the want of ours that it became; in between, what has come and not left."""
+
+    least = FRAME_BYTES
+    """How much it may hold even when there is no room."""
 
     def __init__(self, transit: Transit, supply: Supply) -> None:
         self.want: Want

@@ -7,9 +7,11 @@ first byte that is missing. A content is named by its holder's name and by bytes
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from cellnet.errors import Busy, RemoteProtocolError
+from cellnet.protocol.chunks import DIGEST_BYTES
 from cellnet.protocol.connection import MAX_REASON
 from cellnet.protocol.envelope import read_name
 from cellnet.protocol.feed import Supply
@@ -18,12 +20,14 @@ from cellnet.protocol.frames import OFFSET, Kind, unpack
 from cellnet.protocol.loopback import Loopback
 from cellnet.protocol.offer import Offer
 from cellnet.protocol.passage import Passage, Transit
+from cellnet.protocol.shared import Share, Shared
 from cellnet.protocol.want import Want
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection
 
     from cellnet.fqcn import FQCN
+    from cellnet.protocol.chunks import Listed
     from cellnet.protocol.connection import Connection
     from cellnet.protocol.fetch import Sink
     from cellnet.protocol.frames import Frame
@@ -38,7 +42,9 @@ BULK = frozenset({Kind.WANT, Kind.DATA, Kind.END, Kind.ABORT})
 """The kinds of frames of contents."""
 CONTENT_KINDS = frozenset({Kind.WANT, Kind.DATA, Kind.END, Kind.ABORT})
 CONTENT_BYTES = 16
-"""Of a content's name: as many as nobody guesses."""
+"""Of the name of a content that is for one: as many as nobody guesses."""
+MAX_OBJECTS = 1024
+"""That pass through a cell at a time."""
 MAX_CONTENTS = 16384
 """Held by a cell, and wanted by it, and passing through it: as many of each."""
 MAX_OFFSET = (1 << 63) - 1
@@ -61,7 +67,7 @@ class Plane:
     def __init__(
         self,
         router: Router[Connection],
-        connections: Iterable[Connection],
+        connections: Collection[Connection],
         timers: Timers,
         *,
         entropy: Callable[[int], bytes],
@@ -99,8 +105,6 @@ class Plane:
         :param withdrawn: told when it is held no longer, and why
         :raises Busy: if too many are held
         """
-        if len(self.offers) >= MAX_CONTENTS:
-            raise Busy(f"{MAX_CONTENTS} large payloads and streams are under way: that is as many as there may be")
 
         def end(offer: Offer, code: str, reason: str) -> None:
             if self.offers.pop(offer.content, None) is not None:
@@ -109,9 +113,29 @@ class Plane:
                 withdrawn(code)
 
         content = self._entropy(CONTENT_BYTES)
-        offer = Offer(content, source, now + seconds, is_for_one=is_for_one, withdrawn=end)
-        self.offers[offer.content] = offer
+        offer = self._hold(Offer(content, source, now + seconds, is_for_one=is_for_one, withdrawn=end))
         self._look_later(now)
+        return offer
+
+    def offer_object(self, listed: Listed) -> Offer:
+        """Hold an object for others until it is released: once for each time that it was offered.
+
+        :raises Busy: if too many contents are held
+        """
+        offer = self.offers.get(listed.content)
+        if offer is None:
+
+            def end(offer: Offer, _code: str, _reason: str) -> None:
+                del self.offers[offer.content]
+
+            offer = self._hold(Offer(listed.content, listed, math.inf, is_for_one=False, withdrawn=end))
+        offer.leases += 1
+        return offer
+
+    def _hold(self, offer: Offer) -> Offer:
+        if len(self.offers) >= MAX_CONTENTS:
+            raise Busy(f"{MAX_CONTENTS} large payloads and streams are under way: that is as many as there may be")
+        self.offers[offer.content] = offer
         return offer
 
     def fetch(self, holder: FQCN, content: bytes, sink: Sink, now: float) -> Fetch:
@@ -191,7 +215,7 @@ class Plane:
     def _want_received(self, neighbour: Neighbour, frame: Frame, now: float) -> None:
         name, content, start, acknowledged, upto = unpack(frame.header, str, bytes, int, int, int)
         holder = read_name(name)
-        if len(content) != CONTENT_BYTES or max(start, acknowledged, upto) > MAX_OFFSET:
+        if len(content) not in (CONTENT_BYTES, DIGEST_BYTES) or max(start, acknowledged, upto) > MAX_OFFSET:
             raise RemoteProtocolError("a content is wanted that cannot be")
         supply = neighbour.feed.supplies.get(frame.label)
         if supply is None:
@@ -223,13 +247,26 @@ class Plane:
             out = self.next_hop(holder)
             if out is None or out is neighbour:
                 return "unreachable", f"no link leads from {self._router.fqcn} to {holder}"
-            if len(self.transit.passages) >= MAX_CONTENTS:
+            if not self._pass_on(supply, out, holder, content):
                 return "busy", f"{self._router.fqcn} passes on as many contents as it may"
+        neighbour.feed.supplies[supply.label] = supply
+        return None
+
+    def _pass_on(self, supply: Supply, out: Neighbour, holder: FQCN, content: bytes) -> bool:
+        if len(content) == DIGEST_BYTES:
+            shared = self.transit.objects.get(content)
+            if shared is None:
+                if len(self.transit.objects) >= MAX_OBJECTS:
+                    return False
+                shared = Shared(content, self.transit, self.next_hop, self._refuse)
+            supply.origin = Share(shared, holder, supply)
+        else:
+            if len(self.transit.passages) >= MAX_CONTENTS:
+                return False
             passage = Passage(self.transit, supply)
             passage.want = Want(out, holder, content, supply.position, passage)
             supply.origin = passage
-        neighbour.feed.supplies[supply.label] = supply
-        return None
+        return True
 
     def _abort_received(self, neighbour: Neighbour, frame: Frame, now: float) -> None:
         from_holder, code, reason = unpack(frame.header, bool, str, str)
@@ -247,6 +284,9 @@ class Plane:
         supply.feed.drop(supply)
         supply.origin.stopped(supply, code)
 
+    def _refuse(self) -> None:
+        self.refused += 1
+
     def _note_reset(self, content: bytes, reason: str) -> None:
         if len(self._resets) >= MAX_RESETS:
             del self._resets[next(iter(self._resets))]
@@ -257,6 +297,12 @@ class Plane:
     def next_hop(self, holder: FQCN) -> Neighbour | None:
         """Return the link towards a holder; this cell is a neighbour of its own."""
         return self._loopback if holder == self._router.fqcn else self._router.next_hop(holder)
+
+    def way(self, holder: FQCN, content: bytes) -> Neighbour | None:
+        """Return where to want a content for this cell: an object that others may want here, along with them."""
+        if len(content) == DIGEST_BYTES and len(self._connections) > 1:
+            return self._loopback
+        return self.next_hop(holder)
 
     def later(self, seconds: float, action: Callable[[float], None], now: float) -> Timer:
         """Do something after half of so many seconds to all of them."""
@@ -283,7 +329,8 @@ class Plane:
         for neighbour in self._neighbours():
             for want in list(neighbour.feed.wants.values()):
                 want.say(want.upto)
-        if self.offers or self.fetches or self.transit.passages:
+        self.transit.shelf.age()
+        if self.offers or self.fetches or self.transit.passages or self.transit.objects or self.transit.shelf.size:
             self._look_later(now)
 
     def _neighbours(self) -> list[Neighbour]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cellnet.contents import Reference, Whole
+from cellnet.protocol.chunks import Listing
 from cellnet.protocol.frames import pack
 from cellnet.protocol.offer import Held
 from cellnet.protocol.records import SealedSource
@@ -51,6 +52,25 @@ class Bulk:
         source = SealedSource(held, key) if key else held
         offer = self.offer(source, Offered(name, self._cell.name, size), is_for_one=is_for_one)
         return pack(*Reference(1, size, offer.content, key)), offer
+
+    def share(self, name: str, size: int) -> tuple[bytes, Offer]:
+        """Offer the text of a name as an object; return what a message says of it."""
+        held, key = Held([text(name, size)]), self.key()
+        source = SealedSource(held, key) if key else held
+        listing = Listing(source, source.length)
+        while not listing.is_whole:
+            listing.go_on()
+        offer = self._cell.endpoint.plane.offer_object(listing.finish())
+        self.deliveries.offered(offer.content, Offered(name, self._cell.name, size))
+        return pack(*Reference(1, size, offer.content, key)), offer
+
+    def release(self, offer: Offer) -> None:
+        """Hold a payload no longer."""
+        if offer.leases:
+            self.deliveries.withdrawn(offer.content, "gone")
+            offer.release()
+        else:
+            offer.withdraw("gone", "it is wanted no more")
 
     def offer(
         self, source: Source, offered: Offered, *, is_for_one: bool, ended: Callable[[str], None] | None = None

@@ -167,14 +167,19 @@ class SimulatedCell(Process):
             self._settle()
             endpoint.keep()
             view[:] = _OVERWRITTEN[:stop]
-            if endpoint.plane.transit.passages:
+            if endpoint.plane.transit.passages or endpoint.plane.transit.objects:
                 self._look_at_transit()
 
     def _look_at_transit(self) -> None:
         transit = self.endpoint.plane.transit
-        most = passage.TRANSIT_BYTES + FRAME_BYTES * len(transit.passages)
+        most = passage.TRANSIT_BYTES + FRAME_BYTES * len(transit.passages) + sum(pull.least for pull in transit.pulls)
+        most += sum(one.list_bytes for one in transit.objects.values())
         if transit.promised > most:
             self.excess.append(f"{transit.promised} bytes may be here to be passed on: {most} are allowed")
+        if transit.shelf.size > max(0, passage.TRANSIT_BYTES - transit.promised):
+            self.excess.append(
+                f"{transit.shelf.size} bytes are kept for others beside {transit.promised} promised ones"
+            )
         for one in transit.passages:
             held = sum(map(len, one._pieces))
             if held > one.promised:

@@ -253,13 +253,19 @@ class Owner:
             return
         call.payload = errand.payload
         if errand.large:
-            is_event = errand.form == "event"
-            said, offer = self.bulk.hold(number, errand.large, is_for_one=is_event)
-            call.payload, call.offer = number.encode() + b" " + said, None if is_event else offer
+            said, offer = self._offer(errand)
+            call.payload, call.offer = number.encode() + b" " + said, offer
         elif errand.stream is not None:
             call.stream, said = SimulatedStream.opening(self._cell, self.bulk, number, errand.stream[0])
             call.payload = number.encode() + b" " + said
             self._streams.append(call.stream)
+
+    def _offer(self, errand: Errand) -> tuple[bytes, Offer | None]:
+        if errand.form == "broadcast":
+            return self.bulk.share(errand.number, errand.large)
+        is_event = errand.form == "event"
+        said, offer = self.bulk.hold(errand.number, errand.large, is_for_one=is_event)
+        return said, None if is_event else offer
 
     def _end(self, call: _Call, outcome: Outcome) -> None:
         """Want no more answers. What was never sent did not run."""
@@ -290,7 +296,7 @@ class Owner:
     def _release(self, call: _Call) -> None:
         """Hold its payload no longer, as nobody owes an answer any more, and tell whoever waits for the whole."""
         if call.offer is not None:
-            call.offer.withdraw("gone", "it is wanted no more")
+            self.bulk.release(call.offer)
         if call.stream is not None and not call.is_right:
             call.stream.reset()
         if call.then is not None:

@@ -86,7 +86,7 @@ def _contents(endpoint: Endpoint) -> dict[str, int]:
     return {
         "contents held": len(plane.offers),
         "contents awaited": len(plane.fetches),
-        "contents that pass": len(plane.transit.passages),
+        "contents that pass": len(plane.transit.passages) + len(plane.transit.objects) + len(plane.transit.pulls),
         "bytes that were promised to contents that pass": plane.transit.promised,
         "contents that pass and lie in a buffer, or wait for room": len(plane.transit._volatile)
         + len(plane.transit._held_back),

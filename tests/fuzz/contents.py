@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from blake3 import blake3
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from cellnet.contents import Reference
 from cellnet.errors import RemoteProtocolError
+from cellnet.protocol.chunks import Listing, Verifier
 from cellnet.protocol.frames import FRAME_BYTES, pack
+from cellnet.protocol.offer import Held
 from cellnet.protocol.records import TEXT_BYTES, Opener, seal_record
 from cellnet.protocol.sealing import OVERHEAD
 from tests.fuzz.mutation import vary_packed
@@ -20,19 +23,61 @@ if TYPE_CHECKING:
 
     from tests.fuzz.target import Lab
 
-__all__ = ["records", "references", "sealed_records"]
+__all__ = ["lists", "objects", "records", "references", "sealed_records"]
 
 KEY = bytes(range(32))
 TEXTS = (b"a text", bytes(300), b"")
 
 
 def references(_lab: Lab) -> Target:
-    valid = pack(3, 1 << 40, bytes(16), KEY), pack(1, 65537, bytes(range(16)), b"")
+    valid = pack(3, 1 << 40, bytes(16), KEY), pack(1, 65537, bytes(range(16)), b""), pack(1, 70_000, KEY, KEY)
 
     def make(rng: random.Random) -> bytes:
         return vary_packed(rng, rng.choice(valid))
 
     return Target(make, Reference.unpack, (RemoteProtocolError,))
+
+
+def objects(_lab: Lab) -> Target:
+    """Change an object, or its list, on its way to who checks it."""
+    whole = bytes(range(256)) * 600
+    listing = Listing(Held([whole]), len(whole))
+    listing.go_on()
+    listed = listing.finish()
+    travels = bytes(listed.read(0, 1 << 20)) + whole
+
+    def make(rng: random.Random) -> bytes:
+        lot = rng.random()
+        if lot < 0.6:  # the head, the digests, and the first bytes of the first chunk
+            return mutate(rng, travels[:150]) + travels[150:]
+        return mutate(rng, travels) if lot < 0.7 else mutate(rng, travels[: rng.randrange(200)])
+
+    def take(data: bytes) -> None:
+        came: list[bytes] = []
+        verifier = Verifier(listed.content, None, 0, lambda _index, piece: came.append(piece))
+        try:
+            for start in range(0, len(data), 50_000):
+                verifier.write(data[start : start + 50_000])
+        finally:
+            assert travels.startswith(b"".join(came)), "what was changed was taken"
+
+    return Target(make, take, (RemoteProtocolError,))
+
+
+def lists(_lab: Lab) -> Target:
+    """Say of an object what no holder would, and name it rightly."""
+
+    def make(rng: random.Random) -> bytes:
+        total = rng.choice((0, 1, 65_536, 65_537, 1 << 35, (1 << 35) + 1, (1 << 64) - 1, rng.randrange(1 << 20)))
+        head = total.to_bytes(8, "big") + bytes([rng.choice((0, 15, 16, 16, 16, 17, 20, 21, 63, 255))])
+        return head + rng.randbytes(32 * rng.randrange(20))
+
+    def take(data: bytes) -> bool:
+        verifier = Verifier(blake3(data).digest(), None, 0, lambda _index, _piece: None)
+        verifier.write(data + bytes(70_000))
+        return verifier.index > 0
+
+    return Target(make, take, (RemoteProtocolError,), is_signed=True)
 
 
 def records(_lab: Lab) -> Target:

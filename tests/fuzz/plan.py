@@ -26,6 +26,8 @@ PLAN: Plan = MappingProxyType(
         "signed introductions": (12, sessions.signed_introductions),
         "sealed frames": (60, sessions.sealed_frames),
         "references": (20, contents.references),
+        "objects": (10, contents.objects),
+        "chunk lists": (10, contents.lists),
         "records": (20, contents.records),
         "sealed records": (20, contents.sealed_records),
         "signed words": (15, documents.signed_words),

@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from cellnet.fqcn import FQCN
+from cellnet.protocol.chunks import Listing, Verifier
 from cellnet.protocol.fetch import Altered
 from cellnet.protocol.frames import OFFSET, Kind
 from cellnet.protocol.offer import Held
@@ -16,14 +17,15 @@ from tests.protocol.conftest import encode_frame
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from cellnet.protocol.chunks import Listed
     from cellnet.protocol.endpoint import Endpoint
     from cellnet.protocol.fetch import Fetch
     from cellnet.protocol.frames import Buffer, Frame
     from cellnet.protocol.offer import Offer, Source
     from tests.protocol.conftest import Net, Peer
 
-__all__ = ["EVERYTHING", "NAME", "Counted", "Growing", "Opened", "Small", "Taken", "content", "data", "fetch"]
-__all__ += ["nothing_is_left", "offer", "only_offers_are_left", "plane_is_empty", "want"]
+__all__ = ["EVERYTHING", "NAME", "Checked", "Counted", "Growing", "Opened", "Small", "Taken", "content", "data"]
+__all__ += ["fetch", "listed", "nothing_is_left", "offer", "only_offers_are_left", "plane_is_empty", "share", "want"]
 
 EVERYTHING = 1 << 62
 NAME = bytes(range(16))
@@ -142,6 +144,32 @@ class Opened(Taken):
         super().end()
 
 
+class Checked(Taken):
+    """The same, for an object."""
+
+    def __init__(self, named: bytes, *, upto: int = EVERYTHING) -> None:
+        super().__init__(upto=upto)
+        self.verifier = Verifier(named, None, 0, self._piece)
+
+    @property
+    def position(self) -> int:
+        return self.verifier.position
+
+    def write(self, data: Buffer) -> None:
+        self.verifier.write(data)
+
+    def rewind(self) -> None:
+        self.verifier.rewind()
+
+    def end(self) -> None:
+        assert self.verifier.is_whole
+        super().end()
+
+    def _piece(self, index: int, piece: bytes) -> None:
+        if index:
+            super().write(piece)
+
+
 def _nothing() -> None: ...
 
 
@@ -150,6 +178,21 @@ def offer(net: Net, name: str, source: Source | bytes, *, is_for_one: bool = Tru
     if isinstance(source, bytes):
         source = Held([source])
     return net[name].plane.offer(source, now=net.now, seconds=seconds, is_for_one=is_for_one)
+
+
+def listed(source: Source | bytes) -> Listed:
+    """Return a source as an object."""
+    if isinstance(source, bytes):
+        source = Held([source])
+    listing = Listing(source, source.length or 0)
+    while not listing.is_whole:
+        listing.go_on()
+    return listing.finish()
+
+
+def share(net: Net, name: str, source: Source | bytes) -> Offer:
+    """Let a cell hold an object."""
+    return net[name].plane.offer_object(listed(source))
 
 
 def fetch(net: Net, name: str, holder: str, of: Offer | bytes, sink: Taken) -> Fetch:
@@ -163,6 +206,7 @@ def plane_is_empty(endpoint: Endpoint) -> None:
     transit, plane = endpoint.plane.transit, endpoint.plane
     assert plane.fetches == {}
     assert (transit.passages, transit.promised, transit._held_back, transit._volatile) == ({}, 0, {}, {})
+    assert (transit.objects, transit.pulls) == ({}, {})
     for neighbour in plane._neighbours():
         feed = neighbour.feed
         assert (feed.supplies, feed.wants, feed.has_output) == ({}, {}, False)

@@ -17,6 +17,7 @@ from cellnet.protocol import (
     answering,
     askers,
     asking,
+    chunks,
     connection,
     endpoint,
     envelope,
@@ -35,6 +36,7 @@ from cellnet.protocol import (
     sealing,
     session,
     sessions,
+    shared,
     switch,
     want,
 )
@@ -98,6 +100,9 @@ def test_every_kind_of_frame_has_its_number_there() -> None:
         ("wanted of one content, and not come", f"{want.MAX_WINDOW_BYTES // MIB} MiB"),
         ("contents that were reset, of which it is known why", f"{plane.MAX_RESETS:,}"),
         ("wanted by a cell for others, and not left again", f"{passage.TRANSIT_BYTES // MIB} MiB"),
+        ("objects that pass through a cell", f"{plane.MAX_OBJECTS:,}"),
+        ("runs through objects, each towards some that are at the same place", f"{shared.MAX_PULLS:,}"),
+        ("bytes of an object", f"{chunks.MAX_OBJECT_BYTES // MIB // 1024} GiB"),
     ],
 )
 def test_every_limit_is_the_one_there(what: str, limit: str) -> None:
@@ -140,8 +145,12 @@ def test_how_requests_are_repeated_and_settled_is_said_there(said: str) -> None:
     "said",
     [
         f"The header is the offset of its first byte, in {feed.OFFSET.size} bytes; the body has from 1 to",
-        f"{plane.CONTENT_BYTES} random bytes. Whoever knows both",
-        f"a name of a content that has not {plane.CONTENT_BYTES} bytes",
+        f"{plane.CONTENT_BYTES} random bytes, or the",
+        f"a name of a content that has neither {plane.CONTENT_BYTES} bytes nor {chunks.DIGEST_BYTES};",
+        f"or the {chunks.DIGEST_BYTES} bytes that name an object",
+        f"of {chunks.MIN_CHUNK_BYTES:,} to {chunks.MAX_CHUNK_BYTES:,} bytes, and there",
+        f"there are at most {chunks.MAX_CHUNKS:,}.",
+        f"what is left of the {passage.TRANSIT_BYTES // MIB} MiB",
         f"a number above 2^{plane.MAX_OFFSET.bit_length()} - 1 in WANT",
         f"begins with {fetch.PAUSE_SECONDS * 1000:.0f} ms and doubles up to {fetch.MAX_PAUSE_SECONDS:.0f} seconds",
         f"gives up. So it does after {fetch.NO_PROGRESS_SECONDS:.0f} seconds without a byte",
@@ -162,7 +171,9 @@ def test_every_code_that_ends_a_content_is_there() -> None:
     section = SPECIFICATION[SPECIFICATION.index("| code of ABORT |") :]
     listed = set(re.findall(r"^\| `([a-z]+)` \|", section[: section.index("\n\n")], re.MULTILINE))
     package = Path(plane.__file__).parent
-    text = "".join((package / f"{name}.py").read_text(encoding="utf-8") for name in ("plane", "fetch", "offer", "want"))
+    text = "".join(
+        (package / f"{name}.py").read_text(encoding="utf-8") for name in ("plane", "fetch", "offer", "want", "pull")
+    )
     said = set(re.findall(r'(?:_stop|_fail|_drop|broken|_later|withdraw|return)\((?:supply, )?"([a-z]+)"', text))
     said |= set(re.findall(r'return "([a-z]+)", ', text)) | want.TEMPORARY
     assert said == listed

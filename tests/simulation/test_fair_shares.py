@@ -5,11 +5,15 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+import pytest
+
 from cellnet.fqcn import FQCN
+from cellnet.protocol.chunks import DIGEST_BYTES, MIN_CHUNK_BYTES, Verifier
 from cellnet.protocol.offer import Held
 from cellnet.simulation.errand import text
 from cellnet.simulation.history import History
 from cellnet.simulation.world import World
+from tests.protocol.contents import listed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,27 +41,43 @@ class Reader:
 
     is_patient = False
 
-    def __init__(self, timeline: Timeline, rate: float) -> None:
-        self.position = 0
+    def __init__(self, timeline: Timeline, rate: float, named: bytes) -> None:
+        self.read = 0
         self.ended_at = 0.0
         self._timeline = timeline
         self._rate = rate
+        self._verifier = Verifier(named, None, 0, self._piece) if len(named) == DIGEST_BYTES else None
+
+    @property
+    def position(self) -> int:
+        return self.read if self._verifier is None else self._verifier.position
 
     @property
     def upto(self) -> int:
         """To where it has read, and what it has room for besides."""
-        return min(1 << 62, int((self._timeline.now - BEGIN) * self._rate) + SLOW)
+        room = SLOW if self._verifier is None else SLOW + MIN_CHUNK_BYTES
+        return min(1 << 62, int((self._timeline.now - BEGIN) * self._rate) + room)
 
     def write(self, data: Buffer) -> None:
-        end = self.position + len(data)
-        assert data == WHOLE[self.position : end]
-        self.position = end
+        if self._verifier is None:
+            self._take(data)
+        else:
+            self._verifier.write(data)
 
     def rewind(self) -> None: ...
 
     def end(self) -> None:
-        assert self.position == SIZE
+        assert self.read == SIZE
         self.ended_at = self._timeline.now
+
+    def _piece(self, index: int, piece: bytes) -> None:
+        if index:
+            self._take(piece)
+
+    def _take(self, data: Buffer) -> None:
+        end = self.read + len(data)
+        assert data == WHOLE[self.read : end]
+        self.read = end
 
     def fail(self, code: str, reason: str) -> None:
         raise AssertionError(f"{code}: {reason}")
@@ -67,7 +87,7 @@ def _fetch(cell: SimulatedCell, content: bytes, reader: Reader) -> None:
     cell.endpoint.plane.fetch(HOLDER, content, reader, BEGIN)
 
 
-def share(rates: Sequence[float]) -> list[Reader]:
+def share(rates: Sequence[float], *, is_object: bool) -> list[Reader]:
     """Let so many receivers behind one relay fetch one content; return them once all fast ones have it."""
     names = [HOLDER, *(FQCN(f"C{number}") for number in range(len(rates)))]
     world = World("shares", {FQCN("server"): 0.0} | dict.fromkeys(names, LATENCY), History())
@@ -76,8 +96,9 @@ def share(rates: Sequence[float]) -> list[Reader]:
     world.start()
     world.run(BEGIN)
     plane = world.cells[HOLDER].endpoint.plane
-    offer = plane.offer(Held([WHOLE]), now=BEGIN, is_for_one=False)
-    readers = [Reader(world.timeline, rate) for rate in rates]
+    held = Held([WHOLE])
+    offer = plane.offer_object(listed(held)) if is_object else plane.offer(held, now=BEGIN, is_for_one=False)
+    readers = [Reader(world.timeline, rate, offer.content) for rate in rates]
     for name, reader in zip(names[1:], readers, strict=True):
         cell = world.cells[name]
         cell.do(partial(_fetch, cell, offer.content, reader))
@@ -92,12 +113,14 @@ def share(rates: Sequence[float]) -> list[Reader]:
     return readers
 
 
-def test_one_slow_receiver_of_many_leaves_the_others_nine_tenths_of_what_they_have_alone() -> None:
+@pytest.mark.parametrize("is_object", [False, True], ids=["live", "object"])
+def test_one_slow_receiver_of_many_leaves_the_others_nine_tenths_of_what_they_have_alone(*, is_object: bool) -> None:
     fast = [float(1 << 40)] * (RECEIVERS - 1)
-    alone = share(fast)
-    *others, slow = share([*fast, SLOW])
+    alone = share(fast, is_object=is_object)
+    *others, slow = share([*fast, SLOW], is_object=is_object)
     for reader, before in zip(others, alone, strict=True):
         assert before.ended_at - BEGIN >= 0.9 * (reader.ended_at - BEGIN)
     seconds = max(reader.ended_at for reader in others) - BEGIN
-    assert seconds < 2 * max(SIZE / RATE, (RECEIVERS - 1) * SIZE / TRUNK)
-    assert 0 < slow.position <= SLOW * (seconds + 2)
+    trunk = SIZE if is_object else (RECEIVERS - 1) * SIZE
+    assert seconds < 2 * max(SIZE / RATE, trunk / TRUNK)
+    assert 0 < slow.position <= SLOW * (seconds + 3)

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cellnet import outgoing as outgoing_module
+from cellnet.protocol import passage as passage_module
 from cellnet.protocol import records as records_module
 from cellnet.protocol.endpoint import Endpoint
 from cellnet.protocol.fetch import Fetch
 from cellnet.protocol.passage import Transit
 from cellnet.protocol.plane import Plane
+from cellnet.protocol.pull import Pull
 from cellnet.protocol.records import Opener, seal_record
+from cellnet.protocol.shared import Share
+from cellnet.protocol.shelf import Shelf
 from cellnet.protocol.want import Want
 from cellnet.simulation import run as run_module
 from cellnet.simulation import simulate
@@ -109,9 +113,32 @@ def the_loss_of_a_link_is_not_told(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Plane, "connection_lost", lambda *_args: None)
 
 
+def what_is_kept_has_no_limit(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(passage_module, "TRANSIT_BYTES", 1 << 20)
+    patch.setattr(Shelf, "shrink", lambda _self: None)
+
+
+def what_the_foremost_has_read_stays_promised(patch: pytest.MonkeyPatch) -> None:
+    passed = Pull.passed
+
+    def keep_promises(self: Pull, offset: int) -> None:
+        before = self.promised
+        passed(self, offset)
+        self._transit.promised += max(0, before - self.promised)
+
+    patch.setattr(Pull, "passed", keep_promises)
+
+
+def a_neighbour_that_stops_still_wants_its_share(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Share, "stopped", lambda *_args: None)
+
+
 @pytest.mark.parametrize(
     ("bug", "run", "said"),
     [
+        (what_is_kept_has_no_limit, faulty, "bytes are kept for others"),
+        (what_the_foremost_has_read_stays_promised, faulty, "bytes that were promised"),
+        (a_neighbour_that_stops_still_wants_its_share, faulty, "contents that pass"),
         (what_passes_is_not_kept, faulty, "differs from what was offered"),
         (data_is_taken_wherever_it_belongs, hostile, "differs from what was offered"),
         (what_was_wanted_is_not_wanted_again, faulty, "streams: "),
