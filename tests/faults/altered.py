@@ -24,14 +24,13 @@ __all__ = ["contents_altered"]
 
 BELOW = ("C1", "C2", "C3", "C4")
 """Children of one relay, which has what they get of the hop above it."""
-SECONDS = 300.0
 
 
 async def contents_altered(bench: Bench) -> Verdict:
     """F19b: a hop flips, truncates, exchanges and replays what passes of contents; nobody gets any of that."""
     size, rounds = int(bench.pick(64, 8, 4)) * MIB, int(bench.pick(8, 1, 1))
     bench.provision({"R1": "server", **dict.fromkeys(BELOW, "R1")})
-    tried = Tried()
+    tried = Tried(bench.pick(300, 60, 15))
     deeds: Counter[str] = Counter()
     async with bench.cell("server") as (cell, url), Proxy(url, bench.rng, framed=True) as proxy:
         relay = await bench.start("R1", connect=proxy.url, listens=True)
@@ -73,17 +72,23 @@ async def contents_altered(bench: Bench) -> Verdict:
 class Tried:
     """What came of the transfers."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
+        """Begin with none.
+
+        :param seconds: how long one may take
+        """
         self.count = 0
         self.right = 0
         self.altered: list[str] = []
         self.errors: list[str] = []
+        self._seconds = seconds
 
     async def one(self, what: str, count: int, transfer: Callable[[], Awaitable[list[bool]]]) -> None:
         """Run what transfers so many contents, and note what came of each."""
         self.count += count
         try:
-            came = await transfer()
+            with anyio.fail_after(self._seconds):
+                came = await transfer()
         except (Exception, anyio.BrokenResourceError) as error:  # whatever an application would see
             self.errors.append(f"{what}: {type(error).__name__}: {error}")
             return
@@ -110,8 +115,7 @@ async def _transfer_all(bench: Bench, cell: Cell, names: list[str], size: int, t
         async with cell.broadcast(names, "weigh", payload) as replies:
             return [reply.result() == digest async for reply in replies]
 
-    with anyio.fail_after(SECONDS):
-        async with anyio.create_task_group() as tasks:
-            for what in (request, stream, answer):
-                tasks.start_soon(tried.one, what.__name__, 1, what)
-            tasks.start_soon(tried.one, "broadcast", len(names), broadcast)
+    async with anyio.create_task_group() as tasks:
+        for what in (request, stream, answer):
+            tasks.start_soon(tried.one, what.__name__, 1, what)
+        tasks.start_soon(tried.one, "broadcast", len(names), broadcast)

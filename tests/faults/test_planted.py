@@ -33,6 +33,7 @@ CASES: list[tuple[str, Row, str, str]] = [
     ("F19", hostile.forged_beside, "ingress_filter_off", "in the name of a cell beside the relay"),
     ("F19", hostile.forged_below, "introduction_check_off", "in the name of a cell below the relay"),
     ("F19b", altered.contents_altered, "record_check_off", "transfers came altered"),
+    ("F19b", altered.contents_altered, "chunk_check_off", "transfers failed, such as: .'broadcast"),
     ("F22", storms.deadline_storm, "deadline_ignored", "handlers began over 50 ms after their deadlines"),
     ("F22", storms.deadline_storm, "cancelled_kept", "R1.R2.C1 has .* handling"),
     ("F_MEM", memory.array_over_two_relays, "passed_kept", "R11 grew by .* MiB"),
