@@ -134,7 +134,7 @@ class Passage:
     def stopped(self, _supply: Supply, code: str) -> None:
         """Pass on that no more is wanted."""
         self.want.stop(code)
-        self._transit.forget(self)
+        self._end()
 
     # As who takes what comes, from the neighbour that has it.
 
@@ -155,7 +155,7 @@ class Passage:
 
     def broken(self, code: str, reason: str, _now: float) -> None:
         """Pass on that no more comes."""
-        self._transit.forget(self)
+        self._end()
         self._supply.abort(code, reason)
 
     def keep(self) -> None:
@@ -165,3 +165,8 @@ class Passage:
             if type(pieces[index]) is bytes:
                 break
             pieces[index] = bytes(pieces[index])
+
+    def _end(self) -> None:
+        # Its want and itself know each other, so the collector would have to come before its memory is free.
+        self._pieces.clear()
+        self._transit.forget(self)
