@@ -21,7 +21,7 @@ from cellnet.protocol.fetch import NO_PROGRESS_SECONDS
 from cellnet.protocol.frames import FRAME_BYTES
 from cellnet.protocol.passage import TRANSIT_BYTES
 from cellnet.protocol.records import SealedSource
-from cellnet.protocol.want import WINDOW_BYTES
+from cellnet.protocol.want import MAX_WINDOW_BYTES, WINDOW_BYTES
 from tests.protocol import laws
 from tests.protocol.contents import Checked, Growing, Opened, Taken, content, listed, nothing_is_left
 from tests.protocol.world import World
@@ -109,6 +109,8 @@ class ContentsMachine(RuleBasedStateMachine):
     )
     def want_an_object(self, pick: int, to: list[int], size: int, *, again: bool) -> None:
         """Let some want what one offers, or what another wants already."""
+        if sum(not one.is_over for one in self.passing) + len(to) > MOST:
+            return
         shared = [one for one in self.passing if one.is_held and isinstance(one.sink, Checked)]
         if again and shared:
             first = shared[pick % len(shared)]
@@ -122,8 +124,6 @@ class ContentsMachine(RuleBasedStateMachine):
         source = Growing()
         source.length = size
         for taker in (self.process(place) for place in to):
-            if sum(not one.is_over for one in self.passing) >= MOST:
-                return
             one = Passing(holder, taker, source, size, offer, Checked(offer.content), self.world.now)
             self.watch(one)
             self.passing.append(one)
@@ -264,10 +264,11 @@ class ContentsMachine(RuleBasedStateMachine):
                 assert 0 <= sum(map(len, passage._pieces)) <= passage.promised <= WINDOW_BYTES
                 assert passage._supply.label in passage._supply.feed.supplies
             takers = [passage.want for passage in transit.passages] + [fetch.want for fetch in plane.fetches]
-            takers += [pull._want for pull in transit.pulls if not pull._is_over]
+            pulled = [pull._want for pull in transit.pulls if not pull._is_over]
             wants = [want for neighbour in plane._neighbours() for want in neighbour.feed.wants.values()]
-            assert {want for want in takers if want is not None} == set(wants)
-            assert all(want.position <= want.upto <= want.position + WINDOW_BYTES for want in wants)
+            assert {want for want in (*takers, *pulled) if want is not None} == set(wants)
+            assert all(want.position <= want.upto <= want.position + MAX_WINDOW_BYTES for want in wants)
+            assert all(want.upto <= want.position + WINDOW_BYTES for want in wants if want not in pulled)
             supplies = [one for neighbour in plane._neighbours() for one in neighbour.feed.supplies.values()]
             assert all(one.position <= one.upto for one in supplies)
             origins = [supply for offer in plane.offers.values() for supply in offer.supplies]
