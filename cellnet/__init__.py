@@ -1,5 +1,6 @@
 """Named cells that reach each other over a hierarchy of relays."""
 
+from cellnet.arrival import Progress
 from cellnet.calls import Replies
 from cellnet.cell import Cell
 from cellnet.credentials import Credentials
@@ -29,6 +30,7 @@ from cellnet.errors import (
     StillUnreachable,
     Unreachable,
 )
+from cellnet.files import Folder
 from cellnet.fqcn import FQCN, FQSN, Pattern
 from cellnet.journal import Transaction
 from cellnet.message import Durable, DurableRequest, Handler, Reply, Request, durable
@@ -54,6 +56,7 @@ __all__ = [
     "DeliveryError",
     "Durable",
     "DurableRequest",
+    "Folder",
     "Handler",
     "HandshakeError",
     "Indeterminate",
@@ -66,6 +69,7 @@ __all__ = [
     "NotExecuted",
     "Pattern",
     "PayloadTooLarge",
+    "Progress",
     "ProtocolError",
     "RefusedByPeer",
     "RemoteError",

@@ -13,13 +13,13 @@ from cellnet.payload import Encoding
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cellnet.arrival import Arrival
     from cellnet.calls import Call, Replies
     from cellnet.contents import Contents
     from cellnet.errors import DeliveryError
     from cellnet.fqcn import FQCN
     from cellnet.protocol.endpoint import Endpoint
     from cellnet.protocol.events import Failed, Replied
-    from cellnet.protocol.fetch import Fetch
 
 __all__ = ["Answers"]
 
@@ -36,7 +36,7 @@ class Answers:
         self._contents = contents
         self._changed = changed
         self._calls: dict[int, Call | Replies] = {}
-        self._arriving: dict[int, dict[FQCN, Fetch]] = {}
+        self._arriving: dict[int, dict[FQCN, Arrival]] = {}
         """Large answers that are on their way, by call and cell."""
 
     def expect(self, number: int, call: Call | Replies) -> None:
@@ -59,8 +59,8 @@ class Answers:
         if self._calls.pop(number, None) is None:
             return []
         owed = self._endpoint.give_up(number, anyio.current_time())
-        for source, fetch in self._arriving.pop(number, {}).items():
-            fetch.cancel()
+        for source, arrival in self._arriving.pop(number, {}).items():
+            arrival.cancel()
             owed.append((source, DeadlineExceeded(f"{source} answered, and its answer did not all come in time")))
         self._changed()
         return owed

@@ -33,12 +33,14 @@ from cellnet.streams import STREAM_TOPIC, Streams
 from cellnet.wakeup import Wakeup
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
     from contextlib import AbstractAsyncContextManager, AsyncExitStack
     from pathlib import Path
 
+    from cellnet.arrival import Progress
     from cellnet.credentials import Credentials
     from cellnet.drivers.base import Driver
+    from cellnet.files import Folder
     from cellnet.message import Durable, Handler
     from cellnet.payload import Packed
     from cellnet.protocol.envelope import Status
@@ -73,6 +75,8 @@ class Cell(anyio.AsyncContextManagerMixin):
         drivers: Mapping[str, Driver] | None = None,
         max_children: int = MAX_CHILDREN,
         max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+        files: Folder | None = None,
+        progress: Callable[[Progress], None] | None = None,
         request_seconds: float = REQUEST_SECONDS,
         rng: random.Random | None = None,
     ) -> None:
@@ -87,6 +91,8 @@ class Cell(anyio.AsyncContextManagerMixin):
         :param drivers: further drivers, or others in place of the built-in ones, by scheme
         :param max_children: how many cells may connect to this one
         :param max_payload_bytes: the largest payload or answer that this cell takes; its memory must hold it
+        :param files: where the files go that others send; without one, this cell takes none
+        :param progress: told now and then how much has come of each large payload
         :param request_seconds: the deadline of messages whose caller's scope has none
         :param rng: where the jitter of pauses comes from
         :raises InvalidName: if *name* is no valid segment
@@ -112,7 +118,9 @@ class Cell(anyio.AsyncContextManagerMixin):
             STREAM_TOPIC: self._accept_stream,
         }
         self._journal = Journal.of(self._handlers, journal)
-        self._contents = Contents(self._endpoint, self._dispatch, max_bytes=max_payload_bytes)
+        self._contents = Contents(
+            self._endpoint, self._dispatch, max_bytes=max_payload_bytes, folder=files, progress=progress
+        )
         self._answers = Answers(self._endpoint, self._contents, self._dispatch)
         self._changed = Wakeup()
         self._answered = Wakeup()
@@ -120,7 +128,7 @@ class Cell(anyio.AsyncContextManagerMixin):
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        with unwrapped():
+        with unwrapped(), self._contents:
             async with self._journal or nullcontext(), anyio.create_task_group() as tasks:
                 self._inbox = Inbox(
                     self.name, self._handlers, self._journal, self._contents, tasks, self._ended, self._stopped
@@ -190,8 +198,7 @@ class Cell(anyio.AsyncContextManagerMixin):
             while self._endpoint.exchange.answering.running or self._contents.owed:
                 await self._answered.wait()
         finally:
-            now = anyio.current_time()
-            self._endpoint.drained(now)
+            self._endpoint.drained(anyio.current_time())
             self._dispatch()
 
     # Messages.
@@ -205,8 +212,8 @@ class Cell(anyio.AsyncContextManagerMixin):
         It ends a little before the caller's scope does, to tell how; the far handler is cancelled then. In a scope
         that has ended already it is cancelled, and nothing is sent.
 
-        :param payload: None, bytes, plain values, or arrays inside them, of any size; not to be changed until this
-            call ends
+        :param payload: None, bytes, plain values, or arrays inside them, of any size, or the path of a file; not to
+            be changed until this call ends
         :param once: if False, it is sent a single time, and the first bad news ends it
         :param key: requests and events with the same key run one after the other, in the order of these calls; a
             handler that asks back with its own key may wait for itself, until its deadline
@@ -220,14 +227,12 @@ class Cell(anyio.AsyncContextManagerMixin):
         name = FQCN(destination)
         deadline = Deadline(self._request_seconds)
         await deadline.check(topic, name)
-        number, call = 0, Call()
+        number, call, ask = 0, Call(), self._endpoint.request
         try:
             with self._contents.held(payload) as (encoding, data), deadline.limit():
                 await self._wait_room(name)
                 now = anyio.current_time()
-                number = self._endpoint.request(
-                    [name], topic, encoding, data, deadline=deadline.at, now=now, once=once, key=key
-                )
+                number = ask([name], topic, encoding, data, deadline=deadline.at, now=now, once=once, key=key)
                 self._answers.expect(number, call)
                 self._dispatch()
                 return await call.wait()
@@ -330,9 +335,8 @@ class Cell(anyio.AsyncContextManagerMixin):
 
     def statistics(self) -> CellStatistics:
         """Return this moment's figures."""
-        ledger = None if self._journal is None else self._journal.ledger
-        turned_away = self._neighbours.turned_away
-        return CellStatistics.of(self._endpoint, ledger, handling=len(self._inbox), turned_away=turned_away)
+        ledger, away = None if self._journal is None else self._journal.ledger, self._neighbours.turned_away
+        return CellStatistics.of(self._endpoint, ledger, handling=len(self._inbox), turned_away=away)
 
     # What the endpoint has to tell.
 
@@ -361,13 +365,11 @@ class Cell(anyio.AsyncContextManagerMixin):
             self._note_member(event)
 
     def _ended(self, message: int, status: Status, encoding: int, data: bytes) -> None:
-        now = anyio.current_time()
-        self._endpoint.ended(message, status, encoding, data, now)
+        self._endpoint.ended(message, status, encoding, data, anyio.current_time())
         self._dispatch()
 
     def _stopped(self, message: int) -> None:
-        now = anyio.current_time()
-        self._endpoint.stopped(message, now)
+        self._endpoint.stopped(message, anyio.current_time())
         self._dispatch()
 
     def _note_member(self, event: MemberJoined | MemberLeft) -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from cellnet.errors import CellError, JournalError, PayloadTooLarge
+from cellnet.files import LocalFile
 from cellnet.message import Durable, DurableRequest, Request
-from cellnet.payload import decode, encode
+from cellnet.payload import Encoding, decode, encode
 from cellnet.protocol.envelope import Status
 from cellnet.protocol.frames import INLINE_LIMIT
 
@@ -105,11 +106,15 @@ class Inbox:
         try:
             encoding, payload = await self._contents.bring(message.origin, message.encoding, message.payload)
             message = message._replace(encoding=encoding, payload=payload)
-            if isinstance(handler, Durable):
-                return await self._handle_durably(handler, message)
-            status, packed = await self._handle(handler, message)
-            with self._contents.handed_over(packed) as (encoding, payload):
-                return status, encoding, payload
+            try:
+                if isinstance(handler, Durable):
+                    return await self._handle_durably(handler, message)
+                status, packed = await self._handle(handler, message)
+                with self._contents.handed_over(packed) as (encoding, payload):
+                    return status, encoding, payload
+            finally:
+                if isinstance(message.payload, LocalFile):
+                    message.payload.path.unlink(missing_ok=True)
         except CellError as error:
             return _raised(error)
 
@@ -119,7 +124,7 @@ class Inbox:
 
         async def handle(transaction: Transaction) -> Answer:
             status, packed = await self._handle(durable.handler, message, transaction)
-            if packed.size > INLINE_LIMIT:
+            if packed.size > INLINE_LIMIT or packed.encoding == Encoding.FILE:
                 raise PayloadTooLarge(f"an answer of {packed.size} bytes cannot be kept: {INLINE_LIMIT} are allowed")
             return status, packed.encoding, packed.joined()
 

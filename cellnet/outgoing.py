@@ -72,6 +72,13 @@ class Outgoing:
         if not self._text:
             self._finish()
 
+    def forget(self) -> None:
+        """Keep nothing: it is wanted no more."""
+        # Its stream and itself know each other, so the collector would have to come before its memory is free.
+        self._text.clear()
+        self._starts.clear()
+        self._pieces.clear()
+
     # As the source of a content.
 
     def read(self, offset: int, limit: int) -> Buffer:

@@ -6,6 +6,7 @@
     BYTES   the bytes themselves
     VALUE   MessagePack of None, bool, int, float, str, bytes, lists and dicts
     ARRAYS  u32 length of a table | the table | padding | raw buffers, each at a multiple of 64
+    FILE    the bytes of a file, which are never in the message itself
 
 The table is ``[value, [[dtype, shape, offset, bytes], ...]]``; in the value, an array stands as extension type 1 with
 its index. The layout is that of safetensors in spirit: dtype, shape, raw little-endian buffers, and no code.
@@ -21,11 +22,13 @@ import math
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgpack
 
 from cellnet.errors import LocalProtocolError, RemoteProtocolError
+from cellnet.files import LocalFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +60,9 @@ class Encoding(IntEnum):
     VALUE = 2
     ARRAYS = 3
     REFERENCE = 4
-    """The bytes are elsewhere, in one of the encodings above: see :mod:`cellnet.contents`."""
+    """The bytes are elsewhere, in one of the other encodings: see :mod:`cellnet.contents`."""
+    FILE = 5
+    """Those of a file. They are always elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +76,13 @@ class Packed:
     encoding: Encoding
     buffers: tuple[bytes | memoryview, ...]
     """The bytes, in their order. Views are flat: contiguous, of one dimension, each item a byte."""
+    path: Path | None = None
+    """Of a file, which has the bytes instead."""
 
     @property
     def size(self) -> int:
-        """The number of bytes in all."""
-        return sum(map(len, self.buffers))
+        """The number of bytes in all; of a file, those that it has now."""
+        return sum(map(len, self.buffers)) if self.path is None else self.path.stat().st_size
 
     def joined(self) -> bytes:
         """Return all bytes as one object: a copy, unless they are one already."""
@@ -99,6 +106,10 @@ def encode(value: object) -> Packed:
         return Packed(Encoding.NONE, ())
     if isinstance(value, Packed):
         return value
+    if isinstance(value, Path):
+        if not value.is_file():
+            raise LocalProtocolError(f"{value} cannot be sent: it is no file")
+        return Packed(Encoding.FILE, (), value)
     arrays: list[Array] = []
     try:
         if isinstance(value, bytes):
@@ -122,6 +133,8 @@ def decode(encoding: int, data: bytes) -> Any:
         return None
     if encoding == Encoding.BYTES:
         return data
+    if encoding == Encoding.FILE and isinstance(data, LocalFile):
+        return data.path
     try:
         if encoding == Encoding.VALUE:
             return _unpack(data, _no_extension)

@@ -131,8 +131,12 @@ class Streams:
         return stream
 
     def _hold(self, stream: Stream) -> Offer:
+        def withdrawn(code: str) -> None:
+            stream.outgoing.forget()
+            stream.withdrawn(code)
+
         stream.offer = self._endpoint.plane.offer(
-            stream.outgoing, now=anyio.current_time(), is_for_one=True, withdrawn=stream.withdrawn
+            stream.outgoing, now=anyio.current_time(), is_for_one=True, withdrawn=withdrawn
         )
         return stream.offer
 

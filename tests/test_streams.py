@@ -337,6 +337,18 @@ async def test_a_reader_that_never_reads_holds_up_its_sender_and_takes_a_bounded
         stream.reset("enough")
 
 
+async def test_a_stream_that_was_given_up_keeps_nothing_of_what_it_sent(network: Network) -> None:
+    async with network.tree(relays=1, clients=1, streams=STREAMS) as server:
+        stream = server.open_stream("R1.C1", "stare")
+        with anyio.move_on_after(0.5):
+            while True:
+                await stream.send(noise(65536))
+        assert stream.outgoing.is_full
+        stream.reset("enough")
+        assert not stream.outgoing.is_full
+        assert not stream.outgoing._pieces
+
+
 async def test_a_waiting_receiver_is_told_when_its_stream_is_closed(network: Network) -> None:
     async with network.tree(relays=1, clients=1, streams=STREAMS) as server:
         stream = server.open_stream("R1.C1", "stare")

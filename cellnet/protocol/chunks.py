@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
+from cellnet.errors import LocalProtocolError
 from cellnet.protocol.fetch import Altered
 from cellnet.protocol.frames import FRAME_BYTES
 
@@ -108,13 +109,18 @@ class Listing:
         return self._position == self._length
 
     def go_on(self) -> None:
-        """Digest the next few chunks."""
+        """Digest the next few chunks.
+
+        :raises LocalProtocolError: if the source has less than it said
+        """
         stop = min(self._length, self._position + LISTING_BYTES)
         while self._position < stop:
             end = min(self._length, self._position + self._chunk_bytes)
             digest = blake3()
             while self._position < end:
                 data = self._source.read(self._position, end - self._position)
+                if not data:
+                    raise LocalProtocolError("what is to be shared was changed, or became shorter, while it was read")
                 digest.update(data)
                 self._position += len(data)
             self._list += digest.digest()

@@ -249,6 +249,8 @@ class Connection:
             size += PREFIX.size + length
         if size < limit and self.feed.has_output:
             size += self.feed.take(buffers, limit - size, self._count)
+            if not buffers and self.has_output:  # a content was withdrawn when it was read, and that is to be said
+                return self.take(now, limit)
         if buffers:
             self._spoke = now
             self.statistics.bytes_sent += size

@@ -143,7 +143,7 @@ class Passage:
     def stopped(self, _supply: Supply, code: str) -> None:
         """Pass on that no more is wanted."""
         self.want.stop(code)
-        self._transit.forget(self)
+        self._end()
 
     # As who takes what comes, from the neighbour that has it.
 
@@ -165,7 +165,7 @@ class Passage:
 
     def broken(self, code: str, reason: str, _now: float) -> None:
         """Pass on that no more comes."""
-        self._transit.forget(self)
+        self._end()
         self._supply.abort(code, reason)
 
     def keep(self, *, lent: bool) -> bool:
@@ -176,3 +176,8 @@ class Passage:
             for index in range(len(pieces) - count, len(pieces)):
                 pieces[index] = bytes(pieces[index])
         return count > 0
+
+    def _end(self) -> None:
+        # Its want and itself know each other, so the collector would have to come before its memory is free.
+        self._pieces.clear()
+        self._transit.forget(self)

@@ -126,7 +126,7 @@ class Plane:
         if offer is None:
 
             def end(offer: Offer, _code: str, _reason: str) -> None:
-                del self.offers[offer.content]
+                self.offers.pop(offer.content, None)  # released after it was withdrawn
 
             offer = self._hold(Offer(listed.content, listed, math.inf, is_for_one=False, withdrawn=end))
         offer.leases += 1

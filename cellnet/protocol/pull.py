@@ -167,8 +167,6 @@ class Pull:
 
     def _end(self, code: str) -> None:
         """Bring no more. What came is kept as long as there is room; who still follows looks for another."""
-        if self not in self._shared.pulls:
-            return
         del self._shared.pulls[self]
         self._stop(code)
         shares, self.shares = self.shares, {}

@@ -14,7 +14,7 @@ under one nonce give their difference away.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cellnet.protocol.frames import Buffer
-    from cellnet.protocol.offer import Held
 
 __all__ = ["TEXT_BYTES", "Opener", "SealedSource"]
 
@@ -37,12 +36,26 @@ TEXT_BYTES = FRAME_BYTES - _HEAD_BYTES - OVERHEAD
 """What a record hides, at most."""
 
 
-class SealedSource:
-    """What is held in memory, sealed when it is read."""
+class Complete(Protocol):
+    """What has all its bytes from the start."""
 
-    def __init__(self, held: Held, key: bytes) -> None:
+    @property
+    def length(self) -> int:
+        """How many there are."""
+        ...
+
+    def read(self, offset: int, limit: int) -> Buffer:
+        """Return *limit* bytes, unless it ends before."""
+        ...
+
+
+class SealedSource:
+    """A source of known length, sealed when it is read."""
+
+    def __init__(self, held: Complete, key: bytes) -> None:
         """Wrap a source.
 
+        :param held: it gives as many bytes as it is asked for, unless it ends before
         :param key: 32 random bytes, for this content alone
         """
         self._held = held
@@ -61,16 +74,16 @@ class SealedSource:
         if number >= self._count:
             return b""
         if number != self._number:
-            self._record = self._sealed(number)
+            start_of_text = number * TEXT_BYTES
+            text = self._held.read(start_of_text, TEXT_BYTES)
+            if len(text) < min(TEXT_BYTES, self._held.length - start_of_text):
+                return b""  # a file that became shorter: no other text may have this nonce
+            self._record = seal_record(self._sealer, number, text, is_last=number == self._count - 1)
             self._number = number
         return memoryview(self._record)[start : start + limit] if start or limit < FRAME_BYTES else self._record
 
     def acknowledged(self, offset: int) -> None:
         """Keep all: another may want it from the start."""
-
-    def _sealed(self, number: int) -> bytes:
-        text = self._held.read(number * TEXT_BYTES, TEXT_BYTES)
-        return seal_record(self._sealer, number, text, is_last=number == self._count - 1)
 
 
 def seal_record(sealer: AESGCM, number: int, text: Buffer, *, is_last: bool) -> bytes:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cellnet.contents import Reference, Whole
+from cellnet.arrival import Arrival, Memory
+from cellnet.contents import Reference
 from cellnet.protocol.chunks import Listing
 from cellnet.protocol.frames import pack
 from cellnet.protocol.offer import Held
@@ -104,7 +105,7 @@ class Bulk:
             done(isinstance(outcome, tuple))
 
         read = Reference.unpack(reference)
-        fetch, delivery = self.fetch(holder, read.content, Whole(holder, read, arrived))
+        fetch, delivery = self.fetch(holder, read.content, Arrival(holder, read, Memory(), arrived))
         return fetch
 
     def fetch(self, holder: FQCN, content: bytes, sink: Sink) -> tuple[Fetch, Delivery]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
+import numpy as np
 
 from cellnet import Cell
 from cellnet.errors import CellError
@@ -102,6 +103,10 @@ class Bench:
         """Return the number of this run's size."""
         return (full, quick, least)[self.size]
 
+    def filler(self, size: int) -> memoryview:
+        """Return so many bytes drawn by lot: `randbytes` takes seconds for what is large, and no more than 256 MiB."""
+        return memoryview(np.random.default_rng(self.rng.getrandbits(64)).integers(0, 256, size, np.uint8))
+
     def provision(self, parents: Mapping[str, str]) -> None:
         """Make kits for these cells and the server, if there are to be credentials.
 
@@ -132,6 +137,10 @@ class Bench:
         return await self.processes.start(
             name, connect=connect, listen=listen, kit=self.kit(name), expect=expect, journal=journal
         )
+
+    async def start_many(self, names: Sequence[str], connect: str) -> CellProcess:
+        """Start one process with a light cell of each of these names."""
+        return await self.processes.start(f"{names[0]}-{names[-1]}", connect=connect, kit=self.kits, names=list(names))
 
     async def start_tree(
         self, parents: Mapping[str, str], server: str | None = None, *, journals: Sequence[str] = ()

@@ -17,7 +17,7 @@ from tests.faults.cell import credentials
 if TYPE_CHECKING:
     from cellnet.drivers.base import Address, Buffer, Security
 
-__all__ = ["relays_killed_below_transfers"]
+__all__ = ["relays_killed_below_transfers", "send_stream"]
 
 MIB = 1 << 20
 TRANSFERS = 4
@@ -39,7 +39,7 @@ async def relays_killed_below_transfers(bench: Bench) -> Verdict:
     driver = CountedTcp()
     kit = bench.kit("A")
     _, connecting = credentials(None if kit is None else str(kit))
-    data = memoryview(bench.rng.randbytes(size + 2 * TRANSFERS))
+    data = bench.filler(size + 2 * TRANSFERS)
     killed, right = 0, 0
     errors: list[str] = []
 
@@ -55,7 +55,7 @@ async def relays_killed_below_transfers(bench: Bench) -> Verdict:
         nonlocal right
         ours = data[number : number + size]
         try:
-            theirs = await (_stream(cell, ours) if is_stream else cell.request("R2.C2", "weigh", ours))
+            theirs = await (send_stream(cell, "R2.C2", ours) if is_stream else cell.request("R2.C2", "weigh", ours))
         except (Exception, anyio.BrokenResourceError) as error:  # whatever an application would see
             errors.append(f"{type(error).__name__}: {error}")
             return
@@ -89,8 +89,9 @@ async def relays_killed_below_transfers(bench: Bench) -> Verdict:
     return verdict
 
 
-async def _stream(cell: Cell, data: memoryview) -> bytes:
-    async with cell.open_stream("R2.C2", "weigh") as stream:
+async def send_stream(cell: Cell, destination: str, data: memoryview) -> bytes:
+    """Send bytes as a stream; return what the far cell says their digest is."""
+    async with cell.open_stream(destination, "weigh") as stream:
         for start in range(0, len(data), PIECE_BYTES):
             await stream.send(bytes(data[start : start + PIECE_BYTES]))
         await stream.send_eof()

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import random
 import sys
 import threading
 import time
@@ -29,6 +30,7 @@ from cellnet.node import drain, run_until_signalled
 from tests.faults.planted import PLANTS
 
 if TYPE_CHECKING:
+    import numpy as np
     from anyio.abc import TaskStatus
 
     from cellnet.credentials import Credentials
@@ -54,13 +56,20 @@ class Worker:
     """
 
     def __init__(self, name: str, log: int, journal: str | None = None, begun: int = -1, dials: int = -1) -> None:
-        handlers: dict[str, Any] = {"work": self.work, "figures": self.figures, "weigh": self.weigh}
+        handlers: dict[str, Any] = {
+            "work": self.work,
+            "figures": self.figures,
+            "weigh": self.weigh,
+            "size": self.size,
+            "make": self.make,
+            "send": self.send,
+        }
         if journal is not None:
             handlers["keep"] = durable(self.keep)
         self.cell = Cell(
             name,
             handlers=handlers,
-            streams={"weigh": self.weigh_stream},
+            streams={"weigh": self.weigh_stream, "ignore": self.ignore},
             journal=journal,
             drivers={"tcp": NotedDialling(dials)},
         )
@@ -90,6 +99,26 @@ class Worker:
     async def weigh(self, request: Request) -> bytes:
         """Return the digest of a payload, however large."""
         return await anyio.to_thread.run_sync(lambda: hashlib.blake2b(request.payload).digest())
+
+    async def size(self, request: Request) -> int:
+        """Return how many bytes came: what :meth:`weigh` does takes as long as the way here."""
+        return memoryview(request.payload).nbytes
+
+    async def make(self, request: Request) -> bytes:
+        """Return so many bytes, drawn by lot from a seed: a large answer that its caller knows beforehand."""
+        seed, size = request.payload
+        return random.Random(seed).randbytes(size)
+
+    async def send(self, request: Request) -> bool:
+        """Send a large array to a cell; return whether it came there as it is here."""
+        destination, seed, size = request.payload
+        array = _array(seed, size)
+        theirs = await self.cell.request(destination, "weigh", array)
+        return bool(theirs == await anyio.to_thread.run_sync(lambda: hashlib.blake2b(array).digest()))
+
+    async def ignore(self, _stream: Stream) -> None:
+        """Never read."""
+        await anyio.sleep_forever()
 
     async def weigh_stream(self, stream: Stream) -> None:
         """Send back the digest of all that came."""
@@ -171,6 +200,13 @@ def rss_bytes() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def _array(seed: int, size: int) -> np.ndarray[Any, Any]:
+    import numpy as np  # it takes a fifth of a process's start, which most have no use for
+
+    columns = 1024
+    return np.random.default_rng(seed).random((max(1, size // (4 * columns)), columns), np.float32)
+
+
 def credentials(kit: str | None) -> tuple[Credentials | None, Credentials | None]:
     """Return what to listen and to connect with."""
     if kit is None:
@@ -208,9 +244,10 @@ async def _run_many(config: dict[str, Any], *, stop: anyio.Event, task_status: T
     log, dials = _log(config["log"]), _log(config["dials"])
 
     async def run(name: str) -> None:
+        _, connecting = credentials(config["kit"] and f"{config['kit']}/{name}")
         async with Worker(name, log, dials=dials).cell as cell:
             async with dialling:
-                await cell.connect(config["connect"])
+                await cell.connect(config["connect"], connecting, security="clear")
             joined.release()
             await stop.wait()
             await drain(cell)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import sqlite3
 import threading
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,17 +19,20 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
 from cellnet import Cell
+from cellnet.drivers.sock import SockLink
 from cellnet.fqcn import FQCN
 from cellnet.inbox import Inbox
+from cellnet.incoming import Incoming
 from cellnet.link import Backoff
 from cellnet.neighbours import Neighbours
 from cellnet.protocol import connection as connection_module
-from cellnet.protocol import sealing
+from cellnet.protocol import records, sealing
 from cellnet.protocol.answering import Answering
+from cellnet.protocol.chunks import ChunkList
 from cellnet.protocol.envelope import Order
 from cellnet.protocol.frames import unpack
 from cellnet.protocol.introduction import _Claim
-from cellnet.protocol.passage import Transit
+from cellnet.protocol.passage import Passage, Transit
 from cellnet.protocol.sealing import Window
 from cellnet.protocol.switch import Switch
 
@@ -42,6 +46,7 @@ __all__ = ["PLANTS"]
 
 SAVING_SECONDS = 1.0
 KEPT_BYTES = 4 << 20
+AWAITED_SECONDS = 0.05
 
 
 def dedup_off() -> None:
@@ -73,6 +78,44 @@ def dead_never_found() -> None:
 def queue_unbounded() -> None:
     """What waits for one neighbour has no limit, so nobody is told ``BUSY``."""
     _set(connection_module, "BUDGET_BYTES", 1 << 40)
+
+
+def slow_child_awaited() -> None:
+    """A cell reads nothing while a neighbour is slow to take what is sent to it, or not for long."""
+    fill, send, sending = SockLink.fill, SockLink.send, Counter[str]()
+
+    async def planted_send(self: SockLink, buffers: Any) -> None:
+        sending["now"] += 1
+        try:
+            await send(self, buffers)
+        finally:
+            sending["now"] -= 1
+
+    async def planted_fill(self: SockLink, buffer: memoryview) -> int:
+        with anyio.move_on_after(AWAITED_SECONDS):
+            while sending["now"]:
+                await anyio.sleep(0.001)
+        return await fill(self, buffer)
+
+    _set(SockLink, "send", planted_send)
+    _set(SockLink, "fill", planted_fill)
+
+
+def unread_unbounded() -> None:
+    """Whoever gets a stream has room for all of it, whether it is read or not."""
+    _set(Incoming, "upto", property(lambda _self: 1 << 62))
+
+
+def passed_kept() -> None:
+    """A relay keeps what passed."""
+    read, kept = Passage.read, []
+
+    def planted(self: Passage, offset: int, limit: int) -> Any:
+        data = read(self, offset, limit)
+        kept.append(bytes(data))
+        return data
+
+    _set(Passage, "read", planted)
 
 
 def closed_link_kept() -> None:
@@ -113,6 +156,16 @@ def drain_off() -> None:
 def seal_check_off() -> None:
     """What was changed on its way opens all the same."""
     _set(sealing, "AESGCM", _Unchecked)
+
+
+def record_check_off() -> None:
+    """What was changed of a content opens all the same."""
+    _set(records, "AESGCM", _Unchecked)
+
+
+def chunk_check_off() -> None:
+    """A relay keeps whatever comes as a piece of an object, for all who want that."""
+    _set(ChunkList, "digest", lambda _self, _index: _Anything())
 
 
 def replay_window_off() -> None:
@@ -167,10 +220,15 @@ PLANTS: dict[str, Callable[[], None]] = {
         content_not_kept,
         dead_never_found,
         queue_unbounded,
+        slow_child_awaited,
+        unread_unbounded,
+        passed_kept,
         closed_link_kept,
         jitter_off,
         drain_off,
         seal_check_off,
+        record_check_off,
+        chunk_check_off,
         replay_window_off,
         ingress_filter_off,
         introduction_check_off,
@@ -197,6 +255,16 @@ class _SavesLater(sqlite3.Connection):
     def _save(self) -> None:
         self._saving = None
         self.commit()
+
+
+class _Anything:
+    """Equals whatever it is compared with."""
+
+    def __eq__(self, _other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return 0
 
 
 class _Unchecked:

@@ -224,6 +224,7 @@ class Processes:
     ) -> CellProcess:
         """Start a cell; return when it has joined and listens.
 
+        :param kit: where its kit is; of many light cells, where all kits are
         :param journal: whether it has one, and a durable handler
         :param names: many light cells are to run in the process instead of one
         :param expect: it prints another line when so many cells are present below it

@@ -19,7 +19,7 @@ from tests.faults.hostility import Mangler
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import AsyncGenerator, Iterator
+    from collections.abc import AsyncGenerator
 
     from anyio.abc import TaskGroup
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -31,6 +31,8 @@ __all__ = ["Connection", "Proxy", "Way"]
 CHUNK_BYTES = 64 * 1024
 MAX_CHUNKS = 16
 """What waits in one direction of one connection, while it is delayed or slowed down; then nothing more is read."""
+KERNEL_BYTES = 128 * 1024
+"""What waits in the kernel, which would take 16 MiB itself: a slow way would be slow for nobody who sends less."""
 MAX_CONNECTIONS = 1024
 """At a time; one more is reset."""
 PIECES_PER_SECOND = 50
@@ -99,6 +101,8 @@ class Connection:
         with send:
             try:
                 while data := await _receive(source):
+                    while way.rate < math.inf and send.statistics().current_buffer_used:
+                        await anyio.sleep(1 / PIECES_PER_SECOND)  # a slow way is no long one: little fits in
                     due = max(due, anyio.current_time() + way.delay + way.jitter * rng.random())
                     await send.send((due, data))
             except anyio.BrokenResourceError:
@@ -247,6 +251,7 @@ class Proxy(anyio.AsyncContextManagerMixin):
             raise
         for sock in (child, parent):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BYTES)
         return parent
 
 
@@ -267,17 +272,14 @@ async def _receive(sock: socket.socket) -> bytes:
 
 
 async def _send_slowly(sock: socket.socket, data: bytes, way: Way) -> None:
-    for piece in _pieces(data, way.rate):
-        await _send(sock, piece)
-        if way.rate < math.inf:
-            await anyio.sleep(len(piece) / way.rate)
-
-
-def _pieces(data: bytes, rate: float) -> Iterator[memoryview]:
-    size = len(data) if rate == math.inf else max(1, int(rate / PIECES_PER_SECOND))
     view = memoryview(data)
-    for start in range(0, len(data), max(1, size)):
-        yield view[start : start + size]
+    while view:
+        rate = way.rate  # it may be changed between two pieces
+        piece = view if rate == math.inf else view[: max(1, int(rate / PIECES_PER_SECOND))]
+        view = view[len(piece) :]
+        await _send(sock, piece)
+        if rate < math.inf:
+            await anyio.sleep(len(piece) / rate)
 
 
 async def _send(sock: socket.socket, data: memoryview) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from tests.faults import bulk, hostile, kills, silences, storms
+from tests.faults import altered, bulk, hostile, kills, memory, silences, slow, storms, unread
 from tests.faults.bench import Bench, Size, Verdict
 from tests.faults.processes import Processes
 
@@ -29,14 +29,18 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "F1b": (bulk.relays_killed_below_transfers,),
     "F4": (kills.receiver_killed,),
     "F7": (silences.silent_neighbours, silences.stopped_receiver),
+    "F9": (slow.slow_child,),
+    "F10": (unread.readers_that_never_read,),
     "F15": (storms.reconnect_storm,),
     "F16": (silences.flapping_link,),
     "F18": (kills.rolling_restart,),
     "F19": (hostile.hostile_hop, hostile.forged_beside, hostile.forged_below),
+    "F19b": (altered.contents_altered,),
     "F22": (storms.deadline_storm,),
+    "F_MEM": (memory.array_over_two_relays,),
 }
 """Each in its parts, which are run one after the other: a row has passed if all of them have."""
-NEED_SEALING = {"F19"}
+NEED_SEALING = {"F19", "F19b"}
 """Rows that only sealed messages can pass: red in clear mode."""
 
 

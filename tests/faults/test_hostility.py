@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from cellnet.protocol.frames import Frame, FrameDecoder, Kind
+from cellnet.protocol.frames import OFFSET, Frame, FrameDecoder, Kind
 from tests.faults.hostility import Hostility, Mangler, encode
 
 
@@ -43,6 +43,21 @@ def test_each_deed_does_what_it_says(deed: str) -> None:
     else:
         assert came == len(sent) + done
         assert {frame.body for frame in out} == {frame.body for frame in sent}
+
+
+def data(number: int) -> bytes:
+    return encode(Frame(Kind.DATA, 0, 9, 0, OFFSET.pack(100 * number), b"body %d" % number))
+
+
+def test_what_is_hostile_to_contents_harms_their_bodies_only_and_nothing_but_them() -> None:
+    mangler, hostility = Mangler(random.Random(2)), Hostility(contents=True, flip=0.3, truncate=0.3, splice=0.5)
+    assert mangler.feed(_frame(1), hostility) == _frame(1)
+    out = list(FrameDecoder().feed(b"".join(mangler.feed(data(number), hostility) for number in range(40))))
+    assert [frame.header for frame in out] == [OFFSET.pack(100 * number) for number in range(40)]
+    assert all(hostility.counts[deed] > 0 for deed in ("flip", "truncate", "splice"))
+    changed = [number for number, frame in enumerate(out) if bytes(frame.body) != b"body %d" % number]
+    # A body of its own may take the place of one; and an exchange for itself changes nothing.
+    assert hostility.counts["flip"] + hostility.counts["truncate"] <= len(changed) <= hostility.counts.total()
 
 
 def test_frames_about_the_link_pass_unharmed_and_before_nothing_that_is_held() -> None:

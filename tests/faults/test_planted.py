@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults import bulk, hostile, kills, silences, storms
+from tests.faults import altered, bulk, hostile, kills, memory, silences, slow, storms, unread
 from tests.faults.bench import Size
 from tests.faults.planted import PLANTS
 from tests.faults.rows import NEED_SEALING, ROWS, Options, run_part
@@ -23,6 +23,8 @@ CASES: list[tuple[str, Row, str, str]] = [
     ("F1", kills.relays_killed, "dedup_off", "it ran 2 times"),
     ("F1b", bulk.relays_killed_below_transfers, "content_not_kept", "transfers did not come as they were sent"),
     ("F4", kills.receiver_killed, "acknowledge_before_save", "20 durable requests have .* effects"),
+    ("F9", slow.slow_child, "slow_child_awaited", "beside a slow child, the others had .*% of their rate"),
+    ("F10", unread.readers_that_never_read, "unread_unbounded", "streams_unread grew by .* MiB"),
     ("F15", storms.reconnect_storm, "jitter_off", "of all dial within 100 ms"),
     ("F16", silences.flapping_link, "closed_link_kept", "R1 holds .*'tasks'(.|\\n)*R1 grew by .* MiB"),
     ("F18", kills.rolling_restart, "drain_off", "requests did not end well"),
@@ -30,8 +32,11 @@ CASES: list[tuple[str, Row, str, str]] = [
     ("F19", hostile.hostile_hop, "replay_window_off", "it ran 2 times"),
     ("F19", hostile.forged_beside, "ingress_filter_off", "in the name of a cell beside the relay"),
     ("F19", hostile.forged_below, "introduction_check_off", "in the name of a cell below the relay"),
+    ("F19b", altered.contents_altered, "record_check_off", "transfers came altered"),
+    ("F19b", altered.contents_altered, "chunk_check_off", "transfers failed, such as: .'broadcast"),
     ("F22", storms.deadline_storm, "deadline_ignored", "handlers began over 50 ms after their deadlines"),
     ("F22", storms.deadline_storm, "cancelled_kept", "R1.R2.C1 has .* handling"),
+    ("F_MEM", memory.array_over_two_relays, "passed_kept", "R11 grew by .* MiB"),
 ]
 
 

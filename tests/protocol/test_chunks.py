@@ -7,6 +7,7 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cellnet.errors import LocalProtocolError
 from cellnet.protocol import chunks
 from cellnet.protocol.chunks import (
     DIGEST_BYTES,
@@ -145,3 +146,9 @@ def test_a_large_source_is_digested_a_bit_at_a_time(monkeypatch: pytest.MonkeyPa
         turns += 1
     assert turns == 3
     assert listing.finish().content == listed(WHOLE).content
+
+
+def test_what_became_shorter_while_it_was_read_is_not_shared() -> None:
+    listing = Listing(Small(WHOLE), len(WHOLE) + 1)
+    with pytest.raises(LocalProtocolError, match="became shorter"):
+        listing.go_on()

@@ -21,9 +21,9 @@ from cellnet.protocol.fetch import NO_PROGRESS_SECONDS
 from cellnet.protocol.frames import FRAME_BYTES
 from cellnet.protocol.passage import TRANSIT_BYTES
 from cellnet.protocol.records import SealedSource
-from cellnet.protocol.want import WINDOW_BYTES
+from cellnet.protocol.want import MAX_WINDOW_BYTES, WINDOW_BYTES
 from tests.protocol import laws
-from tests.protocol.contents import Growing, Opened, Taken, content, nothing_is_left
+from tests.protocol.contents import Checked, Growing, Opened, Taken, content, listed, nothing_is_left
 from tests.protocol.world import World
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ PLACES = {"A": ROOT, "B": ROOT, "R": "A", "c": "R", "d": "R", "y": "B"}
 MOST = 12
 """Contents that are under way."""
 SIZES = (0, 1, 5000, FRAME_BYTES, 3 * FRAME_BYTES, 700_000, WINDOW_BYTES + 300_001)
+OBJECT_SIZES = (1, 5000, 3 * FRAME_BYTES, 700_000, WINDOW_BYTES + 200_000)
 WHOLE = content(max(SIZES))
 KEY = bytes(32)
 EXAMPLES = 25 if Coverage.current() else 60
@@ -102,6 +103,31 @@ class ContentsMachine(RuleBasedStateMachine):
         self.watch(one)
         self.passing.append(one)
         one.fetch = taker.endpoint.plane.fetch(holder.name, offer.content, sink, self.world.now)
+
+    @rule(
+        pick=picks, to=st.lists(picks, min_size=1, max_size=4), size=st.sampled_from(OBJECT_SIZES), again=st.booleans()
+    )
+    def want_an_object(self, pick: int, to: list[int], size: int, *, again: bool) -> None:
+        """Let some want what one offers, or what another wants already."""
+        if sum(not one.is_over for one in self.passing) + len(to) > MOST:
+            return
+        shared = [one for one in self.passing if one.is_held and isinstance(one.sink, Checked)]
+        if again and shared:
+            first = shared[pick % len(shared)]
+            holder, offer, size = first.holder, first.offer, first.size
+        else:
+            holder = self.process(pick)
+            if holder.endpoint.fqcn is None:
+                return
+            size += len(self.passing)  # another object each time: the same one would be had though it was withdrawn
+            offer = holder.endpoint.plane.offer_object(listed(WHOLE[:size]))
+        source = Growing()
+        source.length = size
+        for taker in (self.process(place) for place in to):
+            one = Passing(holder, taker, source, size, offer, Checked(offer.content), self.world.now)
+            self.watch(one)
+            self.passing.append(one)
+            one.fetch = taker.endpoint.plane.fetch(holder.name, offer.content, one.sink, self.world.now)
 
     @rule(pick=picks, more=st.sampled_from([1, 100_000, 1 << 30]))
     def more_is_there(self, pick: int, more: int) -> None:
@@ -225,19 +251,29 @@ class ContentsMachine(RuleBasedStateMachine):
         for process in self.world.processes:
             plane = process.endpoint.plane
             transit = plane.transit
-            assert transit.promised == sum(one.promised for one in transit.passages)
-            assert transit.promised <= TRANSIT_BYTES + FRAME_BYTES * len(transit.passages)
+            promised = sum(one.promised for one in (*transit.passages, *transit.pulls))
+            assert transit.promised == promised + sum(one.list_bytes for one in transit.objects.values())
+            most = TRANSIT_BYTES + FRAME_BYTES * (len(transit.passages) + len(transit.pulls))
+            assert transit.promised <= most
+            assert transit.shelf.size == sum(len(piece) for piece, _ in transit.shelf._pieces.values())
+            assert transit.shelf.size <= max(0, TRANSIT_BYTES - transit.promised)
+            for pull in transit.pulls:
+                assert pull.shares
+                assert 0 <= sum(map(len, pull.ahead.values())) <= pull.promised
             for passage in transit.passages:
                 assert 0 <= sum(map(len, passage._pieces)) <= passage.promised <= WINDOW_BYTES
                 assert passage._supply.label in passage._supply.feed.supplies
             takers = [passage.want for passage in transit.passages] + [fetch.want for fetch in plane.fetches]
+            pulled = [pull._want for pull in transit.pulls if not pull._is_over]
             wants = [want for neighbour in plane._neighbours() for want in neighbour.feed.wants.values()]
-            assert {want for want in takers if want is not None} == set(wants)
-            assert all(want.position <= want.upto <= want.position + WINDOW_BYTES for want in wants)
+            assert {want for want in (*takers, *pulled) if want is not None} == set(wants)
+            assert all(want.position <= want.upto <= want.position + MAX_WINDOW_BYTES for want in wants)
+            assert all(want.upto <= want.position + WINDOW_BYTES for want in wants if want not in pulled)
             supplies = [one for neighbour in plane._neighbours() for one in neighbour.feed.supplies.values()]
             assert all(one.position <= one.upto for one in supplies)
             origins = [supply for offer in plane.offers.values() for supply in offer.supplies]
             origins += [passage._supply for passage in transit.passages]
+            origins += [share.supply for one in transit.objects.values() for share in one.shares]
             assert set(origins) == set(supplies)
 
     def teardown(self) -> None:
@@ -257,6 +293,9 @@ class ContentsMachine(RuleBasedStateMachine):
         self.world.wait(5)
         for one in self.passing:
             assert one.is_over or not one.is_held, "it can be had, and has not come"
+        for one in self.passing:
+            if isinstance(one.sink, Checked) and one.is_held:
+                one.offer.withdraw("gone", "it is withdrawn")
         self.world.wait(200)
         assert all(one.is_over for one in self.passing)
         self.what_came_is_what_was_sent()

@@ -10,7 +10,7 @@ from cellnet.protocol import passage, plane, shared
 from cellnet.protocol.frames import FRAME_BYTES, OFFSET, Frame, Kind, pack
 from cellnet.protocol.shelf import MAX_AGE
 from cellnet.protocol.want import WINDOW_BYTES
-from tests.protocol.conftest import Net, encode_frame
+from tests.protocol.conftest import Net, Peer, encode_frame, new_endpoint
 from tests.protocol.contents import (
     Checked,
     Counted,
@@ -20,6 +20,7 @@ from tests.protocol.contents import (
     nothing_is_left,
     plane_is_empty,
     share,
+    want,
 )
 
 if TYPE_CHECKING:
@@ -174,6 +175,41 @@ def test_after_a_link_is_lost_at_any_moment_all_of_it_comes(hop: str) -> None:
             break
 
 
+def test_what_is_missing_in_the_middle_is_pulled_and_no_more(net: Net) -> None:
+    source = Counted(WHOLE)
+    held = share(net, "server", source)
+    first = wants(net, "R.a", held)
+    net.tick(1)
+    shelf = net["R"].plane.transit.shelf
+    for index in (10, 11, 20):
+        shelf._drop((held.content, index))
+    source.sent = 0
+    second = wants(net, "R.b", held)
+    net.tick(1)
+    assert came(first, second)
+    assert source.sent == 3 * FRAME_BYTES
+    all_is_over(net, held)
+
+
+def test_while_the_way_is_lost_what_is_kept_still_comes(net: Net) -> None:
+    held = share(net, "server", WHOLE)
+    first = wants(net, "R.a", held)
+    net.tick(1)
+    net["R"].plane.transit.shelf._drop((held.content, 10))
+    net.links["R.b"].child_reads = False
+    second = wants(net, "R.b", held)
+    net.tick(1)
+    net.cut("R")
+    net.links["R.b"].child_reads = True
+    net.tick(1)
+    assert second.position == LIST_BYTES + 9 * FRAME_BYTES
+    assert second.outcomes == []
+    net.connect("R")
+    net.tick(5)
+    assert came(first, second)
+    all_is_over(net, held)
+
+
 # Bounds
 
 
@@ -302,6 +338,18 @@ def test_an_object_that_is_held_twice_is_held_until_both_let_it_go(net: Net) -> 
     net.tick(1)
     assert came(sink)
     all_is_over(net, second)
+
+
+def test_who_wants_nothing_yet_gets_nothing() -> None:
+    relay = new_endpoint("R")
+    above = Peer.parent(relay, "R")
+    below = Peer.child(relay, "c")
+    above.frames()
+    named = listed(WHOLE).content
+    want(below, 1, "server", named)
+    assert above.frames() == []
+    want(below, 1, "server", named, upto=1)
+    assert [frame.kind for frame in above.frames()] == [Kind.WANT]
 
 
 def test_the_way_back_is_no_way(net: Net) -> None:

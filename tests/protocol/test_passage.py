@@ -61,6 +61,20 @@ def held(transit: Transit) -> int:
 # What passes
 
 
+@pytest.mark.parametrize("by", ["holder", "receiver"])
+def test_what_is_given_up_on_its_way_is_kept_no_longer(relay: Endpoint, above: Peer, below: Peer, by: str) -> None:
+    want(below, 1, "server", start=0, acknowledged=0, upto=EVERYTHING)
+    label = next(iter(wanted(above)))
+    (one,) = relay.plane.transit.passages
+    data(above, label, 0, b"first")
+    assert one._pieces
+    if by == "holder":
+        above.send(Kind.ABORT, True, "gone", "it is", label=label)
+    else:
+        below.send(Kind.ABORT, False, "stopped", "", label=1)
+    assert not one._pieces
+
+
 def test_what_was_kept_is_not_copied_again_when_more_comes(relay: Endpoint, above: Peer, below: Peer) -> None:
     want(below, 1, "server", start=0, acknowledged=0, upto=EVERYTHING)
     label = next(iter(wanted(above)))

@@ -29,7 +29,7 @@ from tests.protocol.contents import (
 )
 
 if TYPE_CHECKING:
-    from cellnet.protocol.frames import Frame
+    from cellnet.protocol.frames import Buffer, Frame
 
 MIB = 1 << 20
 
@@ -318,3 +318,19 @@ def test_frames_of_contents_are_the_bytes_that_are_specified() -> None:
     assert (data.header, data.body) == (bytes(8), b"to be had")
     assert msgpack.unpackb(end.header) == [9]
     assert msgpack.unpackb(done.header) == [False, "done", ""]
+
+
+def test_a_content_that_is_withdrawn_when_it_is_read_is_told_at_once() -> None:
+    class Failing(Growing):
+        def read(self, offset: int, limit: int) -> Buffer:
+            if offset == len(self.whole):
+                held.withdraw("reset", "it cannot be read")
+            return super().read(offset, limit)
+
+    for whole in (b"", b"some of it"):
+        net, source, sink = Net.tree("R.a"), Failing(), Taken()
+        source.whole = whole
+        held = offer(net, "server", source)
+        fetch(net, "R.a", "server", held, sink)
+        net.run()
+        assert (sink.outcomes, sink.reason) == (["reset"], "it cannot be read")

@@ -20,7 +20,7 @@ from tests.protocol.contents import Opened, content, fetch, nothing_is_left, off
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cellnet.protocol.frames import Frame
+    from cellnet.protocol.frames import Buffer, Frame
 
 KEY, OTHER = bytes(range(32)), bytes(32)
 SIZES = (0, 1, TEXT_BYTES - 1, TEXT_BYTES, TEXT_BYTES + 1, 3 * TEXT_BYTES, 3 * TEXT_BYTES + 100)
@@ -244,3 +244,16 @@ def test_an_end_that_comes_too_early_is_not_believed(cut: int) -> None:
 def test_the_last_record_may_be_empty() -> None:
     record = seal_record(AESGCM(KEY), 0, b"", is_last=True)
     assert opened(record) == (b"", True)
+
+
+def test_a_source_that_became_shorter_gives_no_other_record_under_the_same_number() -> None:
+    class Shrinking(Held):
+        def read(self, offset: int, limit: int) -> Buffer:
+            return super().read(offset, limit)[:size]
+
+    size = FRAME_BYTES
+    source = SealedSource(Shrinking([content(3 * TEXT_BYTES)]), KEY)
+    first = bytes(source.read(0, FRAME_BYTES))
+    size = 100
+    assert source.read(FRAME_BYTES, FRAME_BYTES) == b""
+    assert source.read(0, FRAME_BYTES) == first
