@@ -27,23 +27,38 @@ if TYPE_CHECKING:
 __all__ = ["demo"]
 
 ROUNDS = 25
+LARGE_ROUNDS = 2
+"""Of a model with ballast: two show that it comes back and goes out again."""
+MAX_MODEL_MIB = 256
 INTERRUPTED = 130
 TOLERANCE = 1e-6
 """How far the hierarchical model may be from the flat one; rounding alone makes about 1e-15."""
 
 
 @click.command()
-@click.option("--rounds", type=click.IntRange(1, 1000), default=ROUNDS, show_default=True, help="Rounds of training.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(1, 1000),
+    show_default=f"{ROUNDS}; with --model-mib {LARGE_ROUNDS}",
+    help="Rounds of training.",
+)
+@click.option(
+    "--model-mib",
+    type=click.IntRange(0, MAX_MODEL_MIB),
+    default=0,
+    help="MiB of further weights, and a progress bar for each site. Each of seven processes holds them several times.",
+)
 @click.option("--project", type=click.Path(path_type=Path), help="A project file of your own; its ports are replaced.")
 @click.option("--keep", type=click.Path(path_type=Path), help="A new folder, in which kits and logs are kept.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on the last line, all else to stderr.")
-def demo(rounds: int, project: Path | None, keep: Path | None, as_json: bool) -> None:
+def demo(rounds: int | None, model_mib: int, project: Path | None, keep: Path | None, as_json: bool) -> None:
     """Bring up a federation on this machine and train a model over it.
 
     Nine nodes start as processes of their own, joined by mutual TLS: a server, two relays, six clients. They learn to
     read handwritten digits, combining results on the way up the client hierarchy, then once more without it.
     """
     started = time.monotonic()
+    training = {"rounds": rounds or (LARGE_ROUNDS if model_mib else ROUNDS), "ballast_mib": model_mib}
     if importlib.util.find_spec("numpy") is None:
         raise ConfigurationError("the demo needs numpy, which is not installed: pip install 'cellnet-fl[demo]'")
     # what cells log is for operators: the demo tells of a lost link by the node that failed
@@ -57,7 +72,7 @@ def demo(rounds: int, project: Path | None, keep: Path | None, as_json: bool) ->
 
         console = Console(stderr=as_json, highlight=False, markup=False)
         with _workspace(keep) as folder:
-            summary = await show(console, folder, rounds=rounds, project=project, started=started)
+            summary = await show(console, folder, training, project=project, started=started)
         summary.show(console)
         return summary
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.to_thread
 
+from cellnet.cli.bars import Bars
 from cellnet.cli.example import example_project, with_free_ports
 from cellnet.cli.federation import NodeFailed, federation, log_tail
 from cellnet.cli.summary import CellRow, RunFigures, Summary
@@ -35,11 +36,16 @@ PRESENT_SECONDS = 30.0
 POLL_SECONDS = 0.1
 NEWS_SECONDS = 60.0
 """How long the job may stay silent: starting its processes takes seconds, a round takes a fraction of one."""
+NEWS_SECONDS_PER_MIB = 2.0
+"""As much longer for each MiB of ballast: a round takes it to six sites and back, over three links each."""
 
 
-async def show(console: Console, folder: Path, *, rounds: int, project: Path | None, started: float) -> Summary:
+async def show(
+    console: Console, folder: Path, training: Mapping[str, int], *, project: Path | None, started: float
+) -> Summary:
     """Do all of it in *folder*, and tell *console* about it.
 
+    :param training: what the digits job is given: the number of ``rounds``, and ``ballast_mib``
     :raises CellError: if the project file is wrong, a node fails or the job fails
     """
     plan = await anyio.to_thread.run_sync(_provision, project, folder)
@@ -52,14 +58,15 @@ async def show(console: Console, folder: Path, *, rounds: int, project: Path | N
     async with federation(kits, logs) as nodes:
         cells = await wait_all_present(kits[ROOT], nodes)
         console.print(f"All {len(cells)} cells are present after {time.monotonic() - started:.1f} s.")
-        hierarchical, model = await _train(console, kits[ROOT], rounds=rounds, flat=False)
-        flat, flat_model = await _train(console, kits[ROOT], rounds=rounds, flat=True)
+        sites = [cell.fqsn for cell in cells if cell.fqsn and cell.fqsn != ROOT]
+        hierarchical, model = await _train(console, kits[ROOT], sites, training, flat=False)
+        flat, flat_model = await _train(console, kits[ROOT], sites, training, flat=True)
     # only here: numpy takes its time to load, and the nodes needed the processor more
     from cellnet.jobs.digits.model import difference
 
     return Summary(
         cells=cells,
-        rounds=rounds,
+        rounds=training["rounds"],
         hierarchical=hierarchical,
         flat=flat,
         weights_difference=difference(model, flat_model),
@@ -117,24 +124,29 @@ def _rows(cells: Iterable[PresentCell]) -> tuple[CellRow, ...]:
     return (root, *(CellRow(cell.fqcn, cell.fqsn or None, cell.driver, cell.security) for cell in below))
 
 
-async def _train(console: Console, server: Path, *, rounds: int, flat: bool) -> tuple[RunFigures, Mapping[str, Any]]:
+async def _train(
+    console: Console, server: Path, sites: Iterable[str], training: Mapping[str, int], *, flat: bool
+) -> tuple[RunFigures, Mapping[str, Any]]:
     """Run the digits job, print its rounds as they come, and return its figures and its model."""
     way = "Flat: every result goes to the server." if flat else "Hierarchical: results are combined on the way up."
     console.print(way)
     started = time.monotonic()
     bundle = Path(str(resources.files("cellnet.jobs.digits"))) / "bundle"
-    async with submitted(server, bundle, flat=flat, config={"rounds": rounds}) as run:
-        while (report := await _next(run)) is not None:
-            console.print(
-                f"  round {report['round']:>3}   accuracy {report['accuracy']:.3f}   loss {report['loss']:.3f}"
-            )
+    silence = NEWS_SECONDS + NEWS_SECONDS_PER_MIB * training["ballast_mib"]
+    bars = Bars(console, sites if training["ballast_mib"] else ())
+    async with submitted(server, bundle, flat=flat, config=training, progress=bars.take) as run:
+        with bars:
+            while (report := await _next(run, silence)) is not None:
+                console.print(
+                    f"  round {report['round']:>3}   accuracy {report['accuracy']:.3f}   loss {report['loss']:.3f}"
+                )
     result = run.result
     seconds = time.monotonic() - started
     value = result.value
     return RunFigures(value["accuracy"], value["loss"], result.messages, result.bytes, seconds), value["model"]
 
 
-async def _next(run: Run) -> Mapping[str, Any] | None:
-    with anyio.move_on_after(NEWS_SECONDS):
+async def _next(run: Run, seconds: float) -> Mapping[str, Any] | None:
+    with anyio.move_on_after(seconds):
         return await anext(run, None)
-    raise JobError(f"job {run.job} has not reported for {NEWS_SECONDS:g} s")
+    raise JobError(f"job {run.job} has not reported for {seconds:g} s")

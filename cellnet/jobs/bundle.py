@@ -29,13 +29,13 @@ ENTRY = "job.py"
 MAX_FILES = 64
 MAX_BUNDLE_BYTES = 1024 * 1024
 """Of all files together, unpacked."""
-MAX_PACKED_BYTES = 40 * 1024
-"""A bundle travels in one message for now, beside the job's configuration."""
+MAX_PACKED_BYTES = MAX_BUNDLE_BYTES + 64 * 1024
+"""Of the archive: names, and what cannot be compressed, make it larger than its files."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _MAX_NAME = 200
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""Others make hundreds of megabytes of 40 KiB before the first byte can be counted."""
+"""Others make hundreds of megabytes of a small archive before the first byte can be counted."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -85,10 +85,7 @@ class Bundle:
         return cls(files)
 
     def pack(self) -> bytes:
-        """Return the bundle as a zip archive; the same files give the same bytes.
-
-        :raises JobError: if it is too large to travel
-        """
+        """Return the bundle as a zip archive; the same files give the same bytes."""
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:
             for name, content in self.files.items():
@@ -96,9 +93,7 @@ class Bundle:
                 entry.create_system = 3
                 entry.external_attr = (stat.S_IFREG | 0o600) << 16
                 archive.writestr(entry, content, zipfile.ZIP_DEFLATED, 9)
-        packed = buffer.getvalue()
-        _check_packed(packed)
-        return packed
+        return buffer.getvalue()
 
     @classmethod
     def unpack(cls, packed: bytes) -> Bundle:
@@ -106,7 +101,8 @@ class Bundle:
 
         :raises JobError: if it is no such archive, or breaks a rule for bundles
         """
-        _check_packed(packed)
+        if len(packed) > MAX_PACKED_BYTES:
+            raise JobError(f"the bundle has {len(packed)} bytes, packed: {MAX_PACKED_BYTES} are allowed")
         try:
             with zipfile.ZipFile(io.BytesIO(packed)) as archive:
                 return cls(_unpacked(archive))
@@ -207,10 +203,3 @@ def _check_name(name: str) -> None:
 def _check_total(size: int) -> None:
     if size > MAX_BUNDLE_BYTES:
         raise JobError(f"the bundle's files have more than {MAX_BUNDLE_BYTES} bytes: data stays at the sites")
-
-
-def _check_packed(packed: bytes) -> None:
-    if len(packed) > MAX_PACKED_BYTES:
-        raise JobError(
-            f"the bundle has {len(packed)} bytes, packed: {MAX_PACKED_BYTES} are allowed until large transfers exist"
-        )

@@ -6,6 +6,7 @@ parent answers is one partial result, so it receives as many results as it has c
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,8 @@ from cellnet.jobs.opaque import packed, unpacked
 from cellnet.jobs.reduction import REDUCTIONS, Partial, Reduction
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from cellnet.cell import Cell
     from cellnet.jobs.assignment import Placed
@@ -80,7 +82,7 @@ async def reduce_up(
     cell: Cell,
     order: bytes,
     reduction: Reduction,
-    children: Iterable[Placed],
+    children: Sequence[Placed],
     results: Results,
     own: tuple[str, Callable[[], Awaitable[Partial]]] | None = None,
 ) -> Partial:
@@ -91,7 +93,7 @@ async def reduce_up(
     """
     parts: list[tuple[str, Partial]] = []
     failures: list[TaskFailed] = []
-    async with anyio.create_task_group() as tasks:
+    async with _for_all(cell, order, children) as said, anyio.create_task_group() as tasks:
 
         async def take(site: str, part: Callable[[], Awaitable[Partial]]) -> None:
             try:
@@ -101,7 +103,7 @@ async def reduce_up(
                 tasks.cancel_scope.cancel()
 
         for child in children:
-            tasks.start_soon(take, str(child.site), lambda child=child: _ask(cell, child, order, results))
+            tasks.start_soon(take, str(child.site), lambda child=child: _ask(cell, child, said, results))
         if own is not None:
             tasks.start_soon(take, *own)
     if failures:
@@ -114,7 +116,12 @@ def failed_answer(failure: TaskFailed) -> bytes:
     return packed({"site": failure.site, "reason": failure.reason})
 
 
-async def _ask(cell: Cell, child: Placed, order: bytes, results: Results) -> Partial:
+def _for_all(cell: Cell, order: bytes, children: Sequence[Placed]) -> AbstractAsyncContextManager[object]:
+    """Return what is said to each of *children*: a large order leaves this cell once for each link."""
+    return cell.share(order) if len(children) > 1 else nullcontext(order)
+
+
+async def _ask(cell: Cell, child: Placed, order: object, results: Results) -> Partial:
     site = str(child.site)
     try:
         data = await cell.request(str(child.cell), TOPIC, order)

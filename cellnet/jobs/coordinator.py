@@ -18,6 +18,7 @@ import anyio
 from cellnet.errors import CellError, DeliveryError, JobError, RemoteError
 from cellnet.fqcn import FQCN, FQSN, ROOT
 from cellnet.groups import unwrapped
+from cellnet.jobs import progress
 from cellnet.jobs.assignment import Assignment, Placed
 from cellnet.jobs.bundle import Bundle
 from cellnet.jobs.host import LEASE_SECONDS, Ended
@@ -66,6 +67,7 @@ class Coordinator(Service):
             "jobs.report": self._report,
             "jobs.ended": self._ended,
             "jobs.gone": self._gone,
+            progress.TOPIC: self._progress,
         }
         """For the server's cell."""
         self._sites = tuple(sites)
@@ -157,6 +159,15 @@ class Coordinator(Service):
                 record.close({"site": site, "reason": "its job process ended"})
                 return
         raise JobError(f"{request.origin} takes no part in {record.job}")
+
+    async def _progress(self, request: Request) -> None:
+        record = self._records.get(request.origin.base_name)
+        if record is None:
+            return  # the job has ended meanwhile
+        site = record.site_of(request.origin)
+        if site is None:
+            raise JobError(f"{request.origin} takes no part in {record.job}")
+        record.progress(progress.SiteProgress.from_value(site, request.payload))
 
     # One run.
 

@@ -24,9 +24,10 @@ from cellnet.errors import CellError, JobError
 from cellnet.fqcn import ROOT
 from cellnet.jobs.assignment import end_with, receive
 from cellnet.jobs.bundle import load_module, own_frames
-from cellnet.jobs.collective import TaskFailed
+from cellnet.jobs.collective import ROUND_SECONDS, TaskFailed
 from cellnet.jobs.job import ServerJob, Worker
 from cellnet.jobs.opaque import packed
+from cellnet.jobs.progress import Teller
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 JOIN_SECONDS = 30.0
-MAX_RESULT_BYTES = 56 * 1024
-"""What ``server(job)`` returns travels in one message for now."""
+MAX_RESULT_BYTES = 256 * 1024 * 1024
+"""What ``server(job)`` returns: the server holds it in memory until the submitter has fetched it."""
 
 _log = logging.getLogger(__name__)
 
@@ -90,10 +91,14 @@ async def _end_on_signal(scope: anyio.CancelScope) -> None:
 
 async def _take_part(start: Start, tasks: Mapping[str, Callable[..., Any]], _scope: anyio.CancelScope) -> None:
     worker = Worker(start.assignment, tasks)
-    async with Cell(start.assignment.job, handlers=worker.handlers) as cell:
+    teller = Teller(start.assignment.parent)
+    async with Cell(start.assignment.job, handlers=worker.handlers, progress=teller.take) as cell:
         worker.cell = cell
         await _join(cell, start)
-        await cell.wait_disconnected()
+        async with anyio.create_task_group() as beside:
+            beside.start_soon(teller.tell, cell)
+            await cell.wait_disconnected()
+            beside.cancel_scope.cancel()
 
 
 async def _lead(start: Start, server: Callable[[ServerJob], Any], scope: anyio.CancelScope) -> None:
@@ -102,7 +107,8 @@ async def _lead(start: Start, server: Callable[[ServerJob], Any], scope: anyio.C
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_cancel_when_disconnected, cell, scope)
             outcome = await _outcome(server, ServerJob(start.assignment, cell))
-            await cell.request(ROOT, "jobs.ended", outcome)
+            with anyio.fail_after(ROUND_SECONDS):  # it may be as large as what a round brings
+                await cell.request(ROOT, "jobs.ended", outcome)
             tasks.cancel_scope.cancel()
         # the server ends this process when all others of the job are asked to end, too
         await cell.wait_disconnected()
@@ -113,7 +119,7 @@ async def _outcome(server: Callable[[ServerJob], Any], job: ServerJob) -> dict[s
     try:
         value = packed(await server(job))
         if len(value) > MAX_RESULT_BYTES:
-            raise JobError(f"server(job) returned {len(value)} bytes: {MAX_RESULT_BYTES} are allowed for now")
+            raise JobError(f"server(job) returned {len(value)} bytes: {MAX_RESULT_BYTES} are allowed")
     except TaskFailed as failure:
         return {"site": failure.site, "reason": failure.reason}
     except Exception as error:

@@ -10,6 +10,7 @@ import anyio
 if TYPE_CHECKING:
     from cellnet.fqcn import FQCN
     from cellnet.jobs.assignment import Placed
+    from cellnet.jobs.progress import SiteProgress
     from cellnet.jobs.submission import Submission
     from cellnet.jobs.tree import JobTree
 
@@ -46,6 +47,8 @@ class Record:
         """What the submitter is told at the end."""
         self._reports: deque[bytes] = deque(maxlen=MAX_REPORTS)
         self._dropped = 0
+        self._progress: dict[str, list[int]] = {}
+        """What the submitter was not told yet: by FQSN, the latest of each site."""
         self._news = anyio.Event()
 
     def report(self, report: bytes) -> None:
@@ -53,6 +56,15 @@ class Record:
         if len(self._reports) == MAX_REPORTS:
             self._dropped += 1
         self._reports.append(report)
+        self._announce()
+
+    def site_of(self, cell: FQCN) -> str | None:
+        """Return the site whose job process has this cell."""
+        return next((site for site, placed in self.placed.items() if placed.cell == cell), None)
+
+    def progress(self, progress: SiteProgress) -> None:
+        """Take the word of a site's job process on a large value that comes to it."""
+        self._progress[progress.site] = [progress.received, progress.size]
         self._announce()
 
     def close(self, answer: dict[str, Any]) -> None:
@@ -68,10 +80,11 @@ class Record:
         self._announce()
 
     async def follow(self, following: int, seconds: float) -> dict[str, Any]:
-        """Return the reports from number *following* on, or the outcome after the last; wait for either."""
+        """Return the reports from number *following* on, or the outcome after the last; wait for news of any kind."""
         with anyio.move_on_after(seconds):
-            while not (following < self._dropped + len(self._reports) or self.finished.is_set()):
+            while not (self._progress or following < self._dropped + len(self._reports) or self.finished.is_set()):
                 await self._news.wait()
+        progress, self._progress = self._progress, {}
         skip = max(0, following - self._dropped)
         batch: list[bytes] = []
         size = 0
@@ -80,9 +93,10 @@ class Record:
             if batch and size > MAX_BATCH_BYTES:
                 break
             batch.append(report)
-        # the outcome fills a message of its own
+        # the outcome is the last that is told
         outcome = None if batch else self.outcome
-        return {"reports": batch, "next": self._dropped + skip + len(batch), "outcome": outcome}
+        following = self._dropped + skip + len(batch)
+        return {"reports": batch, "next": following, "outcome": outcome, "progress": progress}
 
     def _announce(self) -> None:
         self._news.set()

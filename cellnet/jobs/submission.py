@@ -13,9 +13,10 @@ from cellnet.groups import unwrapped
 from cellnet.jobs.bundle import Bundle
 from cellnet.jobs.opaque import packed, unpacked
 from cellnet.jobs.operator import ask_server, operator_cell, told_by_server
+from cellnet.jobs.progress import SiteProgress
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
     from pathlib import Path
 
     from anyio.abc import TaskStatus
@@ -29,6 +30,8 @@ POLL_SECONDS = 20.0
 """How long the server may keep a question for news open."""
 
 _ANSWER_SECONDS = 30.0
+_NEWS_SECONDS = 120.0
+"""The last news bring the result, which may be large."""
 _CANCEL_SECONDS = 10.0
 
 
@@ -84,10 +87,11 @@ class RunResult:
 class Run:
     """A job under way; iterate over it for its reports, then read :attr:`result`."""
 
-    def __init__(self, job: str, cell: Cell) -> None:
+    def __init__(self, job: str, cell: Cell, progress: Callable[[SiteProgress], None] | None = None) -> None:
         self.job = job
         """The job's name."""
         self._cell = cell
+        self._progress = progress
         self._next = 0
         self._reports: list[Mapping[str, Any]] = []
         self._result: RunResult | None = None
@@ -130,7 +134,7 @@ class Run:
         await ask_server(self._cell, "jobs.cancel", self.job)
 
     async def _follow(self) -> None:
-        with anyio.fail_after(POLL_SECONDS + _ANSWER_SECONDS):
+        with anyio.fail_after(POLL_SECONDS + _NEWS_SECONDS):
             try:
                 news = await ask_server(self._cell, "jobs.follow", {"job": self.job, "next": self._next})
             except ConnectError as error:
@@ -138,12 +142,22 @@ class Run:
                     f"the server ended while {self.job} ran, which ends the job too ({error.__cause__})"
                 ) from error
         match news:
-            case {"reports": list(reports), "next": int(following), "outcome": outcome}:
+            case {"reports": list(reports), "next": int(following), "outcome": outcome, "progress": dict(progress)}:
+                self._tell(progress)
                 self._reports += map(unpacked, reports)
                 self._next = following
                 self._result = self._ended(outcome)
             case _:
                 raise JobError(f"what the server tells of {self.job} is malformed")
+
+    def _tell(self, progress: Mapping[object, object]) -> None:
+        """Tell how much of a large value has come to which sites."""
+        for site, value in progress.items():
+            if not isinstance(site, str):
+                raise JobError(f"what the server tells of {self.job} is malformed")
+            come = SiteProgress.from_value(site, value)
+            if self._progress is not None:
+                self._progress(come)
 
     def _ended(self, outcome: object) -> RunResult | None:
         """Read how the job ended, if it has."""
@@ -167,6 +181,7 @@ async def submitted(
     flat: bool = False,
     config: Mapping[str, Any] | None = None,
     run_dir: Path | str | None = None,
+    progress: Callable[[SiteProgress], None] | None = None,
 ) -> AsyncIterator[Run]:
     """Run the job in the folder *bundle*, by the server whose kit is at *kit_path* and which runs on this machine.
 
@@ -176,6 +191,7 @@ async def submitted(
     :param flat: whether every client reports to the server itself, instead of to its parent
     :param config: plain values for the job's code
     :param run_dir: the server's ``--run`` folder, if it has one
+    :param progress: told now and then, while the run is iterated over, how much of a large value has come to a site
     :raises ConfigurationError: if the kit or the bundle cannot be used
     :raises ConnectError: if the server does not run
     :raises JobError: if the server does not accept the job
@@ -186,7 +202,7 @@ async def submitted(
     submission = Submission(Bundle.read(bundle).pack(), settings, None if sites is None else tuple(sites), flat)
     async with _lasting_cell(kit_path, run_dir) as cell:
         with anyio.fail_after(_ANSWER_SECONDS):
-            run = Run(await ask_server(cell, "jobs.submit", submission.to_value()), cell)
+            run = Run(await ask_server(cell, "jobs.submit", submission.to_value()), cell, progress)
         try:
             yield run
         finally:

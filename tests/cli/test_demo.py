@@ -21,6 +21,7 @@ from click.testing import CliRunner
 
 from cellnet.cli import main
 from cellnet.cli.example import example_project, with_free_ports
+from cellnet.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -191,6 +192,52 @@ def test_nothing_is_left_behind_but_what_was_to_be_kept(finished: Finished) -> N
     assert finished.leftovers == []
     assert {path.name for path in (finished.keep / "kits").iterdir()} >= {"server", "R1", "C11"}
     assert {path.stem for path in (finished.keep / "logs").iterdir()} == {fqcn.rpartition(".")[2] for fqcn, _ in CELLS}
+
+
+def test_a_model_of_megabytes_travels_the_same_way_and_lines_stay_plain() -> None:
+    with running_demo("--model-mib", "2", "--rounds", "1") as demo:
+        demo.read_until("Flat")
+        status, stdout = demo.end()
+        assert status == 0, "\n".join(demo.lines)
+        assert demo.leftovers() == []
+    figures = json.loads(stdout)
+    assert figures["rounds"] == 1
+    assert figures["accuracy"] > 0.5
+    assert figures["weights_difference"] <= 1e-6
+    assert figures["server_messages"] == {"hierarchical": 2, "flat": 6}
+    assert sum("round   1" in line for line in demo.lines) == 2
+    assert not any("\x1b" in line or "MiB" in line for line in demo.lines)
+
+
+def test_a_signal_while_a_large_model_is_on_its_way_leaves_nothing_behind() -> None:
+    with running_demo("--model-mib", "16") as demo:
+        demo.read_until("round   1")
+        demo.process.send_signal(signal.SIGINT)
+        status, stdout = demo.end()
+        assert (status, stdout) == (130, "")
+        assert demo.leftovers() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "training"),
+    [
+        ([], {"rounds": 25, "ballast_mib": 0}),
+        (["--model-mib", "64"], {"rounds": 2, "ballast_mib": 64}),
+        (["--model-mib", "1", "--rounds", "7"], {"rounds": 7, "ballast_mib": 1}),
+    ],
+)
+def test_a_large_model_is_trained_for_two_rounds_unless_others_are_wanted(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], training: dict[str, int]
+) -> None:
+    given: list[object] = []
+
+    async def show(_console: object, _folder: Path, training: object, **_more: object) -> None:
+        given.append(training)
+        raise ConfigurationError("enough")
+
+    monkeypatch.setattr("cellnet.cli.showcase.show", show)
+    CliRunner().invoke(main, ["demo", *arguments])
+    assert given == [training]
 
 
 @pytest.mark.parametrize(

@@ -164,14 +164,19 @@ def test_a_large_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
         Bundle.read(tmp_path)
 
 
-def test_a_bundle_that_does_not_fit_into_a_message_is_refused() -> None:
+def test_whatever_a_bundle_may_hold_may_travel() -> None:
     import random
 
-    noise = random.Random(1).randbytes(limits.MAX_PACKED_BYTES)
+    each = limits.MAX_BUNDLE_BYTES // limits.MAX_FILES
+    names = [limits.ENTRY, *(f"{number:0>200}" for number in range(1, limits.MAX_FILES))]
+    bundle = Bundle({name: random.Random(name).randbytes(each) for name in names})
+    assert limits.MAX_BUNDLE_BYTES < len(bundle.pack()) <= limits.MAX_PACKED_BYTES
+    assert Bundle.unpack(bundle.pack()) == bundle
+
+
+def test_an_archive_that_is_larger_than_any_bundle_is_refused_before_it_is_read() -> None:
     with pytest.raises(JobError, match=f"{limits.MAX_PACKED_BYTES} are allowed"):
-        Bundle({"job.py": noise}).pack()
-    with pytest.raises(JobError, match=f"{limits.MAX_PACKED_BYTES} are allowed"):
-        Bundle.unpack(noise + b"more")
+        Bundle.unpack(bytes(limits.MAX_PACKED_BYTES + 1))
 
 
 @pytest.mark.parametrize("garbage", [b"", b"PK", b"PK\x03\x04" + bytes(100), b"no archive at all"])

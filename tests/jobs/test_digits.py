@@ -136,6 +136,18 @@ def test_a_model_fits_the_inline_limit_with_room_to_spare() -> None:
     assert sum(array.nbytes for array in initial_model(1).values()) == 2410 * 8
 
 
+def test_ballast_is_drawn_beside_the_model_and_comes_back_as_it_was() -> None:
+    plain, heavy = initial_model(1), initial_model(1, ballast_mib=2)
+    assert heavy.pop("ballast").nbytes == 2 * 1024 * 1024
+    assert difference(plain, heavy) == 0.0
+    heavy = initial_model(1, ballast_mib=2)
+    images = shards(SITES, 1)["C1"]
+    after = trained(heavy, images, local_rng(1, "C1", 0), epochs=1, rate=0.3)
+    light = trained(plain, images, local_rng(1, "C1", 0), epochs=1, rate=0.3)
+    assert np.array_equal(after["ballast"], heavy["ballast"])
+    assert evaluated(after, split()[1]) == evaluated(light, split()[1])
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_federated_averaging_learns_the_digits(seed: int) -> None:
     accuracy, loss = evaluated(_federated(seed, tree=False), split()[1])

@@ -11,7 +11,7 @@ from cellnet.jobs import ClientJob, ServerJob, Weighted, weighted_mean
 from cellnet.jobs.digits.dataset import shards, split
 from cellnet.jobs.digits.model import evaluated, initial_model, local_rng, trained
 
-SETTINGS = {"seed": 1, "rounds": 25, "epochs": 4, "rate": 0.3}
+SETTINGS = {"seed": 1, "rounds": 25, "epochs": 4, "rate": 0.3, "ballast_mib": 0}
 """What the submitter's configuration does not say."""
 
 
@@ -19,7 +19,7 @@ async def server(job: ServerJob) -> dict[str, Any]:
     """Lead the rounds; return the trained weights, and what they are worth on images that no site has."""
     settings = SETTINGS | job.config
     _, test = split()
-    model = initial_model(settings["seed"])
+    model = initial_model(settings["seed"], settings["ballast_mib"])
     accuracy, loss = evaluated(model, test)
     for number in range(1, settings["rounds"] + 1):
         task = {**settings, "round": number, "sites": list(job.sites), "model": model}
