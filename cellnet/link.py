@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import anyio
+import anyio.lowlevel
 
 from cellnet.errors import CellError, ConnectError, HandshakeError
 from cellnet.pages import PAGE_BYTES
@@ -236,6 +236,7 @@ class RunningLink:
             self._unsent = ()
             began = anyio.current_time()
             await self._link.send(buffers)
+            await anyio.lowlevel.checkpoint()  # the link may take all at once, and others have their turn
             is_slow = anyio.current_time() - began > SLOW_SECONDS
             self._batch = FRAME_BYTES if is_slow else BATCH_BYTES
             if not connection.is_full:

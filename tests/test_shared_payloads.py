@@ -96,7 +96,7 @@ async def test_others_have_their_turn_while_a_large_payload_is_digested(
 async def test_what_is_too_large_for_an_object_goes_to_each_on_its_own(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cellnet.contents.MAX_OBJECT_BYTES", MIB)
+    monkeypatch.setattr("cellnet.contents.MAX_SHARED_BYTES", MIB)
     async with network.tree(relays=1, clients=3, handlers=HANDLERS) as server:
         before = sent(server)
         assert await sizes(server, "R1.*", MODEL) == [10 * MIB] * 3
