@@ -67,7 +67,7 @@ def acknowledge_before_save() -> None:
 
 def content_not_kept() -> None:
     """A relay uses a buffer again in which bytes lie that have not left."""
-    _set(Transit, "keep", lambda self: self._volatile.clear())
+    _set(Transit, "keep", lambda self, **_how: self._volatile.clear())
 
 
 def dead_never_found() -> None:

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from cellnet.contents import Reference
 from cellnet.errors import RemoteProtocolError
-from cellnet.protocol.chunks import Listing, Verifier
+from cellnet.protocol.chunks import MIN_CHUNK_BYTES, Listing, Verifier
 from cellnet.protocol.frames import FRAME_BYTES, pack
 from cellnet.protocol.offer import Held
 from cellnet.protocol.records import TEXT_BYTES, Opener, seal_record
@@ -69,13 +69,19 @@ def lists(_lab: Lab) -> Target:
 
     def make(rng: random.Random) -> bytes:
         total = rng.choice((0, 1, 65_536, 65_537, 1 << 35, (1 << 35) + 1, (1 << 64) - 1, rng.randrange(1 << 20)))
+        if rng.random() < 0.3:  # one that is right, of nothing but zeros
+            total = rng.randrange(1, 70_000)
+            parts = [bytes(min(MIN_CHUNK_BYTES, total - start)) for start in range(0, total, MIN_CHUNK_BYTES)]
+            return total.to_bytes(8, "big") + b"\x10" + b"".join(blake3(part).digest() for part in parts)
         head = total.to_bytes(8, "big") + bytes([rng.choice((0, 15, 16, 16, 16, 17, 20, 21, 63, 255))])
         return head + rng.randbytes(32 * rng.randrange(20))
 
     def take(data: bytes) -> bool:
         verifier = Verifier(blake3(data).digest(), None, 0, lambda _index, _piece: None)
-        verifier.write(data + bytes(70_000))
-        return verifier.index > 0
+        verifier.write(data)
+        missing = 0 if verifier.list is None else verifier.list.length - len(data)
+        verifier.write(bytes(min(missing, 70_000)))
+        return verifier.is_whole
 
     return Target(make, take, (RemoteProtocolError,), is_signed=True)
 
