@@ -49,15 +49,17 @@ async def one_federation(depth: int) -> Stopwatch:
         clients = [name for name in network.cells if name.base_name.startswith("C")]
         assert len(clients) == 1000
         watch.lap()
-        for name in clients:
+        for number, name in enumerate(clients, 1):
             assert await server.request(name, "echo", b"x") == b"x"
-        watch.lap()
+            if number % 250 == 0:
+                watch.lap()
         async with server.broadcast(clients, "echo", bytes(1000)) as replies:
             assert len([reply.result() async for reply in replies]) == 1000
         watch.lap()
-        for here, there in zip(clients, islice(cycle(clients), 500, None), strict=False):
+        for number, (here, there) in enumerate(zip(clients, islice(cycle(clients), 500, None), strict=False), 1):
             assert await network[here].request(there, "echo", b"y") == b"y"
-        watch.lap()
+            if number % 250 == 0:
+                watch.lap()
     watch.lap()
     return watch
 
