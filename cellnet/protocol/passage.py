@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["TRANSIT_BYTES", "Passage", "Transit"]
 
 TRANSIT_BYTES = 32 << 20
-"""What may be wanted for all neighbours and not have left again. Beyond it, each content still gets one frame."""
+"""What may be wanted for all neighbours and not have left again. When that is little, each content gets one frame."""
 
 
 class Transit:
@@ -34,7 +34,6 @@ class Transit:
         """Bytes that were wanted and have not left again: all of them may be here at once."""
         self.shelf = Shelf(lambda: TRANSIT_BYTES - self.promised)
         self._volatile: dict[Passage, None] = {}
-        self._held_back: dict[Passage | Pull, None] = {}
 
     def keep(self, *, lent: bool) -> bool:
         """Copy what has come and not left, as the buffer that it lies in is about to be used again.
@@ -54,24 +53,23 @@ class Transit:
         self._volatile[passage] = None
 
     def allow(self, passage: Passage | Pull, more: int) -> int:
-        """Return how many more bytes a passage may want now; who may not want all is asked again later."""
-        room = TRANSIT_BYTES - self.promised
-        if more > room:
-            self._held_back[passage] = None
-            more = room if room >= passage.least else max(0, min(more, passage.least - passage.promised))
+        """Return how many more bytes a passage may want now. It is to ask again when some of its bytes have left.
+
+        It may hold half of what is free beside it, so that however many do not get on, one more finds room for as
+        much as any of them has: the dynamic thresholds of Choudhury and Hahne (1998, "Dynamic queue length thresholds
+        for shared-memory packet switches").
+        """
+        held = passage.promised
+        most = max(passage.least, (TRANSIT_BYTES - self.promised + held) // 3)
+        if held + more > most:  # in steps of half of it at least, as each WANT costs something
+            more = most - held if 2 * held <= most else max(0, passage.least - held)
         self.promised += more
         self.shelf.shrink()
         return more
 
     def left(self, size: int) -> None:
-        """Note that bytes left, or will not come: there is room for those that were held back."""
+        """Note that bytes left, or will not come."""
         self.promised -= size
-        for _ in range(len(self._held_back)):
-            if self.promised + FRAME_BYTES > TRANSIT_BYTES:
-                break
-            passage = next(iter(self._held_back))
-            del self._held_back[passage]
-            passage.extend()
 
     def forget(self, passage: Passage | Pull) -> None:
         """Note that a passage or a pull ended."""
@@ -80,7 +78,6 @@ class Transit:
             self._volatile.pop(passage, None)
         else:
             del self.pulls[passage]
-        self._held_back.pop(passage, None)
         self.left(passage.promised)
 
 

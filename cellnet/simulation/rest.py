@@ -88,8 +88,7 @@ def _contents(endpoint: Endpoint) -> dict[str, int]:
         "contents awaited": len(plane.fetches),
         "contents that pass": len(plane.transit.passages) + len(plane.transit.objects) + len(plane.transit.pulls),
         "bytes that were promised to contents that pass": plane.transit.promised,
-        "contents that pass and lie in a buffer, or wait for room": len(plane.transit._volatile)
-        + len(plane.transit._held_back),
+        "contents that pass and lie in a buffer": len(plane.transit._volatile),
         "contents that neighbours want": sum(len(feed.supplies) for feed in feeds),
         "contents wanted of neighbours": sum(len(feed.wants) for feed in feeds),
     }

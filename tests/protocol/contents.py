@@ -205,7 +205,7 @@ def plane_is_empty(endpoint: Endpoint) -> None:
     """Check that a cell wants nothing, passes nothing on, and that nobody wants anything of it."""
     transit, plane = endpoint.plane.transit, endpoint.plane
     assert plane.fetches == {}
-    assert (transit.passages, transit.promised, transit._held_back, transit._volatile) == ({}, 0, {}, {})
+    assert (transit.passages, transit.promised, transit._volatile) == ({}, 0, {})
     assert (transit.objects, transit.pulls) == ({}, {})
     for neighbour in plane._neighbours():
         feed = neighbour.feed
