@@ -196,8 +196,9 @@ class Sessions:
             self.refused += 1
             return
         age = age_ms / 1000
-        if attempt == session.attempt > 1 and session.carried is not None and self._is_unclear(session, age, now):
-            self.open(session, now)
+        if attempt > 1 and session.carried is not None and self._is_unclear(session, attempt, age, now):
+            if attempt == session.attempt:  # else the answer to a later OPEN is under way
+                self.open(session, now)
             return
         try:
             opened = session.introduction.opened(body)
@@ -253,12 +254,13 @@ class Sessions:
         pending.is_doubtful = age <= (now - sent) * CLOCK_MARGIN
         return None
 
-    def _is_unclear(self, session: Session, age: float, now: float) -> bool:
+    def _is_unclear(self, session: Session, attempt: int, age: float, now: float) -> bool:
         """Whether an answerer that was old enough may only look too young, as its OPENED travelled for long."""
         assert session.carried is not None  # noqa: S101  # its caller has looked
         _pending, sent = session.carried
         last = session.earliest - SILENCE_SECONDS
-        return age <= (now - sent) * CLOCK_MARGIN and age > (last - sent) * CLOCK_MARGIN
+        may_be_old = attempt < session.attempt or age > (last - sent) * CLOCK_MARGIN
+        return age <= (now - sent) * CLOCK_MARGIN and may_be_old
 
     def _make_room(self) -> None:
         for session in list(islice(self._sessions.values(), LOOKED_AT)):
