@@ -31,6 +31,8 @@ SLOW_SECONDS = 0.02
 """A batch that takes longer to leave is followed by smaller ones: what concerns the link waits for one at most."""
 BATCHES_AT_ONCE = 4
 """After which others have their turn, and a task sends the rest."""
+TURN_SECONDS = 0.002
+"""How long a link may be read without waiting for bytes, before others have their turn."""
 LENT_BYTES = PAGE_BYTES // 4
 """Less than this that was read is copied rather than have a page of its own while it waits."""
 CLEAN_ROUNDS = 8
@@ -176,6 +178,7 @@ class RunningLink:
 
     async def _read(self, uplink_room: Callable[[], Awaitable[None]]) -> None:
         endpoint, connection, page = self._endpoint, self.connection, self._pages.shared
+        rested = anyio.current_time()
         with self._reading:
             try:
                 while not self._ending:
@@ -184,6 +187,8 @@ class RunningLink:
                     if count == 0:
                         raise ConnectError("the other side closed the link")
                     now = anyio.current_time()
+                    if self._link.waited:
+                        rested = connection.feed.waited = now
                     self._pages.waiting.clear()  # what waits already lies elsewhere
                     endpoint.receive(connection, page[: held + count], now, held)
                     self._dispatch()
@@ -192,6 +197,9 @@ class RunningLink:
                     if parent is not None and parent is not connection and parent.is_full:
                         await uplink_room()
                         connection.not_read(anyio.current_time())  # what it said meanwhile comes only now
+                    if now - rested > TURN_SECONDS:
+                        await anyio.lowlevel.checkpoint()
+                        rested = anyio.current_time()
             except ConnectError as error:
                 self.end(error)
 

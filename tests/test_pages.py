@@ -5,19 +5,23 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
-import anyio
+import anyio.lowlevel
 import pytest
 
 from cellnet import Cell
 from cellnet.drivers.readable import Readable
 from cellnet.drivers.sock import MAX_UNSENT_BYTES, UNSENT_BYTES, SockLink
 from cellnet.errors import ConnectError
+from cellnet.link import RunningLink
 from cellnet.pages import MAX_PAGES, PAGE_BYTES, Pages
+from cellnet.protocol.handshake import Transport
+from tests.protocol.conftest import new_endpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from cellnet import Stream
+    from cellnet.drivers.base import Buffer
 
 MIB = 1 << 20
 
@@ -82,6 +86,74 @@ async def test_who_waits_for_a_link_to_be_read_learns_that_it_was_closed_here(
         tasks.start_soon(close)
         with anyio.fail_after(5), pytest.raises(ConnectError):
             await link.fill(memoryview(bytearray(10)))
+
+
+@pytest.mark.anyio
+async def test_a_link_tells_whether_bytes_had_to_be_waited_for(pair: tuple[socket.socket, socket.socket]) -> None:
+    one, other = pair
+    link, buffer = SockLink(one, "unix"), memoryview(bytearray(3))
+
+    async def send_later() -> None:
+        await anyio.sleep(0.01)
+        other.send(b"four")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(send_later)
+        assert (await link.fill(buffer), link.waited) == (3, True)
+        assert (await link.fill(buffer), link.waited) == (1, False)
+    link.abort()
+
+
+class Endless:
+    """A link with bytes that never have to be waited for, until it is red enough."""
+
+    transport = Transport("endless")
+    waited = False
+
+    def __init__(self) -> None:
+        self.left = 300_000
+
+    async def fill(self, buffer: memoryview) -> int:
+        """Return part of a frame, and of one that never ends."""
+        self.left -= 1
+        if not self.left:
+            raise ConnectError("nobody else had a turn")
+        buffer[:1] = b"\0"
+        return 1
+
+    def try_send(self, buffers: Sequence[Buffer]) -> Sequence[Buffer]:
+        """Take all."""
+        del buffers
+        return ()
+
+    async def send(self, buffers: Sequence[Buffer]) -> None:
+        """Take all."""
+
+    async def start(self) -> None:
+        """Do nothing."""
+
+    async def aclose(self) -> None:
+        """Do nothing."""
+
+    def abort(self) -> None:
+        """Do nothing."""
+
+
+@pytest.mark.anyio
+async def test_a_link_with_bytes_without_end_leaves_others_their_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint, link = new_endpoint("R"), Endless()
+    connection = endpoint.open(link.transport, is_listener=True, now=anyio.current_time(), role="cell")
+    monkeypatch.setattr(endpoint, "receive", lambda *_arguments: None)
+    async with anyio.create_task_group() as tasks:
+        running = RunningLink(
+            link, connection, endpoint, tasks, Pages(), dispatch=lambda: None, ready=lambda _link: None
+        )
+        tasks.start_soon(running.run, anyio.lowlevel.checkpoint)
+        for _ in range(5):
+            await anyio.lowlevel.checkpoint()
+        left = link.left
+        tasks.cancel_scope.cancel()
+    assert 0 < left < 300_000
 
 
 @pytest.mark.anyio

@@ -60,6 +60,11 @@ class Link(Protocol):
         """
         ...
 
+    @property
+    def waited(self) -> bool:
+        """Whether the last :meth:`fill` had to wait, as far as that can be told: nothing had come before it."""
+        ...
+
     def try_send(self, buffers: Sequence[Buffer]) -> Sequence[Buffer]:
         """Send what can be taken at once; return the rest, in order.
 

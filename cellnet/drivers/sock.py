@@ -35,7 +35,6 @@ MAX_UNSENT_BYTES = 2 << 20
 """The same while the peer takes half of it within ``QUICK_SECONDS``, as each time that it is full wakes a task."""
 QUICK_SECONDS = 0.002
 SLOW_SECONDS = 0.01
-ROUNDS_PER_CHECKPOINT = 16
 CLOSE_SECONDS = 1.0
 
 
@@ -59,8 +58,8 @@ class SockLink:
         self._certificate: bytes | None = None
         self._readable = Readable(sock)
         self._unsent_bytes = UNSENT_BYTES
-        self._rounds = 0
         self._closed = False
+        self.waited = True
 
     @property
     def transport(self) -> Transport:
@@ -102,16 +101,13 @@ class SockLink:
 
     async def fill(self, buffer: memoryview) -> int:
         """Read what is there, or wait until something is."""
-        self._rounds += 1
-        if self._rounds >= ROUNDS_PER_CHECKPOINT:
-            self._rounds = 0
-            await anyio.lowlevel.checkpoint()
+        self.waited = False
         while True:
             try:
                 count = self._sock.recv_into(buffer)
                 break
             except (BlockingIOError, ssl.SSLWantReadError):
-                self._rounds = 0
+                self.waited = True
                 await self._wait_readable()
             except ssl.SSLWantWriteError:
                 await self._wait_writable()

@@ -26,6 +26,7 @@ class StreamLink:
     def __init__(self, stream: ByteStream, driver: str) -> None:
         """Take ownership of a stream."""
         self.transport = Transport(driver)
+        self.waited = True
         self._stream = stream
 
     async def start(self) -> None:

@@ -7,6 +7,7 @@ that a slow neighbour holds back nobody but itself. Turns are those of deficit r
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
@@ -88,6 +89,9 @@ class Feed:
         """By the label that the neighbour gave."""
         self.wants: dict[int, Want] = {}
         """By the label that we gave."""
+        self.waited = math.inf
+        """When bytes of the neighbour last had to be waited for, as all that it had sent was worked off; infinity where
+        that is not known."""
         self._wake = wake
         self._control = control
         self._turns: deque[Supply] = deque()

@@ -110,7 +110,7 @@ class Fetch:
     def extend(self, now: float) -> None:
         """Want more, as the sink has room for it."""
         want = self.want
-        if want is not None and want.is_worth(goal := self._goal(want), self._window):
+        if want is not None and want.is_worth(goal := self._goal(want), want.most(self._window)):
             if now - self._said < GROW_SECONDS:
                 self._window = min(2 * self._window, MAX_WINDOW_BYTES)
             self._said = now
@@ -166,7 +166,7 @@ class Fetch:
             self._fail(code, reason)
 
     def _goal(self, want: Want) -> int:
-        return max(want.upto, min(self._sink.upto, want.position + self._window))
+        return max(want.upto, min(self._sink.upto, want.position + want.most(self._window)))
 
     def _refetch(self, error: Altered, now: float) -> None:
         self._altered += 1

@@ -107,8 +107,9 @@ class Passage:
 
     def extend(self) -> None:
         """Want what is wanted of us, as far as there is room."""
-        goal = min(self._supply.upto, self._left + self._window)
-        if self.length is None and self.want.is_worth(goal, self._window):
+        window = self.want.most(self._window)
+        goal = min(self._supply.upto, self._left + window)
+        if self.length is None and self.want.is_worth(goal, window):
             more = self._transit.allow(self, goal - self.want.upto)
             if more or not self.want.is_said:
                 self.want.say(self.want.upto + more)

@@ -193,7 +193,7 @@ class Plane:
         elif offset != want.position or offset + size > want.upto:
             self._confused(want, now)
         else:
-            want.position += size
+            want.came(size, now)
             want.taker.take(frame.body, now)
 
     def _end_received(self, neighbour: Neighbour, frame: Frame, now: float) -> None:

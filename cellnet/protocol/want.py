@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Protocol
 
-from cellnet.protocol.frames import Kind
+from cellnet.protocol.frames import FRAME_BYTES, Kind
 
 if TYPE_CHECKING:
     from cellnet.fqcn import FQCN
@@ -17,6 +18,10 @@ WINDOW_BYTES = 1 << 20
 """What may be wanted of one content, and not have come, at first."""
 MAX_WINDOW_BYTES = 8 << 20
 """And at most: so much is under way on a link of 1 Gbit/s whose round trip takes 64 ms."""
+LEAST_WINDOW_BYTES = 2 * FRAME_BYTES
+LAG_SECONDS = 0.01
+"""While the neighbour is the faster one, about as much is wanted as is worked off in this time: messages wait behind
+it."""
 MAX_STEP_BYTES = 1 << 20
 """More is wanted when it is half a window more, or this much, or more than is still to come."""
 TEMPORARY = frozenset({"lost", "unreachable", "busy"})
@@ -53,9 +58,12 @@ class Want:
     """One label that we gave to a content. It says from where on, once, and again and again up to where."""
 
     __slots__ = (
+        "_came",
         "_content",
         "_holder",
+        "_most",
         "_neighbour",
+        "_since",
         "_start",
         "acknowledged",
         "is_said",
@@ -80,7 +88,26 @@ class Want:
         self._holder = str(holder)
         self._content = content
         self._start = start
+        self._most = MAX_WINDOW_BYTES
+        self._came, self._since = 0, -math.inf
         neighbour.feed.wants[self.label] = self
+
+    def came(self, size: int, now: float) -> None:
+        """Note that the next bytes came."""
+        self.position += size
+        self._came += size
+        if (seconds := now - self._since) < LAG_SECONDS:
+            return
+        if self._neighbour.feed.waited >= self._since:
+            self._most = min(2 * self._most, MAX_WINDOW_BYTES)
+        else:
+            worked_off = int(self._came / seconds * LAG_SECONDS)
+            self._most = max(LEAST_WINDOW_BYTES, (self._most + worked_off) // 2)
+        self._came, self._since = 0, now
+
+    def most(self, window: int) -> int:
+        """Return how much may be wanted and not have come: a window, unless the neighbour is the faster one."""
+        return min(window, self._most)
 
     def is_worth(self, upto: int, window: int) -> bool:
         """Whether so much more is wanted that it should be said: half a window, or more than is still to come.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from cellnet.fqcn import FQCN
 from cellnet.protocol import passage
 from cellnet.protocol.frames import FRAME_BYTES, OFFSET, Kind, unpack
-from cellnet.protocol.want import MAX_WINDOW_BYTES, WINDOW_BYTES
+from cellnet.protocol.want import LEAST_WINDOW_BYTES, MAX_WINDOW_BYTES, WINDOW_BYTES
 from tests.protocol.conftest import Net, Peer, encode_frame, new_endpoint
 from tests.protocol.contents import (
     EVERYTHING,
@@ -73,6 +74,33 @@ def test_what_is_given_up_on_its_way_is_kept_no_longer(relay: Endpoint, above: P
     else:
         below.send(Kind.ABORT, False, "stopped", "", label=1)
     assert not one._pieces
+
+
+def test_of_a_neighbour_that_is_faster_as_much_is_wanted_as_is_worked_off_in_ten_milliseconds(
+    relay: Endpoint, above: Peer, below: Peer
+) -> None:
+    want(below, 1, "server", start=0, acknowledged=0, upto=EVERYTHING)
+    came, upto = 0, wanted(above)[1][2]
+
+    def pass_on(seconds: float, frames: int) -> None:
+        nonlocal came, upto
+        for _ in range(frames):
+            above.now += seconds
+            data(above, 1, came, bytes(min(FRAME_BYTES, upto - came)))
+            came = min(came + FRAME_BYTES, upto)
+            below.frames()
+            upto = max([upto, *(said[2] for said in wanted(above).values())])
+
+    pass_on(0.001, 100)
+    assert upto - came > MAX_WINDOW_BYTES // 2, "it is not known that the neighbour is the faster one"
+    above.connection.feed.waited = above.now
+    pass_on(0.001, 300)
+    assert 8 * FRAME_BYTES <= upto - came <= 11 * FRAME_BYTES
+    pass_on(0.01, 100)
+    assert 0 < upto - came <= LEAST_WINDOW_BYTES
+    above.connection.feed.waited = math.inf
+    pass_on(0.01, 100)
+    assert upto - came > MAX_WINDOW_BYTES // 2, "it was waited for"
 
 
 def test_what_was_kept_is_not_copied_again_when_more_comes(relay: Endpoint, above: Peer, below: Peer) -> None:
