@@ -197,7 +197,9 @@ class RunningLink:
                     if parent is not None and parent is not connection and parent.is_full:
                         await uplink_room()
                         connection.not_read(anyio.current_time())  # what it said meanwhile comes only now
-                    if now - rested > TURN_SECONDS:
+                    done = anyio.current_time()
+                    connection.feed.worked += done - now
+                    if done - rested > TURN_SECONDS:
                         await anyio.lowlevel.checkpoint()
                         rested = anyio.current_time()
             except ConnectError as error:

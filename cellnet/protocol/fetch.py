@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Protocol
 
 from cellnet.errors import RemoteProtocolError
-from cellnet.protocol.want import MAX_WINDOW_BYTES, TEMPORARY, WINDOW_BYTES, Want
+from cellnet.protocol.want import MAX_STEP_BYTES, MAX_WINDOW_BYTES, TEMPORARY, WINDOW_BYTES, Want
 
 if TYPE_CHECKING:
     from cellnet.fqcn import FQCN
@@ -110,7 +110,11 @@ class Fetch:
     def extend(self, now: float) -> None:
         """Want more, as the sink has room for it."""
         want = self.want
-        if want is not None and want.is_worth(goal := self._goal(want), want.most(self._window)):
+        if want is None:
+            return
+        # What is acknowledged makes room at the holder, without which it may have nothing to send.
+        is_news = self._sink.position - want.acknowledged >= MAX_STEP_BYTES
+        if want.is_worth(goal := self._goal(want), self._window) or is_news:
             if now - self._said < GROW_SECONDS:
                 self._window = min(2 * self._window, MAX_WINDOW_BYTES)
             self._said = now
@@ -166,7 +170,7 @@ class Fetch:
             self._fail(code, reason)
 
     def _goal(self, want: Want) -> int:
-        return max(want.upto, min(self._sink.upto, want.position + want.most(self._window)))
+        return max(want.upto, want.goal(want.position, self._sink.upto, self._window))
 
     def _refetch(self, error: Altered, now: float) -> None:
         self._altered += 1

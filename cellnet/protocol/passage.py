@@ -105,13 +105,15 @@ class Passage:
         """Bytes that were wanted and have not left again."""
         return self.want.upto - self._left
 
-    def extend(self) -> None:
-        """Want what is wanted of us, as far as there is room."""
-        window = self.want.most(self._window)
-        goal = min(self._supply.upto, self._left + window)
-        if self.length is None and self.want.is_worth(goal, window):
-            more = self._transit.allow(self, goal - self.want.upto)
-            if more or not self.want.is_said:
+    def extend(self, *, is_news: bool = False) -> None:
+        """Want what is wanted of us, as far as there is room.
+
+        :param is_news: whether it is to be said also if it is no more than before
+        """
+        goal = self.want.goal(self._left, self._supply.upto, self._window)
+        if self.length is None and (is_news or self.want.is_worth(goal, self._window)):
+            more = self._transit.allow(self, max(0, goal - self.want.upto))
+            if more or is_news or not self.want.is_said:
                 self.want.say(self.want.upto + more)
 
     # As where the content comes from, for the neighbour that wants it.
@@ -135,8 +137,11 @@ class Passage:
 
     def wanted(self, _supply: Supply, acknowledged: int) -> None:
         """Pass on what is wanted."""
-        self.want.acknowledged = max(self.want.acknowledged, acknowledged)
-        self.extend()
+        # What is acknowledged makes room at the holder, without which it may have nothing to send.
+        is_news = acknowledged > self.want.acknowledged
+        if is_news:
+            self.want.acknowledged = acknowledged
+        self.extend(is_news=is_news)
 
     def stopped(self, _supply: Supply, code: str) -> None:
         """Pass on that no more is wanted."""

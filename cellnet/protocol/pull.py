@@ -71,9 +71,8 @@ class Pull:
         """Want what the foremost wants, as far as there is room."""
         if self._is_over or not self.shares:
             return
-        window = self._want.most(self._window)
-        goal = self._goal(window)
-        if self._want.is_worth(goal, window):
+        goal = self._goal()
+        if self._want.is_worth(goal, self._window):
             more = self._transit.allow(self, goal - self._want.upto)
             if more or not self._want.is_said:
                 self._want.say(self._want.upto + more)
@@ -139,7 +138,7 @@ class Pull:
         for share in self.shares:
             share.supply.feed.ready(share.supply)
 
-    def _goal(self, window: int) -> int:
+    def _goal(self) -> int:
         """Return up to where it should want: for the foremost, whole pieces, and none that is here."""
         chunks, verifier = self._verifier.list, self._verifier
         # Whoever is far away came for the list, and looks for another once that is here.
@@ -148,10 +147,12 @@ class Pull:
         foremost = max(places, key=lambda supply: supply.position, default=None)
         if foremost is None:
             return max(self._want.upto, FRAME_BYTES, verifier.piece_bytes if chunks is None else 0)
-        goal = min(foremost.upto, max(foremost.position, self._front) + window)
+        goal = self._want.goal(max(foremost.position, self._front), foremost.upto, self._window)
         if chunks is None:
             return max(goal, verifier.piece_bytes)
-        last = min(chunks.count, chunks.index(max(goal, verifier.position + 1) - 1) + 1)
+        if goal <= verifier.position:
+            return self._want.upto
+        last = min(chunks.count, chunks.index(goal - 1) + 1)
         index = verifier.index
         while index < last and not self._transit.shelf.has(self._shared.content, index):
             index += 1

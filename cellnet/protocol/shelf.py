@@ -14,7 +14,10 @@ MAX_AGE = 4
 
 
 class Shelf:
-    """Pieces, the one that was wanted last at the end. All were checked before they came here."""
+    """Pieces, in the order in which they came: whoever is behind wants next what came first of what is here.
+
+    All were checked before they came here.
+    """
 
     def __init__(self, room: Callable[[], int]) -> None:
         """Begin empty.
@@ -33,21 +36,21 @@ class Shelf:
 
     def read(self, content: bytes, index: int) -> bytes | None:
         """Return a piece, if it is here."""
-        kept = self._pieces.pop((content, index), None)
+        kept = self._pieces.get((content, index))
         if kept is None:
             return None
-        self._pieces[content, index] = kept[0], self._look
+        self._pieces[content, index] = kept[0], self._look  # in the same place
         return kept[0]
 
     def put(self, content: bytes, index: int, piece: bytes) -> None:
-        """Keep a piece, if there is room or what was wanted longer ago makes room."""
+        """Keep a piece, if there is room or what came before makes room."""
         self._drop((content, index))
         self._pieces[content, index] = piece, self._look
         self.size += len(piece)
         self.shrink()
 
     def shrink(self) -> None:
-        """Forget what was wanted longest ago, until there is room for the rest."""
+        """Forget what came first, until there is room for the rest."""
         room = self._room()
         while self.size > room and self._pieces:
             self._drop(next(iter(self._pieces)))
@@ -55,11 +58,8 @@ class Shelf:
     def age(self) -> None:
         """Forget what nobody wanted for a long time; called every few seconds."""
         self._look += 1
-        while self._pieces:
-            oldest = next(iter(self._pieces))
-            if self._pieces[oldest][1] + MAX_AGE > self._look:
-                break
-            self._drop(oldest)
+        for key in [key for key, (_, look) in self._pieces.items() if look + MAX_AGE <= self._look]:
+            self._drop(key)
 
     def _drop(self, key: tuple[bytes, int]) -> None:
         kept = self._pieces.pop(key, None)

@@ -20,8 +20,8 @@ MAX_WINDOW_BYTES = 8 << 20
 """And at most: so much is under way on a link of 1 Gbit/s whose round trip takes 64 ms."""
 LEAST_WINDOW_BYTES = 2 * FRAME_BYTES
 LAG_SECONDS = 0.01
-"""While the neighbour is the faster one, about as much is wanted as is worked off in this time: messages wait behind
-it."""
+"""About as much is wanted as is worked off in this time, as messages wait behind it, unless that is not enough to keep
+the link busy."""
 MAX_STEP_BYTES = 1 << 20
 """More is wanted when it is half a window more, or this much, or more than is still to come."""
 TEMPORARY = frozenset({"lost", "unreachable", "busy"})
@@ -65,6 +65,9 @@ class Want:
         "_neighbour",
         "_since",
         "_start",
+        "_was_bound",
+        "_was_empty",
+        "_worked",
         "acknowledged",
         "is_said",
         "label",
@@ -89,25 +92,24 @@ class Want:
         self._content = content
         self._start = start
         self._most = MAX_WINDOW_BYTES
-        self._came, self._since = 0, -math.inf
+        self._came, self._since, self._worked = 0, -math.inf, neighbour.feed.worked
+        self._was_bound = self._was_empty = False
         neighbour.feed.wants[self.label] = self
 
     def came(self, size: int, now: float) -> None:
         """Note that the next bytes came."""
         self.position += size
         self._came += size
-        if (seconds := now - self._since) < LAG_SECONDS:
-            return
-        if self._neighbour.feed.waited >= self._since:
-            self._most = min(2 * self._most, MAX_WINDOW_BYTES)
-        else:
-            worked_off = int(self._came / seconds * LAG_SECONDS)
-            self._most = max(LEAST_WINDOW_BYTES, (self._most + worked_off) // 2)
-        self._came, self._since = 0, now
+        self._was_empty |= self.position == self.upto
+        if now - self._since >= LAG_SECONDS:
+            self._pace(now)
 
-    def most(self, window: int) -> int:
-        """Return how much may be wanted and not have come: a window, unless the neighbour is the faster one."""
-        return min(window, self._most)
+    def goal(self, start: int, upto: int, window: int) -> int:
+        """Return up to where to want what is wanted of us up to *upto*, when all before *start* has left."""
+        if self._most < window and start + self._most < upto:
+            self._was_bound = True
+            window = self._most
+        return min(upto, start + window)
 
     def is_worth(self, upto: int, window: int) -> bool:
         """Whether so much more is wanted that it should be said: half a window, or more than is still to come.
@@ -116,6 +118,7 @@ class Want:
         """
         if not self.is_said:
             return True
+        window = min(window, self._most)
         more = upto - self.upto
         return more >= min(window // 2, MAX_STEP_BYTES) or more > self.upto - self.position
 
@@ -129,6 +132,18 @@ class Want:
         """Want no more. What still comes for this label is ignored."""
         self.forget()
         self._neighbour.control(Kind.ABORT, False, code, "", label=self.label)
+
+    def _pace(self, now: float) -> None:
+        """Want as much as is worked off in a moment; more only if all of that had come, and nothing else either."""
+        feed = self._neighbour.feed
+        worked = feed.worked - self._worked
+        if self._was_bound and self._was_empty and feed.waited >= self._since:
+            self._most = min(2 * self._most, MAX_WINDOW_BYTES)
+        elif worked > 0:
+            worked_off = min(int(self._came / worked * LAG_SECONDS), MAX_WINDOW_BYTES)
+            self._most = max(LEAST_WINDOW_BYTES, (self._most + worked_off) // 2)
+        self._came, self._since, self._worked = 0, now, feed.worked
+        self._was_bound = self._was_empty = False
 
     def forget(self) -> bool:
         """Expect no more; return whether it was expected."""

@@ -107,6 +107,12 @@ class Bench:
         """Return so many bytes drawn by lot: `randbytes` takes seconds for what is large, and no more than 256 MiB."""
         return memoryview(np.random.default_rng(self.rng.getrandbits(64)).integers(0, 256, size, np.uint8))
 
+    def file(self, size: int) -> Path:
+        """Return a file of so many bytes drawn by lot."""
+        path = self.processes.folder / f"{size}.bin"
+        path.write_bytes(self.filler(size))
+        return path
+
     def provision(self, parents: Mapping[str, str]) -> None:
         """Make kits for these cells and the server, if there are to be credentials.
 

@@ -13,10 +13,12 @@ import logging
 import os
 import random
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -25,6 +27,7 @@ import sniffio
 from cellnet import Cell, DurableRequest, Request, durable
 from cellnet.drivers.tcp import TcpDriver
 from cellnet.errors import CellError
+from cellnet.files import FileTarget, Folder, LocalFile
 from cellnet.kit import Kit
 from cellnet.node import drain, run_until_signalled
 from tests.faults.planted import PLANTS
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from cellnet.credentials import Credentials
     from cellnet.drivers.base import Address, Security
     from cellnet.drivers.sock import SockLink
+    from cellnet.protocol.frames import Buffer
     from cellnet.stream import Stream
 
 __all__ = ["credentials", "digest", "figures"]
@@ -69,7 +73,8 @@ class Worker:
         self.cell = Cell(
             name,
             handlers=handlers,
-            streams={"weigh": self.weigh_stream, "ignore": self.ignore},
+            streams={"weigh": self.weigh_stream, "count": self.count, "ignore": self.ignore},
+            files=Nowhere(tempfile.gettempdir()),
             journal=journal,
             drivers={"tcp": NotedDialling(dials)},
         )
@@ -102,7 +107,8 @@ class Worker:
 
     async def size(self, request: Request) -> int:
         """Return how many bytes came: what :meth:`weigh` does takes as long as the way here."""
-        return memoryview(request.payload).nbytes
+        came = request.payload
+        return int(came.name) if isinstance(came, Path) else memoryview(came).nbytes
 
     async def make(self, request: Request) -> bytes:
         """Return so many bytes, drawn by lot from a seed: a large answer that its caller knows beforehand."""
@@ -119,6 +125,13 @@ class Worker:
     async def ignore(self, _stream: Stream) -> None:
         """Never read."""
         await anyio.sleep_forever()
+
+    async def count(self, stream: Stream) -> None:
+        """Send back how many bytes came. None of them is kept, so that no memory is needed for them."""
+        came = 0
+        async for data in stream:
+            came += len(data)
+        await stream.send(str(came).encode())
 
     async def weigh_stream(self, stream: Stream) -> None:
         """Send back the digest of all that came."""
@@ -144,6 +157,32 @@ class Worker:
     def _note(self, file: int, number: str, now: float, request: Request) -> None:
         # One write each: lines do not mix, and what was written survives a SIGKILL.
         os.write(file, f"{number} {now:.6f} {self.cell.fqcn} {request.origin}\n".encode())
+
+
+class Nowhere(Folder):
+    """Takes files of which no byte is kept, so that neither memory nor a disk is needed for them."""
+
+    def target(self, _size: int) -> FileTarget:
+        """Return what counts."""
+        return Counter()
+
+
+class Counter(FileTarget):
+    """Counts the bytes of a file that comes, and is called by their number in the end."""
+
+    def __init__(self) -> None:
+        self.size = 0
+
+    def write(self, data: Buffer) -> None:
+        """Count them."""
+        self.size += len(data)
+
+    def finish(self) -> LocalFile:
+        """Return a name in place of a path."""
+        return LocalFile(str(self.size).encode())
+
+    def discard(self) -> None:
+        """Forget nothing."""
 
 
 class NotedDialling(TcpDriver):

@@ -76,31 +76,43 @@ def test_what_is_given_up_on_its_way_is_kept_no_longer(relay: Endpoint, above: P
     assert not one._pieces
 
 
-def test_of_a_neighbour_that_is_faster_as_much_is_wanted_as_is_worked_off_in_ten_milliseconds(
+def test_as_much_is_wanted_as_is_worked_off_in_ten_milliseconds_unless_the_link_would_be_idle(
     relay: Endpoint, above: Peer, below: Peer
 ) -> None:
     want(below, 1, "server", start=0, acknowledged=0, upto=EVERYTHING)
     came, upto = 0, wanted(above)[1][2]
+    feed = above.connection.feed
 
-    def pass_on(seconds: float, frames: int) -> None:
+    def pass_on(count: int, worked: float) -> None:
+        """Let *count* frames come, each some time after the other, and leave."""
         nonlocal came, upto
-        for _ in range(frames):
-            above.now += seconds
+        for _ in range(count):
+            above.now += max(worked, 0.001)
+            feed.worked += worked
             data(above, 1, came, bytes(min(FRAME_BYTES, upto - came)))
             came = min(came + FRAME_BYTES, upto)
             below.frames()
             upto = max([upto, *(said[2] for said in wanted(above).values())])
 
-    pass_on(0.001, 100)
-    assert upto - came > MAX_WINDOW_BYTES // 2, "it is not known that the neighbour is the faster one"
-    above.connection.feed.waited = above.now
-    pass_on(0.001, 300)
+    pass_on(100, 0.0)
+    assert upto - came > MAX_WINDOW_BYTES // 2, "it is not known how long it takes"
+    pass_on(300, 0.001)
     assert 8 * FRAME_BYTES <= upto - came <= 11 * FRAME_BYTES
-    pass_on(0.01, 100)
+    pass_on(100, 0.01)
     assert 0 < upto - came <= LEAST_WINDOW_BYTES
-    above.connection.feed.waited = math.inf
-    pass_on(0.01, 100)
-    assert upto - came > MAX_WINDOW_BYTES // 2, "it was waited for"
+    (one,) = relay.plane.transit.passages
+    for waited in (above.now, math.inf):
+        feed.waited, least = waited, upto - came
+        for _ in range(20):  # all that is wanted comes at once, and nothing more before that has left
+            above.now += 0.1
+            while came < upto:
+                data(above, 1, came, bytes(count := min(FRAME_BYTES, upto - came)))
+                came += count
+            below.frames()
+            upto = max([upto, *(said[2] for said in wanted(above).values())])
+        is_more = upto - came > least
+        assert is_more is (waited == math.inf), "more is wanted only when nothing else had come either"
+    assert one.want._most == MAX_WINDOW_BYTES
 
 
 def test_what_was_kept_is_not_copied_again_when_more_comes(relay: Endpoint, above: Peer, below: Peer) -> None:
