@@ -26,6 +26,7 @@ YamlPath = tuple[str | int, ...]
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is six times as fast, but not built everywhere
 _TAG = "tag:yaml.org,2002:"
 _MAX_DEPTH = 20
+_TOO_DEEP = "this is nested too deeply"
 _MAX_BYTES = 16 * 1024 * 1024
 
 
@@ -165,7 +166,7 @@ class Source:
                     message = "an alias (*) may only stand for a plain text: write the list or mapping out"
                     self._add(self.errors, *_place(event.start_mark), message)
             if depth > _MAX_DEPTH:
-                self._add(self.errors, *_place(event.start_mark), "this is nested too deeply")
+                self._add(self.errors, *_place(event.start_mark), _TOO_DEEP)
                 break
         self.stop_if_wrong()
 
@@ -256,4 +257,6 @@ def _explain(error: yaml.MarkedYAMLError, text: str) -> str:
         return "a tab may not indent a line: use spaces"
     if "another document" in problem:
         return "a second document begins here: one is allowed"
+    if "nesting depth" in problem:  # newer versions of the C parser have a limit of their own, and look ahead
+        return _TOO_DEEP
     return f"this is no YAML: {problem}" + (f" ({error.context})" if error.context else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -81,7 +82,9 @@ def test_nesting_that_would_kill_the_c_parser_is_an_error_with_a_place() -> None
         "except ProjectError as error:\n    raise SystemExit(str(error))"
     )
     done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr.strip()) == (1, "f:1:21: this is nested too deeply")
+    # A C parser that has a limit of its own looks ahead, and is there before us.
+    assert done.returncode == 1
+    assert re.fullmatch(r"f:1:(21|1001): this is nested too deeply", done.stderr.strip())
 
 
 def test_a_billion_laughs_cost_nothing() -> None:
