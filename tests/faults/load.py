@@ -84,9 +84,11 @@ class Load:
         :param scope: the request is cancelled with it
         """
         number = str(next(self._numbers))
-        # One moment for both, or a pause of the collector in between would be held against the receiver.
-        limit, now = anyio.CancelScope(deadline=anyio.current_time() + within), time.monotonic()
-        asked = self.asked[number] = Asked(number, destination, now, now + within, handling, then)
+        # One look at the clock for both, or what happens in between would be held against the receiver, or against the
+        # caller, who is told a little before his time is over. The event loop's clock is the monotonic one.
+        now = anyio.current_time()
+        limit = anyio.CancelScope(deadline=now + within)
+        asked = self.asked[number] = Asked(number, destination, now, limit.deadline, handling, then)
         earliest = asked.deadline - EARLY_SECONDS
         self.history.asked(number, str(self._cell.fqcn), destination, deadline=earliest)
         if then is not None:
