@@ -29,7 +29,7 @@ __all__ = ["Backoff", "RunningLink", "keep_connected"]
 
 SLOW_SECONDS = 0.02
 """A batch that takes longer to leave is followed by smaller ones: what concerns the link waits for one at most."""
-BATCHES_AT_ONCE = 4
+BATCHES_AT_ONCE = 2
 """After which others have their turn, and a task sends the rest."""
 TURN_SECONDS = 0.002
 """How long a link may be read without waiting for bytes, before others have their turn."""
@@ -197,9 +197,7 @@ class RunningLink:
                     if parent is not None and parent is not connection and parent.is_full:
                         await uplink_room()
                         connection.not_read(anyio.current_time())  # what it said meanwhile comes only now
-                    done = anyio.current_time()
-                    connection.feed.worked += done - now
-                    if done - rested > TURN_SECONDS:
+                    if anyio.current_time() - rested > TURN_SECONDS:
                         await anyio.lowlevel.checkpoint()
                         rested = anyio.current_time()
             except ConnectError as error:

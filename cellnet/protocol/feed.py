@@ -90,9 +90,7 @@ class Feed:
         self.wants: dict[int, Want] = {}
         """By the label that we gave."""
         self.waited = math.inf
-        """When bytes of the neighbour last had to be waited for, as all that it had sent was worked off."""
-        self.worked = 0.0
-        """How long it took to work off what came, in all; it stays 0 where that is not known."""
+        """When bytes of the neighbour last had to be waited for; infinity if that is not known."""
         self._wake = wake
         self._control = control
         self._turns: deque[Supply] = deque()

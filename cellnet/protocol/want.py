@@ -18,10 +18,11 @@ WINDOW_BYTES = 1 << 20
 """What may be wanted of one content, and not have come, at first."""
 MAX_WINDOW_BYTES = 8 << 20
 """And at most: so much is under way on a link of 1 Gbit/s whose round trip takes 64 ms."""
-LEAST_WINDOW_BYTES = 2 * FRAME_BYTES
-LAG_SECONDS = 0.01
-"""About as much is wanted as is worked off in this time, as messages wait behind it, unless that is not enough to keep
-the link busy."""
+LEAST_WINDOW_BYTES = 6 * FRAME_BYTES
+"""And at least, while bytes come faster than they are worked off."""
+LAG_SECONDS = 0.005
+"""If a link is read for so long without waiting for bytes, half as much is wanted, as messages wait behind those. Else,
+if more is wanted of us, an eighth more each time that so long has passed."""
 MAX_STEP_BYTES = 1 << 20
 """More is wanted when it is half a window more, or this much, or more than is still to come."""
 TEMPORARY = frozenset({"lost", "unreachable", "busy"})
@@ -58,16 +59,13 @@ class Want:
     """One label that we gave to a content. It says from where on, once, and again and again up to where."""
 
     __slots__ = (
-        "_came",
         "_content",
         "_holder",
+        "_is_bound",
+        "_looked",
         "_most",
         "_neighbour",
-        "_since",
         "_start",
-        "_was_bound",
-        "_was_empty",
-        "_worked",
         "acknowledged",
         "is_said",
         "label",
@@ -91,25 +89,28 @@ class Want:
         self._holder = str(holder)
         self._content = content
         self._start = start
-        self._most = MAX_WINDOW_BYTES
-        self._came, self._since, self._worked = 0, -math.inf, neighbour.feed.worked
-        self._was_bound = self._was_empty = False
+        self._most = MAX_WINDOW_BYTES if neighbour.feed.waited == math.inf else WINDOW_BYTES
+        self._looked = -math.inf
+        self._is_bound = False
+        """Whether more would have been wanted since then if that were not too much."""
         neighbour.feed.wants[self.label] = self
 
     def came(self, size: int, now: float) -> None:
         """Note that the next bytes came."""
         self.position += size
-        self._came += size
-        self._was_empty |= self.position == self.upto
-        if now - self._since >= LAG_SECONDS:
-            self._pace(now)
+        if now - self._looked >= LAG_SECONDS:
+            if now - self._neighbour.feed.waited >= LAG_SECONDS:
+                self._most = max(self._most // 2, LEAST_WINDOW_BYTES)
+            elif self._is_bound:
+                self._most = min(self._most + self._most // 8, MAX_WINDOW_BYTES)
+            self._looked, self._is_bound = now, False
 
     def goal(self, start: int, upto: int, window: int) -> int:
         """Return up to where to want what is wanted of us up to *upto*, when all before *start* has left."""
-        if self._most < window and start + self._most < upto:
-            self._was_bound = True
-            window = self._most
-        return min(upto, start + window)
+        goal = min(upto, start + window)
+        if goal > start + self._most:
+            self._is_bound, goal = True, start + self._most
+        return goal
 
     def is_worth(self, upto: int, window: int) -> bool:
         """Whether so much more is wanted that it should be said: half a window, or more than is still to come.
@@ -132,18 +133,6 @@ class Want:
         """Want no more. What still comes for this label is ignored."""
         self.forget()
         self._neighbour.control(Kind.ABORT, False, code, "", label=self.label)
-
-    def _pace(self, now: float) -> None:
-        """Want as much as is worked off in a moment; more only if all of that had come, and nothing else either."""
-        feed = self._neighbour.feed
-        worked = feed.worked - self._worked
-        if self._was_bound and self._was_empty and feed.waited >= self._since:
-            self._most = min(2 * self._most, MAX_WINDOW_BYTES)
-        elif worked > 0:
-            worked_off = min(int(self._came / worked * LAG_SECONDS), MAX_WINDOW_BYTES)
-            self._most = max(LEAST_WINDOW_BYTES, (self._most + worked_off) // 2)
-        self._came, self._since, self._worked = 0, now, feed.worked
-        self._was_bound = self._was_empty = False
 
     def forget(self) -> bool:
         """Expect no more; return whether it was expected."""

@@ -10,7 +10,7 @@ import pytest
 from cellnet.fqcn import FQCN
 from cellnet.protocol import passage
 from cellnet.protocol.frames import FRAME_BYTES, OFFSET, Kind, unpack
-from cellnet.protocol.want import LEAST_WINDOW_BYTES, MAX_WINDOW_BYTES, WINDOW_BYTES
+from cellnet.protocol.want import LAG_SECONDS, LEAST_WINDOW_BYTES, MAX_WINDOW_BYTES, WINDOW_BYTES
 from tests.protocol.conftest import Net, Peer, encode_frame, new_endpoint
 from tests.protocol.contents import (
     EVERYTHING,
@@ -76,43 +76,36 @@ def test_what_is_given_up_on_its_way_is_kept_no_longer(relay: Endpoint, above: P
     assert not one._pieces
 
 
-def test_as_much_is_wanted_as_is_worked_off_in_ten_milliseconds_unless_the_link_would_be_idle(
+def test_more_is_wanted_while_the_link_is_waited_for_and_less_while_it_brings_more_than_is_worked_off(
     relay: Endpoint, above: Peer, below: Peer
 ) -> None:
+    above.connection.feed.waited = above.now
     want(below, 1, "server", start=0, acknowledged=0, upto=EVERYTHING)
     came, upto = 0, wanted(above)[1][2]
-    feed = above.connection.feed
+    assert upto == WINDOW_BYTES
 
-    def pass_on(count: int, worked: float) -> None:
-        """Let *count* frames come, each some time after the other, and leave."""
+    def pass_on(seconds: float, *, is_waited_for: bool) -> int:
+        """Let frames come and leave for so long; return how much is under way at most, in the end."""
         nonlocal came, upto
-        for _ in range(count):
-            above.now += max(worked, 0.001)
-            feed.worked += worked
-            data(above, 1, came, bytes(min(FRAME_BYTES, upto - came)))
-            came = min(came + FRAME_BYTES, upto)
+        under_way, end = [], above.now + seconds
+        while above.now < end:
+            above.now += 0.001
+            if is_waited_for:
+                above.connection.feed.waited = above.now
+            data(above, 1, came, bytes(count := min(FRAME_BYTES, upto - came)))
+            came += count
             below.frames()
             upto = max([upto, *(said[2] for said in wanted(above).values())])
+            under_way.append(upto - came)
+        return max(under_way[-50:])
 
-    pass_on(100, 0.0)
-    assert upto - came > MAX_WINDOW_BYTES // 2, "it is not known how long it takes"
-    pass_on(300, 0.001)
-    assert 8 * FRAME_BYTES <= upto - came <= 11 * FRAME_BYTES
-    pass_on(100, 0.01)
-    assert 0 < upto - came <= LEAST_WINDOW_BYTES
-    (one,) = relay.plane.transit.passages
-    for waited in (above.now, math.inf):
-        feed.waited, least = waited, upto - came
-        for _ in range(20):  # all that is wanted comes at once, and nothing more before that has left
-            above.now += 0.1
-            while came < upto:
-                data(above, 1, came, bytes(count := min(FRAME_BYTES, upto - came)))
-                came += count
-            below.frames()
-            upto = max([upto, *(said[2] for said in wanted(above).values())])
-        is_more = upto - came > least
-        assert is_more is (waited == math.inf), "more is wanted only when nothing else had come either"
-    assert one.want._most == MAX_WINDOW_BYTES
+    doubled = 6 * LAG_SECONDS  # 1.125 to the power of 6
+    assert 1.2 * WINDOW_BYTES < pass_on(doubled, is_waited_for=True) < 3 * WINDOW_BYTES
+    assert pass_on(10 * doubled, is_waited_for=True) > MAX_WINDOW_BYTES * 3 // 4
+    assert pass_on(2 * LAG_SECONDS, is_waited_for=False) > MAX_WINDOW_BYTES // 2, "what is under way comes first"
+    assert pass_on(0.3, is_waited_for=False) <= LEAST_WINDOW_BYTES
+    above.connection.feed.waited = math.inf
+    assert pass_on(20 * doubled, is_waited_for=False) > MAX_WINDOW_BYTES * 3 // 4, "it is not known"
 
 
 def test_what_was_kept_is_not_copied_again_when_more_comes(relay: Endpoint, above: Peer, below: Peer) -> None:
