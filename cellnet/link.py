@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import anyio.lowlevel
 
+from cellnet.clock import running_clock
 from cellnet.errors import CellError, ConnectError, HandshakeError
 from cellnet.pages import PAGE_BYTES
 from cellnet.protocol.connection import BATCH_BYTES
@@ -71,6 +72,7 @@ class RunningLink:
         self.error: CellError | None = None
         """Why the link ended, once it did."""
         self._link = link
+        self._clock = running_clock()
         self._endpoint = endpoint
         self._dispatch = dispatch
         self._room = Wakeup()
@@ -151,7 +153,7 @@ class RunningLink:
     async def _use(self, uplink_room: Callable[[], Awaitable[None]]) -> None:
         self._running = True
         try:
-            self.flush(anyio.current_time())
+            self.flush(self._clock())
             await self._read(uplink_room)
             # What is queued often says why the link ends.
             await self._wait_written(FAREWELL_SECONDS)
@@ -170,7 +172,7 @@ class RunningLink:
                     await self._room.wait()
 
     def _forget(self) -> None:
-        now = anyio.current_time()
+        now = self._clock()
         self._endpoint.close(self.connection, now)
         self._forgotten = True
         self._room.notify()
@@ -178,7 +180,7 @@ class RunningLink:
 
     async def _read(self, uplink_room: Callable[[], Awaitable[None]]) -> None:
         endpoint, connection, page = self._endpoint, self.connection, self._pages.shared
-        rested = anyio.current_time()
+        rested = self._clock()
         with self._reading:
             try:
                 while not self._ending:
@@ -186,7 +188,7 @@ class RunningLink:
                     count = await self._link.fill(page[held:])
                     if count == 0:
                         raise ConnectError("the other side closed the link")
-                    now = anyio.current_time()
+                    now = self._clock()
                     if self._link.waited:
                         rested = connection.feed.waited = now
                     self._pages.waiting.clear()  # what waits already lies elsewhere
@@ -196,10 +198,10 @@ class RunningLink:
                     parent = endpoint.router.parent
                     if parent is not None and parent is not connection and parent.is_full:
                         await uplink_room()
-                        connection.not_read(anyio.current_time())  # what it said meanwhile comes only now
-                    if anyio.current_time() - rested > TURN_SECONDS:
+                        connection.not_read(self._clock())  # what it said meanwhile comes only now
+                    if self._clock() - rested > TURN_SECONDS:
                         await anyio.lowlevel.checkpoint()
-                        rested = anyio.current_time()
+                        rested = self._clock()
             except ConnectError as error:
                 self.end(error)
 
@@ -240,12 +242,12 @@ class RunningLink:
 
     async def _drain(self) -> None:
         connection = self.connection
-        while buffers := self._unsent or connection.take(anyio.current_time(), self._batch):
+        while buffers := self._unsent or connection.take(self._clock(), self._batch):
             self._unsent = ()
-            began = anyio.current_time()
+            began = self._clock()
             await self._link.send(buffers)
             await anyio.lowlevel.checkpoint()  # the link may take all at once, and others have their turn
-            is_slow = anyio.current_time() - began > SLOW_SECONDS
+            is_slow = self._clock() - began > SLOW_SECONDS
             self._batch = FRAME_BYTES if is_slow else BATCH_BYTES
             if not connection.is_full:
                 self._room.notify()

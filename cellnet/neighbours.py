@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from cellnet import drivers as ways
+from cellnet.clock import running_clock
 from cellnet.drivers import tls
 from cellnet.drivers.base import Address
 from cellnet.errors import CellError, ConnectDeadline, ConnectError, HandshakeError
@@ -55,6 +56,7 @@ class Neighbours:
         """Set while there is no parent after there was one; another event once there is one again."""
         self.turned_away = 0
         """Arrivals for which there was no room."""
+        self._clock = running_clock()
         self._endpoint = endpoint
         self._drivers = drivers
         self._rng = rng
@@ -137,7 +139,7 @@ class Neighbours:
         The time is looked at anew: what came of much input took long, and a frame says how much of its own is left.
         """
         if self._ready:
-            now = anyio.current_time()
+            now = self._clock()
             while self._ready:
                 self._ready.pop().flush(now)
         if self._endpoint.due < self._planned:

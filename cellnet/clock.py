@@ -1,0 +1,20 @@
+"""The time of the event loop that runs."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import anyio
+from anyio.lowlevel import current_token
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["running_clock"]
+
+
+def running_clock() -> Callable[[], float]:
+    """Return what tells the time here, for who asks often: anyio finds out anew each time which event loop runs."""
+    loop = current_token().native_token
+    return loop.time if isinstance(loop, asyncio.AbstractEventLoop) else anyio.current_time
