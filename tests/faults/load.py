@@ -84,11 +84,11 @@ class Load:
         :param scope: the request is cancelled with it
         """
         number = str(next(self._numbers))
-        # One look at the clock for both, or what happens in between would be held against the receiver, or against the
-        # caller, who is told a little before his time is over. The event loop's clock is the monotonic one.
-        now = anyio.current_time()
-        limit = anyio.CancelScope(deadline=now + within)
-        asked = self.asked[number] = Asked(number, destination, now, limit.deadline, handling, then)
+        # One moment for both clocks, and nothing is made in between that could start the collector: a pause would be held
+        # against the caller, who is told a little before his time is over.
+        now, start = time.monotonic(), anyio.current_time()
+        limit = anyio.CancelScope(deadline=start + within)
+        asked = self.asked[number] = Asked(number, destination, now, now + within, handling, then)
         earliest = asked.deadline - EARLY_SECONDS
         self.history.asked(number, str(self._cell.fqcn), destination, deadline=earliest)
         if then is not None:
