@@ -84,8 +84,8 @@ class Load:
         :param scope: the request is cancelled with it
         """
         number = str(next(self._numbers))
-        # One moment for both clocks, and nothing is made in between that could start the collector: a pause would be held
-        # against the caller, who is told a little before his time is over.
+        # One moment for both clocks, and nothing is made in between that could start the collector: a pause would be
+        # held against the caller, who is told a little before his time is over.
         now, start = time.monotonic(), anyio.current_time()
         limit = anyio.CancelScope(deadline=start + within)
         asked = self.asked[number] = Asked(number, destination, now, now + within, handling, then)
