@@ -40,7 +40,7 @@ class LocalFile(bytes):
 
 
 class Folder:
-    """Where a cell keeps the files that come. It makes a folder of its own in it, and removes that when it ends.
+    """Where a cell keeps the files that come: in a folder of its own, made for the first one, and removed in the end.
 
     What a message brought is removed when its handler ends. What an answer brought is the caller's to move away, or to
     remove; else it stays until the cell ends.
@@ -59,10 +59,9 @@ class Folder:
 
     def __enter__(self) -> Self:
         try:
-            own = tempfile.TemporaryDirectory(prefix="cellnet-", dir=self._parent, ignore_cleanup_errors=True)
+            tempfile.TemporaryFile(dir=self._parent).close()  # what cannot be kept here is told now, not by a message
         except OSError as error:
             raise ConfigurationError(f"{self._parent} cannot be the folder for files: {error.strerror}") from None
-        self._own = self._stack.enter_context(own)
         return self
 
     def __exit__(
@@ -79,6 +78,9 @@ class Folder:
         if size > self._max_bytes:
             raise PayloadTooLarge(f"a file of {size} bytes is too large here: {self._max_bytes} are allowed")
         try:
+            if not self._own:
+                own = tempfile.TemporaryDirectory(prefix="cellnet-", dir=self._parent, ignore_cleanup_errors=True)
+                self._own = self._stack.enter_context(own)
             free = shutil.disk_usage(self._own).free
             if size > free:
                 raise PayloadTooLarge(f"a file of {size} bytes is too large here: the disk has {free} bytes left")

@@ -224,6 +224,12 @@ def test_a_folder_that_cannot_be_one_is_a_mistake_of_its_owner(tmp_path: Path) -
         pass
 
 
+async def test_a_cell_to_which_no_file_comes_leaves_nothing_in_the_folder(pair: Pair, folder: Path) -> None:
+    assert not list(folder.iterdir())
+    await pair.server.request("C", "weigh", made(folder.parent, 1))
+    assert len(list(folder.iterdir())) == 1
+
+
 async def test_a_durable_handler_keeps_no_files(tmp_path: Path, folder: Path) -> None:
     sent = made(tmp_path, 10)
 
