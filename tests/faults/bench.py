@@ -149,19 +149,26 @@ class Bench:
         return await self.processes.start(f"{names[0]}-{names[-1]}", connect=connect, kit=self.kits, names=list(names))
 
     async def start_tree(
-        self, parents: Mapping[str, str], server: str | None = None, *, journals: Sequence[str] = ()
+        self,
+        parents: Mapping[str, str],
+        server: str | None = None,
+        *,
+        journals: Sequence[str] = (),
+        files: Sequence[str] = (),
     ) -> dict[str, CellProcess]:
         """Start the server and these cells, all at once: who dials too early dials again. Return them by name.
 
         :param server: the URL of a server that runs already
         :param journals: the cells that have one
+        :param files: the cells that keep files that come
         """
         urls = {name: free_url() for name in ("server", *parents) if name == "server" or name in parents.values()}
         started: dict[str, CellProcess] = {}
 
         async def start(name: str, connect: str | None) -> None:
+            has = {"journal": name in journals, "files": name in files}
             started[name] = await self.processes.start(
-                name, connect=connect, listen=urls.get(name), kit=self.kit(name), journal=name in journals
+                name, connect=connect, listen=urls.get(name), kit=self.kit(name), **has
             )
 
         async with anyio.create_task_group() as starting:

@@ -59,7 +59,16 @@ class Worker:
     another file that it began.
     """
 
-    def __init__(self, name: str, log: int, journal: str | None = None, begun: int = -1, dials: int = -1) -> None:
+    def __init__(
+        self,
+        name: str,
+        log: int,
+        *,
+        journal: str | None = None,
+        begun: int = -1,
+        dials: int = -1,
+        files: str | None = None,
+    ) -> None:
         handlers: dict[str, Any] = {
             "work": self.work,
             "figures": self.figures,
@@ -67,6 +76,7 @@ class Worker:
             "size": self.size,
             "make": self.make,
             "send": self.send,
+            "send_file": self.send_file,
         }
         if journal is not None:
             handlers["keep"] = durable(self.keep)
@@ -74,7 +84,7 @@ class Worker:
             name,
             handlers=handlers,
             streams={"weigh": self.weigh_stream, "count": self.count, "ignore": self.ignore},
-            files=Nowhere(tempfile.gettempdir()),
+            files=Nowhere(tempfile.gettempdir()) if files is None else Folder(files),
             journal=journal,
             drivers={"tcp": NotedDialling(dials)},
         )
@@ -103,7 +113,7 @@ class Worker:
 
     async def weigh(self, request: Request) -> bytes:
         """Return the digest of a payload, however large."""
-        return await anyio.to_thread.run_sync(lambda: hashlib.blake2b(request.payload).digest())
+        return await anyio.to_thread.run_sync(_weighed, request.payload)
 
     async def size(self, request: Request) -> int:
         """Return how many bytes came: what :meth:`weigh` does takes as long as the way here."""
@@ -120,7 +130,13 @@ class Worker:
         destination, seed, size = request.payload
         array = _array(seed, size)
         theirs = await self.cell.request(destination, "weigh", array)
-        return bool(theirs == await anyio.to_thread.run_sync(lambda: hashlib.blake2b(array).digest()))
+        return bool(theirs == await anyio.to_thread.run_sync(_weighed, array))
+
+    async def send_file(self, request: Request) -> bool:
+        """Send a file to a cell; return whether it came there as it is here."""
+        destination, path = request.payload
+        theirs = await self.cell.request(destination, "weigh", Path(path))
+        return bool(theirs == await anyio.to_thread.run_sync(_weighed, Path(path)))
 
     async def ignore(self, _stream: Stream) -> None:
         """Never read."""
@@ -239,6 +255,14 @@ def rss_bytes() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def _weighed(payload: Buffer | Path) -> bytes:
+    """Return the digest of what came, without all of a file in memory."""
+    if not isinstance(payload, Path):
+        return hashlib.blake2b(payload).digest()
+    with payload.open("rb") as file:
+        return hashlib.file_digest(file, hashlib.blake2b).digest()
+
+
 def _array(seed: int, size: int) -> np.ndarray[Any, Any]:
     import numpy as np  # it takes a fifth of a process's start, which most have no use for
 
@@ -258,7 +282,8 @@ async def _run_one(config: dict[str, Any], *, stop: anyio.Event, task_status: Ta
     listening, connecting = credentials(config["kit"])
     journal = config["journal"]
     begun = -1 if journal is None else _log(config["begun"])
-    async with Worker(config["name"], _log(config["log"]), journal, begun).cell as cell:
+    worker = Worker(config["name"], _log(config["log"]), journal=journal, begun=begun, files=config["files"])
+    async with worker.cell as cell:
         # Links are clear even where there are certificates, so that a proxy can read what passes.
         if config["connect"] is not None:
             await cell.connect(config["connect"], connecting, security="clear")

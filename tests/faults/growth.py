@@ -30,10 +30,13 @@ class Growth:
         """Return by how much each grew, at its peak."""
         return {name: _status_bytes(pid, "VmHWM") - self._base[name] for name, pid in self._pids.items()}
 
-    def judge(self, verdict: Verdict, limits: Mapping[str, int]) -> None:
-        """Note by how much each grew, and demand that none grew by more than its limit."""
+    def judge(self, verdict: Verdict, limits: Mapping[str, int], of: str = "") -> None:
+        """Note by how much each grew, and demand that none grew by more than its limit.
+
+        :param of: what it grew of, if a row has several such figures
+        """
         for name, grown in self.peaks().items():
-            verdict.figures[f"{name}_grew_mib"] = round(grown / MIB, 1)
+            verdict.figures[f"{name}_grew_{of}_mib" if of else f"{name}_grew_mib"] = round(grown / MIB, 1)
             said = f"{name} grew by {grown / MIB:.0f} MiB, not at most {limits[name] / MIB:.0f}"
             verdict.demand(grown <= limits[name], said)
 

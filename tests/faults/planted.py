@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 
 from cellnet import Cell
 from cellnet.drivers.sock import SockLink
+from cellnet.files import FileTarget
 from cellnet.fqcn import FQCN
 from cellnet.inbox import Inbox
 from cellnet.incoming import Incoming
@@ -116,6 +117,17 @@ def passed_kept() -> None:
         return data
 
     _set(Passage, "read", planted)
+
+
+def file_kept() -> None:
+    """Who takes a file keeps its bytes in memory."""
+    write, kept = FileTarget.write, []
+
+    def planted(self: FileTarget, data: Any) -> None:
+        kept.append(bytes(data))
+        write(self, data)
+
+    _set(FileTarget, "write", planted)
 
 
 def closed_link_kept() -> None:
@@ -223,6 +235,7 @@ PLANTS: dict[str, Callable[[], None]] = {
         slow_child_awaited,
         unread_unbounded,
         passed_kept,
+        file_kept,
         closed_link_kept,
         jitter_off,
         drain_off,

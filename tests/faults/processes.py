@@ -226,11 +226,13 @@ class Processes:
         names: list[str] | None = None,
         expect: int = 0,
         journal: bool = False,
+        files: bool = False,
     ) -> CellProcess:
         """Start a cell; return when it has joined and listens.
 
         :param kit: where its kit is; of many light cells, where all kits are
         :param journal: whether it has one, and a durable handler
+        :param files: whether it keeps files that come
         :param names: many light cells are to run in the process instead of one
         :param expect: it prints another line when so many cells are present below it
         """
@@ -248,6 +250,7 @@ class Processes:
             "begun": str(self.folder / f"{number}-{name}.begun"),
             "dials": str(self.folder / f"{number}-{name}.dials"),
             "journal": str(self.folder / f"{number}-{name}.db") if journal else None,
+            "files": str(self.folder) if files else None,
         }
         process = CellProcess(config, self.folder / f"{number}-{name}.err")
         self.started.append(process)

@@ -37,7 +37,7 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "F19": (hostile.hostile_hop, hostile.forged_beside, hostile.forged_below),
     "F19b": (altered.contents_altered,),
     "F22": (storms.deadline_storm,),
-    "F_MEM": (memory.array_over_two_relays,),
+    "F_MEM": (memory.array_over_two_relays, memory.file_over_two_relays),
 }
 """Each in its parts, which are run one after the other: a row has passed if all of them have."""
 NEED_SEALING = {"F19", "F19b"}

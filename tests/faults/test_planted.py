@@ -37,6 +37,7 @@ CASES: list[tuple[str, Row, str, str]] = [
     ("F22", storms.deadline_storm, "deadline_ignored", "handlers began over 50 ms after their deadlines"),
     ("F22", storms.deadline_storm, "cancelled_kept", "R1.R2.C1 has .* handling"),
     ("F_MEM", memory.array_over_two_relays, "passed_kept", "R11 grew by .* MiB"),
+    ("F_MEM", memory.file_over_two_relays, "file_kept", "server grew by .* MiB"),
 ]
 
 
