@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 PAUSE_SECONDS = 0.05
-MAX_PAUSE_SECONDS = 2.0
+MAX_PAUSE_SECONDS = 1.0
 """Before a request is sent again after bad news: doubling, with jitter."""
 SILENCE_SECONDS = 2.0
 MAX_SILENCE_SECONDS = 30.0

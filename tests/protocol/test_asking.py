@@ -217,7 +217,7 @@ def test_after_bad_news_a_request_is_sent_again_after_pauses_that_double_with_ji
     asker = Asker.opened_to(B)
     asker.random = random
     asker.ask()
-    for pause in (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2, 2):
+    for pause in (0.05, 0.1, 0.2, 0.4, 0.8, 1, 1, 1):
         counter = asker.take(Kind.REQUEST)[-1].numbers[1]
         if by == "busy":
             asker.reply(2, Status.BUSY, to=counter)

@@ -120,7 +120,7 @@ def test_other_numbers_are_those_there() -> None:
     "said",
     [
         f"pause of {session.PAUSE_SECONDS * 1000:.0f} ms, which doubles",
-        f"each time up to {session.MAX_PAUSE_SECONDS:.0f} seconds",
+        f"each time up to {session.MAX_PAUSE_SECONDS:.0f} second;",
         f"a pause that begins with {session.PAUSE_SECONDS * 2000:.0f} ms",
         f"after {session.SILENCE_SECONDS:.0f} seconds, which double each time",
         f"up to {session.MAX_SILENCE_SECONDS:.0f} seconds;",
