@@ -58,7 +58,7 @@ def test_after_bad_news_a_session_is_asked_for_after_pauses_that_double_with_jit
     asker.error = Unreachable("no link")
     asker.ask()
     share = 0.5 + random / 2
-    pauses = [share * pause for pause in (0.1, 0.2, 0.4, 0.8, 1, 1, 1, 1, 1, 1, 1, 1, 1)]
+    pauses = [share * pause for pause in (0.1, 0.2, 0.4, 0.8, *[1] * 12)]
     expected = [(round(when, 6), Kind.OPEN) for when in accumulate(pauses)]
     assert asker.wait(6) == [one for one in expected if one[0] <= 6]
     asker.error = None
