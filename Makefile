@@ -5,6 +5,7 @@
 #   make faults          real processes under real faults: a table, and faults.json; QUICK=1: in under ten minutes
 #   make soak            20,000 seeds of simulated networks over all cores; ARGS='--seeds 7-99 --jobs 1' for others
 #   make fuzz            a million mutated inputs for all decoders, in four minutes; ARGS='--only frames --seed 7'
+#   make torch           the tests of torch's tensors, which installs torch: some 200 MB on a machine without it
 #   make lint            ruff, mypy, import-linter
 #   make clean           remove .venv, caches and what builds leave
 #
@@ -30,7 +31,7 @@ ifeq ($(strip $(UV_DEFAULT_INDEX)),)
 unexport UV_DEFAULT_INDEX
 endif
 
-.PHONY: help demo test faults soak fuzz lint clean
+.PHONY: help demo test faults soak fuzz torch lint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -63,6 +64,10 @@ endif
 
 fuzz: $(VENV)/.stamp-test
 	@$(BIN)/python -m tests.fuzz $(ARGS)
+
+torch: $(VENV)/.stamp-test
+	@$(BIN)/pip install --quiet -e '.[torch]'
+	$(BIN)/pytest tests/test_tensors.py $(ARGS)
 
 lint: $(VENV)/.stamp-lint
 	$(BIN)/ruff check .

@@ -9,31 +9,36 @@
     FILE    the bytes of a file, which are never in the message itself
 
 The table is ``[value, [[dtype, shape, offset, bytes], ...]]``; in the value, an array stands as extension type 1 with
-its index. The layout is that of safetensors in spirit: dtype, shape, raw little-endian buffers, and no code.
+its index, and a tensor of torch as type 2. The layout is that of safetensors in spirit: dtype, shape, raw little-endian
+buffers, and no code.
 
 Arrays may be most of what a machine can hold, so none but small ones are copied: what was encoded refers to the memory
-of the arrays, and what was decoded to the bytes that came.
+of the arrays, and what was decoded to the bytes that came. Only tensors are copied where they come, as torch has none
+that are read-only.
 """
 
 from __future__ import annotations
 
 import io
 import math
+from collections import OrderedDict
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 import msgpack
 
 from cellnet.errors import LocalProtocolError, RemoteProtocolError
 from cellnet.files import LocalFile
+from cellnet.tensors import ITEM_BYTES, is_tensor, memory, tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy as np
+    import torch
 
     Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -48,7 +53,7 @@ _ALIGNMENT = 64
 _SMALL = 1024
 """Bytes in which nothing can be announced that takes much memory."""
 _PIECE = 65536
-_ARRAY = 1
+_ARRAY, _TENSOR = 1, 2
 _DTYPES = ("<f2", "<f4", "<f8", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4", "<u8", "<c8", "<c16", "|b1")
 
 
@@ -110,7 +115,7 @@ def encode(value: object) -> Packed:
         if not value.is_file():
             raise LocalProtocolError(f"{value} cannot be sent: it is no file")
         return Packed(Encoding.FILE, (), value)
-    arrays: list[Array] = []
+    arrays: list[_Outgoing] = []
     try:
         if isinstance(value, bytes):
             return Packed(Encoding.BYTES, (bytes(value),))  # the very object, unless it is of a subclass
@@ -151,10 +156,23 @@ def _flat(view: memoryview) -> bytes | memoryview:
     return view.tobytes()
 
 
-def _reference(found: object, arrays: list[Array]) -> object:
+class _Outgoing(NamedTuple):
+    """An array or a tensor that is sent."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: Array
+    """Its bytes."""
+
+
+def _reference(found: object, arrays: list[_Outgoing]) -> object:
     """Stand in for an array; msgpack asks for everything that is not a plain value."""
     if isinstance(found, tuple):
         return list(found)
+    if type(found) is OrderedDict:  # as a state_dict of torch is
+        return dict(found)
+    if is_tensor(found):
+        return _refer(_TENSOR, _Outgoing(*memory(cast("torch.Tensor", found))), arrays)
     if not hasattr(type(found), "__array_interface__"):
         raise TypeError(f"a {type(found).__name__} is neither a plain value nor an array")
     import numpy as np
@@ -163,13 +181,18 @@ def _reference(found: object, arrays: list[Array]) -> object:
         return found.item()
     if type(found) is not np.ndarray:  # its mask, or whatever else it has, would be lost without a word
         raise TypeError(f"a {type(found).__name__} would arrive as a plain array; numpy.asarray() makes it one")
-    if len(arrays) >= MAX_ARRAYS:
-        raise ValueError(f"more than {MAX_ARRAYS} arrays")
     dtype = found.dtype
     if dtype not in _numpy_dtypes() and (dtype := dtype.newbyteorder("<")) not in _numpy_dtypes():
         raise TypeError(f"arrays of dtype {found.dtype} cannot be sent")
-    arrays.append(found.astype(dtype, order="C", copy=False))  # itself, if it is so already
-    return msgpack.ExtType(_ARRAY, (len(arrays) - 1).to_bytes(2, "big"))
+    whole = found.astype(dtype, order="C", copy=False)  # itself, if it is so already
+    return _refer(_ARRAY, _Outgoing(_numpy_dtypes()[dtype], found.shape, whole.ravel().view("u1")), arrays)
+
+
+def _refer(code: int, outgoing: _Outgoing, arrays: list[_Outgoing]) -> object:
+    if len(arrays) >= MAX_ARRAYS:
+        raise ValueError(f"more than {MAX_ARRAYS} arrays")
+    arrays.append(outgoing)
+    return msgpack.ExtType(code, (len(arrays) - 1).to_bytes(2, "big"))
 
 
 @cache
@@ -183,25 +206,24 @@ def _numpy_dtypes() -> dict[np.dtype[Any], str]:
     return {np.dtype(name): name for name in _DTYPES}
 
 
-def _with_buffers(packed: bytes, arrays: list[Array]) -> tuple[bytes | memoryview, ...]:
-    names = _numpy_dtypes()
+def _with_buffers(packed: bytes, arrays: list[_Outgoing]) -> tuple[bytes | memoryview, ...]:
     table = []
     offset = 0
-    for array in arrays:
-        table.append((names[array.dtype], array.shape, offset, array.nbytes))
-        offset += _padded(array.nbytes)
+    for dtype, shape, data in arrays:
+        table.append((dtype, shape, offset, data.nbytes))
+        offset += _padded(data.nbytes)
     head = msgpack.packb((packed, table))
     buffers: list[bytes | memoryview] = []
     small = [len(head).to_bytes(4, "big"), head, bytes(-(4 + len(head)) % _ALIGNMENT)]
-    for array in arrays:
-        if array.nbytes < MIN_BUFFER_BYTES:
-            small.append(array.tobytes())
+    for _dtype, _shape, data in arrays:
+        if data.nbytes < MIN_BUFFER_BYTES:
+            small.append(data.tobytes())
         else:
             if small:
                 buffers.append(b"".join(small))
                 small = []
-            buffers.append(array.ravel().view("u1").data)
-        if padding := -array.nbytes % _ALIGNMENT:
+            buffers.append(data.data)
+        if padding := -data.nbytes % _ALIGNMENT:
             small.append(bytes(padding))
     if small:
         buffers.append(b"".join(small))
@@ -212,27 +234,37 @@ def _decode_arrays(data: bytes) -> Any:
     import numpy as np
 
     kinds = {name: dtype for dtype, name in _numpy_dtypes().items()}
+    sizes = {name: dtype.itemsize for name, dtype in kinds.items()} | ITEM_BYTES
     size = int.from_bytes(data[:4], "big")
     packed, table = _unpack(data[4 : 4 + size], _no_extension)
     start = _padded(4 + size)
     if len(table) > MAX_ARRAYS:
         raise ValueError("too many arrays")
-    arrays = []
     for dtype, shape, offset, nbytes in table:
-        if dtype not in kinds or type(shape) is not list or len(shape) > MAX_DIMENSIONS:
+        if dtype not in sizes or type(shape) is not list or len(shape) > MAX_DIMENSIONS:
             raise ValueError("an array has a dtype or a shape that is not allowed")
         for n in (*shape, offset, nbytes):
             if type(n) is not int or n < 0:
                 raise ValueError("an array has a dtype or a shape that is not allowed")
-        kind = kinds[dtype]
-        if math.prod(shape) * kind.itemsize != nbytes or start + offset + nbytes > len(data):
+        if math.prod(shape) * sizes[dtype] != nbytes or start + offset + nbytes > len(data):
             raise ValueError("an array does not fit its buffer")
-        arrays.append(np.ndarray(shape, kind, data, start + offset))
+    if sum(nbytes for *_, nbytes in table) > len(data):  # tensors are copied, and each byte but once
+        raise ValueError("arrays have buffers in common")
 
-    def restore(code: int, index: bytes) -> Array:
-        if code != _ARRAY or len(index) != 2 or int.from_bytes(index, "big") >= len(arrays):
+    @cache  # however often it is referred to
+    def made(code: int, index: int) -> object:
+        dtype, shape, offset, nbytes = table[index]
+        begin = start + offset
+        if code == _TENSOR:
+            return tensor(dtype, shape, memoryview(data)[begin : begin + nbytes])
+        if dtype not in kinds:
+            raise ValueError("an array has a dtype that only tensors have")
+        return np.ndarray(shape, kinds[dtype], data, begin)
+
+    def restore(code: int, index: bytes) -> object:
+        if code not in (_ARRAY, _TENSOR) or len(index) != 2 or int.from_bytes(index, "big") >= len(table):
             raise ValueError("an array is missing")
-        return arrays[int.from_bytes(index, "big")]
+        return made(code, int.from_bytes(index, "big"))
 
     return _unpack(packed, restore)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 import time
 import tracemalloc
+from collections import OrderedDict
 from contextlib import suppress
 from typing import Any
 
@@ -76,6 +78,11 @@ def test_each_kind_of_payload_has_its_encoding(value: object, encoding: Encoding
 
 def test_a_tuple_comes_out_as_a_list_and_keys_may_be_numbers() -> None:
     assert round_trip({1: (2, (3,))}) == {1: [2, [3]]}
+
+
+def test_an_ordered_dict_comes_out_as_a_dict_in_its_order() -> None:
+    came = round_trip(OrderedDict([("b", 1), ("a", OrderedDict(c=2))]))
+    assert (type(came), list(came), came) == (dict, ["b", "a"], {"b": 1, "a": {"c": 2}})
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -244,7 +251,7 @@ def test_an_array_that_does_not_fit_its_buffer_or_cannot_be_is_malformed(table: 
 
 @pytest.mark.parametrize(
     "extension",
-    [(1, b""), (1, b"\x00"), (1, b"\x00\x01"), (1, b"\x00\x00\x00"), (2, b"\x00\x00"), (0, b""), (127, b"")],
+    [(1, b""), (1, b"\x00"), (1, b"\x00\x01"), (1, b"\x00\x00\x00"), (3, b"\x00\x00"), (0, b""), (127, b"")],
 )
 def test_an_extension_that_is_no_array_of_the_table_is_malformed(extension: tuple[int, bytes]) -> None:
     value = [msgpack.ExtType(*extension)]
@@ -329,3 +336,11 @@ def test_no_mutated_payload_raises_anything_but_a_protocol_error() -> None:
         except Exception as error:
             pytest.fail(f"seed {SEED}, input {number}, {encoding!r}, {changed.hex()}: {error!r}")
     assert survived > 1000
+
+
+def test_tensors_without_torch_are_refused_with_a_word_about_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    value = msgpack.packb(msgpack.ExtType(2, b"\0\0"))
+    head = msgpack.packb((value, [["bf16", [2], 0, 4]]))
+    with pytest.raises(RemoteProtocolError, match=r"they need torch, as cellnet-fl\[torch\] has it"):
+        decode(Encoding.ARRAYS, (len(head).to_bytes(4, "big") + head).ljust(128, b"\0"))
