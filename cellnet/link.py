@@ -30,7 +30,7 @@ __all__ = ["Backoff", "RunningLink", "keep_connected"]
 
 SLOW_SECONDS = 0.02
 """A batch that takes longer to leave is followed by smaller ones: what concerns the link waits for one at most."""
-BATCHES_AT_ONCE = 2
+BATCHES_AT_ONCE = 1
 """After which others have their turn, and a task sends the rest."""
 TURN_SECONDS = 0.002
 """How long a link may be read without waiting for bytes, before others have their turn."""

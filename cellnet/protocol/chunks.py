@@ -33,7 +33,7 @@ MAX_CHUNK_BYTES = 1 << 20
 MAX_CHUNKS = 1 << 15
 """In one object: its list has about 1 MiB then."""
 MAX_OBJECT_BYTES = MAX_CHUNKS * MAX_CHUNK_BYTES
-LISTING_BYTES = 4 << 20
+LISTING_BYTES = 1 << 20
 """Digested at a time: about a millisecond."""
 _HEAD = struct.Struct(">QB")
 
