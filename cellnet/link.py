@@ -25,13 +25,12 @@ if TYPE_CHECKING:
     from cellnet.pages import Pages
     from cellnet.protocol.connection import Connection
     from cellnet.protocol.endpoint import Endpoint
+    from cellnet.turn import Turn
 
 __all__ = ["Backoff", "RunningLink", "keep_connected"]
 
 SLOW_SECONDS = 0.02
 """A batch that takes longer to leave is followed by smaller ones: what concerns the link waits for one at most."""
-BATCHES_AT_ONCE = 1
-"""After which others have their turn, and a task sends the rest."""
 TURN_SECONDS = 0.002
 """How long a link may be read without waiting for bytes, before others have their turn."""
 LENT_BYTES = PAGE_BYTES // 4
@@ -54,6 +53,7 @@ class RunningLink:
         endpoint: Endpoint,
         tasks: TaskGroup,
         pages: Pages,
+        turn: Turn,
         *,
         dispatch: Callable[[], None],
         ready: Callable[[RunningLink], None],
@@ -63,6 +63,7 @@ class RunningLink:
 
         :param tasks: where the second task runs; :meth:`run` ends it
         :param pages: what to read into
+        :param turn: when to send contents
         :param dispatch: called after bytes were taken in, when the endpoint may have events
         :param ready: called when there is something to send; :meth:`flush` is to follow soon
         :param joined: for :meth:`Neighbours.attached` to call when the parent took us in
@@ -76,7 +77,8 @@ class RunningLink:
         self._endpoint = endpoint
         self._dispatch = dispatch
         self._room = Wakeup()
-        self._turn = anyio.Lock()
+        self._turn = turn
+        self._order = anyio.Lock()
         self._tasks = tasks
         self._unsent: Sequence[Buffer] = ()
         self._batch = BATCH_BYTES
@@ -120,23 +122,20 @@ class RunningLink:
 
     async def wait_turn(self) -> None:
         """The same, behind all who wait here already: what bears an ordering key leaves in the order of the calls."""
-        if self.connection.is_full or self._turn.locked():
-            async with self._turn:
+        if self.connection.is_full or self._order.locked():
+            async with self._order:
                 await self.wait_room()
 
     def flush(self, now: float) -> None:
-        """Send what is queued if the link takes it at once; start a task for the rest.
+        """Send what is queued if the link takes it at once; start a task for the rest, and for contents out of turn.
 
         Everything that one batch of input caused leaves in one system call, and mostly without waking a task.
         """
         connection = self.connection
         if self._is_writing or not self._running or not connection.has_output:
             return
-        for _ in range(BATCHES_AT_ONCE):
-            buffers = connection.take(now, self._batch)
-            self._unsent = self._link.try_send(buffers) if buffers else ()
-            if self._unsent or not connection.has_output:
-                break
+        buffers = connection.take(now, self._batch, contents=connection.feed.has_output and self._turn.take())
+        self._unsent = self._link.try_send(buffers) if buffers else ()
         if self._unsent:
             self._pages.waiting.append(self)
         if self._unsent or connection.has_output:
@@ -242,11 +241,18 @@ class RunningLink:
 
     async def _drain(self) -> None:
         connection = self.connection
-        while buffers := self._unsent or connection.take(self._clock(), self._batch):
-            self._unsent = ()
+        while self._unsent or connection.has_output:
             began = self._clock()
-            await self._link.send(buffers)
-            await anyio.lowlevel.checkpoint()  # the link may take all at once, and others have their turn
+            buffers = self._unsent or connection.take(began, self._batch, contents=False)
+            if not buffers:
+                async with self._turn.wait():
+                    began = self._clock()
+                    if buffers := connection.take(began, self._batch):
+                        buffers = self._link.try_send(buffers)
+            self._unsent = ()
+            if buffers:
+                await self._link.send(buffers)
+                await anyio.lowlevel.checkpoint()  # the link may take all at once, and others have their turn
             is_slow = self._clock() - began > SLOW_SECONDS
             self._batch = FRAME_BYTES if is_slow else BATCH_BYTES
             if not connection.is_full:

@@ -18,6 +18,7 @@ from cellnet.fqcn import ROOT
 from cellnet.link import Backoff, RunningLink, keep_connected
 from cellnet.pages import Pages
 from cellnet.protocol.connection import HANDSHAKE_SECONDS
+from cellnet.turn import Turn
 from cellnet.wakeup import Wakeup
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Neighbours:
         self._closing = False
         self._listeners: list[Listener] = []
         self._pages = Pages()
+        self._turn = Turn()
         self._ended = Wakeup()
         self._planned = math.inf
         self._sooner = Wakeup()
@@ -140,6 +142,7 @@ class Neighbours:
         """
         if self._ready:
             now = self._clock()
+            self._turn.begin()
             while self._ready:
                 self._ready.pop().flush(now)
         if self._endpoint.due < self._planned:
@@ -194,6 +197,7 @@ class Neighbours:
             self._endpoint,
             self._tasks,
             self._pages,
+            self._turn,
             dispatch=self._dispatch,
             ready=self._ready.append,
             joined=joined,

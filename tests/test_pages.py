@@ -15,6 +15,7 @@ from cellnet.errors import ConnectError
 from cellnet.link import RunningLink
 from cellnet.pages import MAX_PAGES, PAGE_BYTES, Pages
 from cellnet.protocol.handshake import Transport
+from cellnet.turn import Turn
 from tests.protocol.conftest import new_endpoint
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ async def test_a_link_with_bytes_without_end_leaves_others_their_turns(monkeypat
     monkeypatch.setattr(endpoint, "receive", lambda *_arguments: None)
     async with anyio.create_task_group() as tasks:
         running = RunningLink(
-            link, connection, endpoint, tasks, Pages(), dispatch=lambda: None, ready=lambda _link: None
+            link, connection, endpoint, tasks, Pages(), Turn(), dispatch=lambda: None, ready=lambda _link: None
         )
         tasks.start_soon(running.run, anyio.lowlevel.checkpoint)
         for _ in range(5):

@@ -227,8 +227,11 @@ class Connection:
         self._push(self._data, kind, header, body, route.label, hop, expires)
         return True
 
-    def take(self, now: float, limit: int = BATCH_BYTES) -> list[Buffer]:
-        """Return what to send next, at most about *limit* bytes, as buffers in order. Frames are never cut."""
+    def take(self, now: float, limit: int = BATCH_BYTES, *, contents: bool = True) -> list[Buffer]:
+        """Return what to send next, at most about *limit* bytes, as buffers in order. Frames are never cut.
+
+        :param contents: whether they may be of contents, too
+        """
         buffers: list[Buffer] = []
         size = 0
         sent = self.statistics.frames_sent
@@ -247,7 +250,7 @@ class Connection:
             if body:
                 buffers.append(body)
             size += PREFIX.size + length
-        if size < limit and self.feed.has_output:
+        if contents and size < limit and self.feed.has_output:
             size += self.feed.take(buffers, limit - size, self._count)
             if not buffers and self.has_output:  # a content was withdrawn when it was read, and that is to be said
                 return self.take(now, limit)

@@ -124,11 +124,7 @@ def _judge_rates(verdict: Verdict, rates: dict[bool, list[float]]) -> None:
 
 
 def _judge_control(verdict: Verdict, trips: list[float], pings: list[float], *, is_demanded: bool) -> None:
-    """Compare round trips with raw ones.
-
-    What is wanted of an object may lie in front of a message, up to 8 MiB, in a relay that is busy sending each byte
-    two dozen times. So the limit is not held yet, and only the full form demands it.
-    """
+    """Compare round trips with raw ones. In the quick form there are too few for the slowest of a hundred to count."""
     ours, raw = percentile(trips, 0.99), percentile(pings, 0.99)
     verdict.figures |= {"round_trips": len(trips), "round_trip_p99": ours, "raw_p99": raw}
     if ours is None or raw is None:

@@ -170,3 +170,12 @@ def test_a_content_may_be_withdrawn_while_it_is_read(holder: Endpoint, peer: Pee
     assert said(frames) == [(Kind.DATA, 1), *rest, (Kind.ABORT, 1)]
     assert not peer.connection.has_output
     assert len(peer.connection.feed.supplies) == others
+
+
+def test_messages_leave_without_contents_if_it_is_not_the_turn_of_these(holder: Endpoint, peer: Peer) -> None:
+    want(peer, 1, "server", offered(holder, Counted(content(MIB))).content, upto=EVERYTHING)
+    peer.connection.control(Kind.PING)
+    assert len(peer.connection.take(0.0, contents=False)) == 1
+    assert peer.connection.take(0.0, contents=False) == []
+    assert peer.connection.has_output
+    assert taken(peer)[1].keys() == {1}
