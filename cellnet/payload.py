@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import msgpack
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     import torch
 
     Array: TypeAlias = np.ndarray[Any, Any]
+    _Outgoing: TypeAlias = tuple[str, tuple[int, ...], Array]  # what it is called, its shape, its items in their order
 
 __all__ = ["Encoding", "Packed", "decode", "encode"]
 
@@ -156,39 +157,29 @@ def _flat(view: memoryview) -> bytes | memoryview:
     return view.tobytes()
 
 
-class _Outgoing(NamedTuple):
-    """An array or a tensor that is sent."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    data: Array
-    """Its bytes."""
-
-
 def _reference(found: object, arrays: list[_Outgoing]) -> object:
     """Stand in for an array; msgpack asks for everything that is not a plain value."""
-    if isinstance(found, tuple):
+    code = _ARRAY
+    if hasattr(type(found), "__array_interface__"):
+        import numpy as np
+
+        if isinstance(found, np.generic):
+            return found.item()
+        if type(found) is not np.ndarray:  # its mask, or whatever else it has, would be lost without a word
+            raise TypeError(f"a {type(found).__name__} would arrive as a plain array; numpy.asarray() makes it one")
+        names, dtype = _numpy_dtypes(), found.dtype
+        if dtype not in names and (dtype := dtype.newbyteorder("<")) not in names:
+            raise TypeError(f"arrays of dtype {found.dtype} cannot be sent")
+        # the array itself, if it lies so already
+        outgoing = names[dtype], found.shape, found.astype(dtype, order="C", copy=False)
+    elif isinstance(found, tuple):
         return list(found)
-    if type(found) is OrderedDict:  # as a state_dict of torch is
+    elif type(found) is OrderedDict:  # as a state_dict of torch is
         return dict(found)
-    if is_tensor(found):
-        return _refer(_TENSOR, _Outgoing(*memory(cast("torch.Tensor", found))), arrays)
-    if not hasattr(type(found), "__array_interface__"):
+    elif is_tensor(found):
+        code, outgoing = _TENSOR, memory(cast("torch.Tensor", found))
+    else:
         raise TypeError(f"a {type(found).__name__} is neither a plain value nor an array")
-    import numpy as np
-
-    if isinstance(found, np.generic):
-        return found.item()
-    if type(found) is not np.ndarray:  # its mask, or whatever else it has, would be lost without a word
-        raise TypeError(f"a {type(found).__name__} would arrive as a plain array; numpy.asarray() makes it one")
-    dtype = found.dtype
-    if dtype not in _numpy_dtypes() and (dtype := dtype.newbyteorder("<")) not in _numpy_dtypes():
-        raise TypeError(f"arrays of dtype {found.dtype} cannot be sent")
-    whole = found.astype(dtype, order="C", copy=False)  # itself, if it is so already
-    return _refer(_ARRAY, _Outgoing(_numpy_dtypes()[dtype], found.shape, whole.ravel().view("u1")), arrays)
-
-
-def _refer(code: int, outgoing: _Outgoing, arrays: list[_Outgoing]) -> object:
     if len(arrays) >= MAX_ARRAYS:
         raise ValueError(f"more than {MAX_ARRAYS} arrays")
     arrays.append(outgoing)
@@ -222,7 +213,7 @@ def _with_buffers(packed: bytes, arrays: list[_Outgoing]) -> tuple[bytes | memor
             if small:
                 buffers.append(b"".join(small))
                 small = []
-            buffers.append(data.data)
+            buffers.append(data.ravel().view("u1").data)
         if padding := -data.nbytes % _ALIGNMENT:
             small.append(bytes(padding))
     if small:
