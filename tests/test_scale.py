@@ -16,7 +16,6 @@ from cellnet.testing import Network
 from tests.pace import Stopwatch
 
 if TYPE_CHECKING:
-
     from cellnet import Request
 
 pytestmark = [pytest.mark.anyio, pytest.mark.measured, pytest.mark.timeout(120)]
