@@ -389,7 +389,7 @@ class Cell(anyio.AsyncContextManagerMixin):
 
     async def _wait_room(self, destination: FQCN) -> None:
         while connection := self._endpoint.next_connection(destination):
-            await self._neighbours.wait_turn(connection)
+            await self._neighbours.wait_in_order(connection)
             if not connection.is_full:
                 return
 

@@ -120,7 +120,7 @@ class RunningLink:
         while self.connection.is_full and not self._forgotten:
             await self._room.wait()
 
-    async def wait_turn(self) -> None:
+    async def wait_in_order(self) -> None:
         """The same, behind all who wait here already: what bears an ordering key leaves in the order of the calls."""
         if self.connection.is_full or self._order.locked():
             async with self._order:

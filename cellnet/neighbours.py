@@ -130,10 +130,10 @@ class Neighbours:
         if running := self._running.get(connection):
             await running.wait_room()
 
-    async def wait_turn(self, connection: Connection) -> None:
+    async def wait_in_order(self, connection: Connection) -> None:
         """The same, behind all who wait for this neighbour already."""
         if running := self._running.get(connection):
-            await running.wait_turn()
+            await running.wait_in_order()
 
     def flush(self) -> None:
         """Send what the last input or call gave to send.
