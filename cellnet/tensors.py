@@ -65,7 +65,7 @@ def tensor(dtype: str, shape: Sequence[int], data: memoryview) -> torch.Tensor:
     """Return a tensor of these bytes. It is a copy, as it may be changed.
 
     :raises RemoteProtocolError: if torch is not installed here
-    :raises ValueError: if torch has no such dtype
+    :raises ValueError: if torch has no such dtype or shape
     """
     try:
         import torch
@@ -75,7 +75,10 @@ def tensor(dtype: str, shape: Sequence[int], data: memoryview) -> torch.Tensor:
         if name == dtype:
             # Of no bytes, torch makes nothing.
             flat = torch.frombuffer(bytearray(data), dtype=kind) if data else torch.empty(0, dtype=kind)
-            return flat.reshape(tuple(shape))
+            try:
+                return flat.reshape(tuple(shape))
+            except RuntimeError as error:  # as of sides that are too long in all, though one of them is 0
+                raise ValueError(f"torch has no such tensor: {error}") from None
     raise ValueError(f"torch has no dtype {dtype} here")
 
 

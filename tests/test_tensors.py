@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import random
+from contextlib import suppress
 from typing import Any
 
 import msgpack
@@ -112,11 +114,27 @@ def test_a_tensor_that_is_named_a_thousand_times_is_copied_once() -> None:
         (forged([["bf16", [2048], 0, 4095]], (2, 0)), "does not fit"),
         (forged([["f8", [4096], 0, 4096]], (2, 0)), "not allowed"),
         (forged([["bf16", [2048], 0, 4096]], (3, 0)), "missing"),
+        (forged([["bf16", [2**40, 2**40, 0], 0, 0]], (2, 0)), "no such tensor"),
+        (forged([["bf16", [2**63, 0], 0, 0]], (2, 0)), "malformed"),
     ],
 )
 def test_malformed_tensors_are_refused(data: bytes, said: str) -> None:
     with pytest.raises(RemoteProtocolError, match=said):
         decode(Encoding.ARRAYS, data)
+
+
+def test_no_mutated_tensor_raises_anything_but_a_protocol_error() -> None:
+    rng = random.Random(20261129)
+    data = encode([torch.ones(3, 4, dtype=torch.bfloat16), torch.zeros(0, 5), torch.ones(70)]).joined()
+    opened = 0
+    for _ in range(20_000):
+        changed = bytearray(data)
+        for _ in range(rng.randint(1, 3)):
+            changed[rng.randrange(160)] = rng.randrange(256)  # where the table is
+        with suppress(RemoteProtocolError):
+            decode(Encoding.ARRAYS, bytes(changed))
+            opened += 1
+    assert 100 < opened < 19_000
 
 
 @pytest.mark.anyio
