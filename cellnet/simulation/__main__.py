@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from typing import Any
@@ -40,6 +41,7 @@ def main(seed: int | None, seeds: range | None, jobs: int | None, *, vary: bool,
     if seed is not None:
         sys.exit(_show(seed, options, trace=trace))
     assert seeds is not None  # noqa: S101  # as one of the two is given
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends it is told what was done, too
     special = varied if vary else lambda _seed: {}
     result = soak(seeds, jobs=jobs or os.cpu_count() or 1, tell=click.echo, special=special, **options)
     click.echo(result.summary)

@@ -22,6 +22,8 @@ CHUNK = 4
 """Seeds that a process takes at a time."""
 SHOWN = 5
 """So many violations of one seed are shown."""
+TELL_SECONDS = 60.0
+"""So often a soak says how far it is."""
 
 
 @dataclass
@@ -56,14 +58,16 @@ def soak(
     special: Callable[[int], Mapping[str, Any]] = lambda _seed: {},
     **options: Any,
 ) -> Soak:
-    """Simulate each of *seeds*; an interrupt ends it early, with what is known by then.
+    """Simulate each of *seeds*; ``KeyboardInterrupt`` ends it early, with what is known by then.
 
     :param jobs: how many processes
-    :param tell: is told the command of each run that breaks a rule, and which rules, as soon as that is known
+    :param tell: is told the command of each run that breaks a rule, and which rules, as soon as that is known;
+        and how far it is, once a minute
     :param special: returns what a seed has in place of *options*
     :param options: as for :func:`simulate`
     """
     result = Soak()
+    told = time.monotonic()
     planned = ((seed, {**options, **special(seed)}) for seed in seeds)
     ignore = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
     pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), ignore)
@@ -74,6 +78,9 @@ def soak(
             if violations:
                 result.broken.append(command)
                 tell("\n  ".join([command, *violations[:SHOWN]]))
+            if time.monotonic() >= told + TELL_SECONDS:
+                told = time.monotonic()
+                tell(f"so far {result.summary}")
     except KeyboardInterrupt:
         tell("interrupted")
     finally:

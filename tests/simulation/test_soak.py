@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
@@ -14,7 +14,10 @@ from click.testing import CliRunner
 from cellnet.protocol.presence import Presence
 from cellnet.protocol.switch import Switch
 from cellnet.simulation.__main__ import main
-from cellnet.simulation.soak import Soak, _one, varied
+from cellnet.simulation.soak import Soak, _one, soak, varied
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SHORT = {"cells": 8, "seconds": 20.0, "faults": 2, "errands": 10}
 
@@ -58,12 +61,22 @@ def test_seeds_that_are_none_are_refused(args: list[str]) -> None:
     assert CliRunner().invoke(main, args).exit_code == 2
 
 
-def test_an_interrupt_ends_with_a_summary_of_what_was_done() -> None:
+def test_a_long_soak_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cellnet.simulation.soak.TELL_SECONDS", 0.0)
+    told: list[str] = []
+    soak(range(2), jobs=1, tell=told.append, **SHORT)
+    assert [line.partition(",")[0] for line in told] == ["so far 1 seeds", "so far 2 seeds"]
+
+
+@pytest.mark.parametrize(("kill", "end"), [(os.killpg, signal.SIGINT), (os.kill, signal.SIGTERM)])
+def test_an_interrupt_ends_with_a_summary_of_what_was_done(
+    kill: Callable[[int, int], None], end: signal.Signals
+) -> None:
     command = [sys.executable, "-u", "-m", "cellnet.simulation", "--seeds", "0-99999", "--jobs", "1", "--seconds", "10"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(5)
-    os.killpg(process.pid, signal.SIGINT)
+    kill(process.pid, end)
     told, _ = process.communicate(timeout=30)
     assert process.returncode == 1
     assert told.startswith("interrupted\n")
