@@ -186,7 +186,7 @@ class RunningLink:
                     held = connection.held_bytes
                     count = await self._link.fill(page[held:])
                     if count == 0:
-                        raise ConnectError("the other side closed the link")
+                        raise ConnectError(_closed(connection))
                     now = self._clock()
                     if self._link.waited:
                         rested = connection.feed.waited = now
@@ -257,6 +257,13 @@ class RunningLink:
             self._batch = FRAME_BYTES if is_slow else BATCH_BYTES
             if not connection.is_full:
                 self._room.notify()
+
+
+def _closed(connection: Connection) -> str:
+    if connection.neighbour is not None or connection.statistics.bytes_received:
+        return "the other side closed the link"
+    told = "the other side closed the link before it said what it is"
+    return told if connection.is_listener else f"{told}: does it expect TLS? compare connection_security"
 
 
 @dataclass(slots=True)

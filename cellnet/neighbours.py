@@ -77,7 +77,7 @@ class Neighbours:
     async def listen(self, url: str, credentials: Credentials | None, mode: str | None) -> str:
         """Accept neighbours at *url*; return where that is."""
         address, driver = self._find(url)
-        security = tls.for_listening(_mode(mode, address, credentials), credentials)
+        security = tls.for_listening(_mode(mode, address, credentials), credentials, driver.alpn)
         listener = await driver.listen(address, security)
         self._listeners.append(listener)
         self._tasks.start_soon(self._accept, listener, credentials)
@@ -88,7 +88,7 @@ class Neighbours:
     ) -> None:
         """Join the parent at *url*, and join it again whenever the link is lost."""
         address, driver = self._find(url)
-        security = tls.for_connecting(_mode(mode, address, credentials), credentials)
+        security = tls.for_connecting(_mode(mode, address, credentials), credentials, driver.alpn)
         last: list[CellError] = []
 
         def failed(error: CellError) -> None:

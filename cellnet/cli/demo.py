@@ -48,17 +48,29 @@ TOLERANCE = 1e-6
     default=0,
     help="MiB of further weights, and a progress bar for each site. Each of seven processes holds them several times.",
 )
+@click.option("--scheme", type=click.Choice(["grpc", "tcp", "http"]), help="Of all links, whatever the project says.")
+@click.option("--security", type=click.Choice(["mtls", "tls", "clear"]), help="Of all links, likewise.")
 @click.option("--project", type=click.Path(path_type=Path), help="A project file of your own; its ports are replaced.")
 @click.option("--keep", type=click.Path(path_type=Path), help="A new folder, in which kits and logs are kept.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on the last line, all else to stderr.")
-def demo(rounds: int | None, model_mib: int, project: Path | None, keep: Path | None, as_json: bool) -> None:
+def demo(
+    rounds: int | None,
+    model_mib: int,
+    scheme: str | None,
+    security: str | None,
+    project: Path | None,
+    keep: Path | None,
+    as_json: bool,
+) -> None:
     """Bring up a federation on this machine and train a model over it.
 
-    Nine nodes start as processes of their own, joined by mutual TLS: a server, two relays, six clients. They learn to
-    read handwritten digits, combining results on the way up the client hierarchy, then once more without it.
+    Nine nodes start as processes of their own, by default joined by mutual TLS: a server, two relays, six clients.
+    They learn to read handwritten digits, combining results on the way up the client hierarchy, then once more
+    without it.
     """
     started = time.monotonic()
     training = {"rounds": rounds or (LARGE_ROUNDS if model_mib else ROUNDS), "ballast_mib": model_mib}
+    settings = {key: value for key, value in (("scheme", scheme), ("connection_security", security)) if value}
     if importlib.util.find_spec("numpy") is None:
         raise ConfigurationError("the demo needs numpy, which is not installed: pip install 'cellnet-fl[demo]'")
     # what cells log is for operators: the demo tells of a lost link by the node that failed
@@ -72,7 +84,7 @@ def demo(rounds: int | None, model_mib: int, project: Path | None, keep: Path | 
 
         console = Console(stderr=as_json, highlight=False, markup=False)
         with _workspace(keep) as folder:
-            summary = await show(console, folder, training, project=project, started=started)
+            summary = await show(console, folder, training, project=project, settings=settings, started=started)
         summary.show(console)
         return summary
 

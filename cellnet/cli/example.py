@@ -13,9 +13,9 @@ import yaml
 from cellnet.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-__all__ = ["example_project", "with_free_ports"]
+__all__ = ["example_project", "with_free_ports", "with_settings"]
 
 EXAMPLE = "project.yml.example"
 
@@ -50,6 +50,38 @@ def with_free_ports(project: bytes) -> bytes:
     for (start, end), port in sorted(changes.items(), reverse=True):
         text = text[:start] + str(port) + text[end:]
     return text.encode()
+
+
+def with_settings(project: bytes, settings: Mapping[str, str]) -> bytes:
+    """Return a project file in which each of *settings* has its value wherever it stands, or else at the end.
+
+    :param settings: such as ``{"connection_security": "tls"}``
+    """
+    try:
+        text = project.decode()
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError):
+        return project
+    found = {key: list(_scalars(root, key)) for key in settings}
+    places = sorted(((_place(node), key) for key, nodes in found.items() for node in nodes), reverse=True)
+    for (start, end), key in places:
+        text = text[:start] + settings[key] + text[end:]
+    if isinstance(root, yaml.MappingNode):
+        missing = [key for key in settings if not found[key]]
+        text += "".join(f"\n{key}: {settings[key]}" for key in missing)
+    return text.encode()
+
+
+def _scalars(node: yaml.Node | None, key: str) -> Iterator[yaml.ScalarNode]:
+    """Find the values of *key* at any depth."""
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _scalars(item, key)
+    elif isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            if name.value == key and isinstance(value, yaml.ScalarNode):
+                yield value
+            yield from _scalars(value, key)
 
 
 def _ports(root: yaml.Node | None, *keys: str) -> Iterator[yaml.ScalarNode]:

@@ -12,7 +12,7 @@ import anyio
 import anyio.to_thread
 
 from cellnet.cli.bars import Bars
-from cellnet.cli.example import example_project, with_free_ports
+from cellnet.cli.example import example_project, with_free_ports, with_settings
 from cellnet.cli.federation import NodeFailed, federation, log_tail
 from cellnet.cli.summary import CellRow, RunFigures, Summary
 from cellnet.errors import ConfigurationError, ConnectError, JobError
@@ -41,14 +41,21 @@ NEWS_SECONDS_PER_MIB = 2.0
 
 
 async def show(
-    console: Console, folder: Path, training: Mapping[str, int], *, project: Path | None, started: float
+    console: Console,
+    folder: Path,
+    training: Mapping[str, int],
+    *,
+    project: Path | None,
+    settings: Mapping[str, str],
+    started: float,
 ) -> Summary:
     """Do all of it in *folder*, and tell *console* about it.
 
     :param training: what the digits job is given: the number of ``rounds``, and ``ballast_mib``
+    :param settings: what to say in the project file in place of what it says itself
     :raises CellError: if the project file is wrong, a node fails or the job fails
     """
-    plan = await anyio.to_thread.run_sync(_provision, project, folder)
+    plan = await anyio.to_thread.run_sync(_provision, project, settings, folder)
     # parents first: who starts before its parent listens must dial twice
     places = sorted((node.fqcn.depth, node.base_name, node.name) for node in plan.nodes if node.fqcn is not None)
     kits = {base_name: folder / "kits" / name for _, base_name, name in places}
@@ -74,7 +81,7 @@ async def show(
     )
 
 
-def _provision(project: Path | None, folder: Path) -> Plan:
+def _provision(project: Path | None, settings: Mapping[str, str], folder: Path) -> Plan:
     """Provision a copy of the project, whose ports are free on this machine, into ``kits``."""
     # the command line may import provisioning, and only here it is needed
     from provisioning import provision
@@ -82,7 +89,7 @@ def _provision(project: Path | None, folder: Path) -> Plan:
     original = project or example_project()
     copy = folder / "project.yml"
     try:
-        copy.write_bytes(with_free_ports(original.read_bytes()))
+        copy.write_bytes(with_settings(with_free_ports(original.read_bytes()), settings))
     except OSError as error:
         raise ConfigurationError(f"cannot be read: {error.strerror}", str(original)) from None
     try:

@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 
     from cellnet.protocol.handshake import Transport
 
-__all__ = ["CLEAR", "Address", "Buffer", "Driver", "Link", "Listener", "Security"]
+__all__ = ["CLEAR", "START_SECONDS", "Address", "Buffer", "Driver", "Link", "Listener", "Security"]
 
 Buffer = bytes | memoryview
+
+START_SECONDS = 4.0
+"""What a driver may take to shake hands for itself. Less than cells have for theirs, so that it says what was wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class Link(Protocol):
         ...
 
     async def start(self) -> None:
-        """Complete what the driver needs before bytes can flow, such as TLS, within ``HANDSHAKE_SECONDS``.
+        """Complete what the driver needs before bytes can flow, such as TLS, within ``START_SECONDS``.
 
         :raises HandshakeError: if one side refused the other
         :raises ConnectError: if the link broke, or it took too long
@@ -107,6 +110,9 @@ class Listener(Protocol):
 
 class Driver(Protocol):
     """One scheme of URLs."""
+
+    alpn: str
+    """What its protocol is called within TLS, where it has any."""
 
     async def connect(self, address: Address, security: Security) -> Link:
         """Reach *address*; the link is not started yet.

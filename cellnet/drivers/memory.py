@@ -35,6 +35,8 @@ BACKLOG = 128
 class MemoryDriver:
     """Cells of one process that meet by name."""
 
+    alpn = "cellnet/1"
+
     def __init__(self, latency: Callable[[str], float] | None = None, path: Path | None = None) -> None:
         """Make a world of its own.
 

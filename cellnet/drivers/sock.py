@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.lowlevel
 
-from cellnet.drivers.base import CLEAR, Buffer, Security
+from cellnet.drivers.base import CLEAR, START_SECONDS, Buffer, Security
 from cellnet.drivers.readable import Readable
 from cellnet.errors import ConnectError, HandshakeError
-from cellnet.protocol.connection import HANDSHAKE_SECONDS
 from cellnet.protocol.handshake import Transport
 
 if TYPE_CHECKING:
@@ -74,10 +73,10 @@ class SockLink:
         """
         if self._tls is not None:
             try:
-                with anyio.fail_after(HANDSHAKE_SECONDS):
+                with anyio.fail_after(START_SECONDS):
                     await self._start_tls(self._tls)
             except TimeoutError:
-                raise ConnectError(f"the other side did not finish TLS within {HANDSHAKE_SECONDS:.0f} s") from None
+                raise ConnectError(f"the other side did not finish TLS within {START_SECONDS:.0f} s") from None
 
     async def _start_tls(self, context: ssl.SSLContext) -> None:
         sock = context.wrap_socket(

@@ -25,6 +25,8 @@ BACKLOG = 128
 class UnixDriver:
     """Cells over a socket in the file system. There is no TLS here: the file's mode decides who may connect."""
 
+    alpn = "cellnet/1"
+
     async def connect(self, address: Address, security: Security) -> SockLink:
         """Connect to the socket's file."""
         _check(address, security)

@@ -14,6 +14,7 @@ from cellnet.errors import RemoteProtocolError
 from cellnet.fqcn import MAX_HOPS
 from cellnet.protocol.feed import Feed
 from cellnet.protocol.frames import MAX_REMAINING_MS, PREFIX, FrameDecoder, Kind, pack, prefix
+from cellnet.protocol.greeting import CELL, speaker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -160,6 +161,8 @@ class Connection:
         :raises RemoteProtocolError: the link must be closed
         """
         self.heard = now
+        if not self.statistics.bytes_received and (other := speaker(bytes(data[: PREFIX.size]))) not in (None, CELL):
+            raise RemoteProtocolError(f"the other side speaks {other}: compare the scheme, and connection_security")
         self.statistics.bytes_received += len(data) - room
         return self._decoder.feed(data, room)
 
