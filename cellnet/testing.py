@@ -28,6 +28,8 @@ from cellnet.drivers.path import Path
 from cellnet.errors import ConfigurationError
 from cellnet.fqcn import FQCN, ROOT
 from cellnet.groups import unwrapped
+from cellnet.laws import LAWS, check_driver
+from cellnet.trial import Trial
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     Handlers = Mapping[str, Handler] | Callable[[FQCN], Mapping[str, Handler]]
     StreamHandlers = Mapping[str, StreamHandler]
 
-__all__ = ["Network"]
+__all__ = ["LAWS", "Network", "Trial", "check_driver"]
 
 CONNECTING_AT_A_TIME = 100
 

@@ -216,7 +216,7 @@ class _Pipe:
         self._latency = latency
         self._way = way
         self._back = back
-        self._pieces: deque[tuple[float, bytes]] = deque()
+        self._pieces: deque[tuple[float, bytes | memoryview]] = deque()
         self._queued_bytes = 0
         self._changed = Wakeup()
         self._is_ended = False
@@ -271,12 +271,12 @@ class _Pipe:
             await self._wait()
         arrives, data = self._pieces[0]
         if len(data) > max_bytes:
-            self._pieces[0] = (arrives, data[max_bytes:])
+            self._pieces[0] = (arrives, memoryview(data)[max_bytes:])  # a long piece is not copied again each time
         else:
             self._pieces.popleft()
         self._queued_bytes -= min(max_bytes, len(data))
         self._changed.notify()
-        return data[:max_bytes]
+        return bytes(data[:max_bytes])
 
     def abandon(self) -> None:
         """Let nobody read any more."""
