@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cellnet.drivers.grpc import GrpcDriver
 from cellnet.drivers.http import HttpDriver
 from cellnet.drivers.tcp import TcpDriver
 from cellnet.drivers.unix import UnixDriver
@@ -18,8 +19,8 @@ __all__ = ["built_in", "find"]
 
 
 def built_in() -> dict[str, Driver]:
-    """Return the drivers that need nothing else, by scheme."""
-    return {"tcp": TcpDriver(), "http": HttpDriver(), "unix": UnixDriver()}
+    """Return the drivers that come with cellnet, by scheme."""
+    return {"tcp": TcpDriver(), "http": HttpDriver(), "grpc": GrpcDriver(), "unix": UnixDriver()}
 
 
 def find(scheme: str, drivers: Mapping[str, Driver]) -> Driver:

@@ -15,6 +15,7 @@ from cellnet.errors import ConfigurationError
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Sequence
+    from pathlib import Path
 
     from cellnet.protocol.handshake import Transport
 
@@ -33,6 +34,8 @@ class Security:
     mode: str
     """``clear``, ``tls`` (the listener shows a certificate) or ``mtls`` (both do)."""
     context: ssl.SSLContext | None = None
+    files: tuple[Path, Path, Path] | None = None
+    """Certificate, key and roots, for a driver that does TLS by itself."""
 
 
 CLEAR = Security("clear")

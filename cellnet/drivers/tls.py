@@ -28,7 +28,7 @@ def for_connecting(mode: str, credentials: Credentials | None, alpn: str) -> Sec
     context.check_hostname = True
     if mode == "mtls":
         _load_pair(context, credentials)
-    return Security(mode, context)
+    return Security(mode, context, credentials.files if credentials else None)
 
 
 def for_listening(mode: str, credentials: Credentials | None, alpn: str) -> Security:
@@ -47,7 +47,7 @@ def for_listening(mode: str, credentials: Credentials | None, alpn: str) -> Secu
     context.num_tickets = 0
     context.verify_mode = ssl.CERT_REQUIRED if mode == "mtls" else ssl.CERT_NONE
     _load_pair(context, credentials)
-    return Security(mode, context)
+    return Security(mode, context, credentials.files if credentials else None)
 
 
 def _context(protocol: int, credentials: Credentials | None, mode: str, alpn: str) -> ssl.SSLContext:

@@ -8,6 +8,7 @@ import pytest
 
 from cellnet.drivers import tls
 from cellnet.drivers.base import CLEAR
+from cellnet.drivers.grpc import GrpcDriver
 from cellnet.drivers.http import HttpDriver
 from cellnet.drivers.memory import MemoryDriver
 from cellnet.drivers.tcp import TcpDriver
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 WAYS = [
     *(("tcp", mode) for mode in ("clear", "tls", "mtls")),
     *(("http", mode) for mode in ("clear", "tls", "mtls")),
+    *(("grpc", mode) for mode in ("clear", "tls", "mtls")),
     ("unix", "clear"),
     ("memory", "clear"),
 ]
@@ -35,7 +37,7 @@ def trial(request: pytest.FixtureRequest, issue: Issue, tmp_path: Path) -> Trial
         return Trial(UnixDriver(), f"unix://{tmp_path}/s")
     if scheme == "memory":
         return Trial(MemoryDriver(), "memory://server")
-    driver = {"tcp": TcpDriver, "http": HttpDriver}[scheme]()
+    driver = {"tcp": TcpDriver, "http": HttpDriver, "grpc": GrpcDriver}[scheme]()
     if mode == "clear":
         return Trial(driver, f"{scheme}://127.0.0.1:0", CLEAR, CLEAR)
     listening = tls.for_listening(mode, issue("server", "server", hosts=["127.0.0.1"]), driver.alpn)

@@ -1,0 +1,171 @@
+"""Dialling over gRPC: a channel of its own with one call, and what went wrong if there is none.
+
+gRPC says of most failures only that the host is unavailable. So whoever failed connects once more without it, as far
+as the first bytes of the other side, and tells what is met there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import anyio
+import grpc
+import grpc.aio
+
+from cellnet.drivers.base import START_SECONDS
+from cellnet.drivers.crossing import Host
+from cellnet.drivers.dial import dial
+from cellnet.drivers.forward import dial_through, proxy_for
+from cellnet.drivers.grpc_link import METHOD, OPTIONS, SERVICE, GrpcLink, deserialize, pump, reason, serialize
+from cellnet.drivers.sock import SockLink
+from cellnet.errors import ConnectError, HandshakeError
+from cellnet.protocol.greeting import speaker
+from cellnet.protocol.handshake import Transport
+from cellnet.wakeup import Wakeup
+
+if TYPE_CHECKING:
+    from websockets.proxy import Proxy
+
+    from cellnet.drivers.base import Address, Security
+
+__all__ = ["GrpcCall"]
+
+CALL_SECONDS = START_SECONDS - 1.0
+"""How long the call may take to be answered."""
+ASK_SECONDS = 0.9
+"""And how long it may take after that to find out what is wrong."""
+
+
+class GrpcCall(GrpcLink):
+    """The link of the side that dials."""
+
+    def __init__(self, address: Address, security: Security, proxy: str | None) -> None:
+        """Prepare a call to *address*.
+
+        :param proxy: what a setting says; None if none does
+        :raises ConfigurationError: if what is said there is no proxy that can be used
+        """
+        super().__init__(Transport("grpc", security.mode), Host())
+        self._address = address
+        self._security = security
+        self._proxy = proxy_for(address, security, proxy)
+        self._host = Host()
+        self._opened = Wakeup()
+        self._error: grpc.aio.AioRpcError | None = None
+        self._is_open = False
+
+    async def start(self) -> None:
+        """Connect and make the call.
+
+        :raises HandshakeError: if one side refused the other, or what answers is something else
+        :raises ConnectError: if nobody answers
+        """
+        self.cancel = self.loop.start(self._run())
+        with anyio.move_on_after(CALL_SECONDS):
+            while not self._is_open and self._error is None:
+                await self._opened.wait()
+        if not self._is_open:
+            self.abort()
+            raise await self._explain()
+
+    async def _explain(self) -> ConnectError:
+        """Find out why there is no call."""
+        told = reason(self._error) if self._error is not None else f"no answer within {CALL_SECONDS:.0f} s"
+        if self._error is not None and self._error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            return HandshakeError(f"the other side speaks gRPC, but not of cells: {told}", "wrong-path")
+        try:
+            with anyio.move_on_after(ASK_SECONDS):
+                await self._ask()
+        except ConnectError as error:
+            return error
+        return ConnectError(f"the call was not answered: {told}")
+
+    async def _ask(self) -> None:
+        """Connect without gRPC, and raise what is wrong.
+
+        :raises ConnectError: if something is
+        """
+        address = self._address
+        if self._proxy is None:
+            sock = await dial(address.host, address.port)
+        else:
+            sock = await dial_through(self._proxy, address)
+        link = SockLink(sock, "grpc", self._security, server_name=address.host)
+        try:
+            await link.start()
+            first = memoryview(bytearray(64))
+            count = await link.fill(first)
+            other = speaker(bytes(first[:count]))
+            if not count:
+                raise ConnectError(
+                    "the other side closed the link before it said what it is: does it expect TLS?"
+                    " compare connection_security"
+                )
+            if other is not None and not other.startswith("HTTP/2"):
+                raise HandshakeError(
+                    f"the other side speaks {other}, not gRPC: compare the scheme, and connection_security",
+                    "wrong-scheme",
+                )
+        finally:
+            link.abort()
+
+    # In gRPC's loop.
+
+    async def _run(self) -> None:
+        channel = self._channel()
+        try:
+            connect = channel.stream_stream(
+                f"/{SERVICE}/{METHOD}", request_serializer=serialize, response_deserializer=deserialize
+            )
+            call = connect()
+            try:
+                await call.initial_metadata()
+                if call.done():
+                    raise _failed(await call.code(), await call.details())
+            except grpc.aio.AioRpcError as error:
+                self._error = error
+                return
+            else:
+                self._is_open = True
+            finally:
+                self._host.post(self._opened.notify)
+            try:
+                await pump(self, call, call.done_writing)
+            finally:
+                call.cancel()
+        finally:
+            with suppress(asyncio.CancelledError):
+                await channel.close()
+            self._host.post(self.over)
+
+    def _channel(self) -> grpc.aio.Channel:
+        host = f"[{self._address.host}]" if ":" in self._address.host else self._address.host
+        target = f"dns:///{host}:{self._address.port}"
+        options: list[tuple[str, int | str]] = [
+            *OPTIONS,
+            # a connection for each link: what happens to one, and its pauses, are no other's
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.enable_retries", 0),
+            ("grpc.enable_http_proxy", int(self._proxy is not None)),
+        ]
+        if self._proxy is not None:
+            options.append(("grpc.http_proxy", _url(self._proxy)))
+        security = self._security
+        if security.files is None:
+            return grpc.aio.insecure_channel(target, options)
+        certificate, key, roots = (path.read_bytes() for path in security.files)
+        shown = (key, certificate) if security.mode == "mtls" else (None, None)
+        return grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(roots, *shown), options)
+
+
+def _failed(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:
+    nothing = grpc.aio.Metadata()
+    return grpc.aio.AioRpcError(code, nothing, nothing, details)
+
+
+def _url(proxy: Proxy) -> str:
+    user = f"{proxy.username}:{proxy.password}@" if proxy.username is not None else ""
+    host = f"[{proxy.host}]" if ":" in proxy.host else proxy.host
+    return f"http://{user}{host}:{proxy.port}"

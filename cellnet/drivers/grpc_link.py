@@ -1,0 +1,212 @@
+"""What both sides of a gRPC stream share: the link that a cell sees, and the pump between it and the stream.
+
+The cell's loop and gRPC's are two. Bytes cross between them in both directions, and nothing else does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol, cast
+
+import anyio
+import grpc
+import grpc.aio
+from google.protobuf.wrappers_pb2 import BytesValue
+
+from cellnet.drivers.crossing import Crossing, Host
+from cellnet.drivers.grpc_loop import GrpcLoop
+from cellnet.errors import ConnectError
+from cellnet.wakeup import Wakeup
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from cellnet.drivers.base import Buffer
+    from cellnet.protocol.handshake import Transport
+
+__all__ = ["METHOD", "OPTIONS", "SERVICE", "GrpcLink", "Stream", "deserialize", "pump", "serialize"]
+
+SERVICE = "cellnet.v1.Cells"
+METHOD = "Link"
+MESSAGE_BYTES = 256 * 1024
+"""Of a message that is sent."""
+MAX_MESSAGE_BYTES = 1 << 20
+"""Of a message that is received."""
+CROSSING_BYTES = 512 * 1024
+"""What may wait between the two loops, in each direction."""
+CLOSE_SECONDS = 1.0
+CLOSED = "the link was closed here"
+
+OPTIONS: list[tuple[str, int]] = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES + 64),
+    ("grpc.max_send_message_length", -1),
+]
+
+
+def serialize(data: bytes) -> bytes:
+    """Return the message for some bytes."""
+    return BytesValue(value=data).SerializeToString()
+
+
+def deserialize(message: bytes) -> bytes:
+    """Return the bytes of a message."""
+    return BytesValue.FromString(message).value
+
+
+class Stream(Protocol):
+    """The part of a call that both sides have."""
+
+    async def read(self) -> object:
+        """Return the next message, or ``grpc.aio.EOF``."""
+
+    async def write(self, message: bytes, /) -> None:
+        """Send a message, once there is room."""
+
+
+class GrpcLink:
+    """A link over a stream of messages. To be made in the cell's loop, or for it."""
+
+    def __init__(self, transport: Transport, host: Host) -> None:
+        """Make both ways across.
+
+        :param host: the cell's loop
+        """
+        self.transport = transport
+        self.waited = True
+        self.incoming = Crossing(CROSSING_BYTES)
+        self.outgoing = Crossing(CROSSING_BYTES)
+        self.loop = GrpcLoop.of_process()
+        self.incoming.write_from(self.loop.host)
+        self.incoming.read_from(host)
+        self.outgoing.write_from(host)
+        self.outgoing.read_from(self.loop.host)
+        self.cancel: Callable[[], object] = _nothing
+        """Ends the stream at once; to be called in gRPC's loop."""
+        self._is_over = False
+        self._over = Wakeup()
+        self._rest = memoryview(b"")
+        self._is_closed = False
+
+    async def start(self) -> None:
+        """Do nothing: who accepts a stream has it."""
+
+    async def fill(self, buffer: memoryview) -> int:
+        """Read what crossed over, or wait until something did."""
+        self.waited = False
+        if not self._rest:
+            self.waited = not self.incoming.has_pieces
+            data = await self.incoming.get(len(buffer))
+            if data is None:
+                return 0
+            self._rest = memoryview(data)
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+    def try_send(self, buffers: Sequence[Buffer]) -> Sequence[Buffer]:
+        """Hand over what there is room for."""
+        pieces = _pieces(buffers)
+        taken = 0
+        while taken < len(pieces) and self.outgoing.try_put(pieces[taken]):
+            taken += 1
+        return pieces[taken:]
+
+    async def send(self, buffers: Sequence[Buffer]) -> None:
+        """Hand over all of *buffers*."""
+        for piece in _pieces(buffers):
+            await self.outgoing.put(piece)
+
+    async def aclose(self) -> None:
+        """Say that nothing more comes, wait a moment until all has left and the other side says so too."""
+        if self._is_closed:
+            return
+        self.outgoing.end()
+        with anyio.move_on_after(CLOSE_SECONDS, shield=True), suppress(ConnectError):
+            while await self.incoming.get(MAX_MESSAGE_BYTES) is not None:
+                pass
+            while not self._is_over:
+                await self._over.wait()
+        self.abort()
+
+    def over(self) -> None:
+        """Note that the stream is no more; to be called in the cell's loop."""
+        self._is_over = True
+        self._over.notify()
+
+    def abort(self) -> None:
+        """End the stream at once."""
+        if not self._is_closed:
+            self._is_closed = True
+            self.outgoing.end(CLOSED)
+            self.incoming.abandon(CLOSED)
+            self.loop.call(lambda: self.cancel())
+
+
+async def pump(link: GrpcLink, stream: Stream, done_writing: Callable[[], object]) -> None:
+    """Carry bytes between a link and a stream until the stream has nothing more to say, in gRPC's loop.
+
+    :param done_writing: called when the link has sent all, and returns something to await
+    """
+
+    async def send() -> None:
+        try:
+            while (data := await link.outgoing.get(MESSAGE_BYTES)) is not None:
+                await stream.write(data)
+            await done_writing()  # type: ignore[misc]  # see above
+        except ConnectError:
+            pass  # the link was aborted
+        except (grpc.RpcError, asyncio.InvalidStateError, grpc.aio.UsageError, grpc.aio.BaseError) as error:
+            link.outgoing.abandon(f"the link broke: {reason(error)}")
+
+    async def receive() -> None:
+        try:
+            while (data := await stream.read()) is not grpc.aio.EOF:
+                await link.incoming.put(cast("bytes", data))
+            link.incoming.end()
+        except ConnectError:
+            pass  # the link was aborted
+        except (grpc.RpcError, asyncio.InvalidStateError, grpc.aio.UsageError, grpc.aio.BaseError) as error:
+            link.incoming.end(f"the link broke: {reason(error)}")
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(receive())
+            tasks.create_task(send())
+    finally:
+        link.incoming.end("the link broke")
+        link.outgoing.abandon("the link broke: the other side closed it")
+
+
+def reason(error: BaseException) -> str:
+    """Return what gRPC says went wrong, in its words and in one line."""
+    if isinstance(error, grpc.aio.AioRpcError):
+        text = error.details() or error.code().name.lower()
+    else:
+        text = str(error) or type(error).__name__
+    return " ".join(text.split())[:300]
+
+
+def _pieces(buffers: Sequence[Buffer]) -> list[bytes]:
+    """Join buffers to messages, copying them: they may be used again as soon as they are taken."""
+    pieces: list[bytes] = []
+    run: list[Buffer] = []
+    size = 0
+    for buffer in buffers:
+        start = 0
+        while start < len(buffer):
+            part = memoryview(buffer)[start : start + MESSAGE_BYTES - size]
+            run.append(part)
+            size += len(part)
+            start += len(part)
+            if size == MESSAGE_BYTES:
+                pieces.append(b"".join(run))
+                run, size = [], 0
+    if run:
+        pieces.append(b"".join(run))
+    return pieces
+
+
+def _nothing() -> None:
+    return
