@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import anyio.lowlevel
 
 from cellnet.clock import running_clock
+from cellnet.drivers.base import UNTOLD
 from cellnet.errors import CellError, ConnectError, HandshakeError
 from cellnet.pages import PAGE_BYTES
 from cellnet.protocol.connection import BATCH_BYTES
@@ -262,8 +263,11 @@ class RunningLink:
 def _closed(connection: Connection) -> str:
     if connection.neighbour is not None or connection.statistics.bytes_received:
         return "the other side closed the link"
-    told = "the other side closed the link before it said what it is"
-    return told if connection.is_listener else f"{told}: does it expect TLS? compare connection_security"
+    return (
+        "the other side closed the link before it joined"
+        if connection.is_listener
+        else f"the other side closed the link {UNTOLD}"
+    )
 
 
 @dataclass(slots=True)

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 
     from cellnet.protocol.handshake import Transport
 
-__all__ = ["CLEAR", "START_SECONDS", "Address", "Buffer", "Driver", "Link", "Listener", "Security"]
+__all__ = ["CLEAR", "START_SECONDS", "UNTOLD", "Address", "Buffer", "Driver", "Link", "Listener", "Security"]
 
 Buffer = bytes | memoryview
 
 START_SECONDS = 4.0
 """What a driver may take to shake hands for itself. Less than cells have for theirs, so that it says what was wrong."""
+UNTOLD = "before it said what it is: compare the scheme, and connection_security (does it expect TLS?)"
+"""How to go on after ``the other side closed the link``, when nothing came."""
 
 
 @dataclass(frozen=True, slots=True)

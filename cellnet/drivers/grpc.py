@@ -5,6 +5,7 @@ Any ingress that knows gRPC carries it. It needs the package grpcio, which is lo
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -46,3 +47,8 @@ class GrpcDriver:
 def _check() -> None:
     if find_spec("grpc") is None or find_spec("google") is None:
         raise ConfigurationError("the grpc driver needs grpcio, which is not installed: pip install 'cellnet-fl[grpc]'")
+    # A job's process is started by fork and exec. What gRPC does in between, to go on after a fork, aborts the child
+    # when calls are under way; and nothing is to go on there. It is read when gRPC starts.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    # what it would log is told by errors, in words for operators
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")

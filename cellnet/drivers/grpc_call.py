@@ -14,7 +14,7 @@ import anyio
 import grpc
 import grpc.aio
 
-from cellnet.drivers.base import START_SECONDS
+from cellnet.drivers.base import START_SECONDS, UNTOLD
 from cellnet.drivers.crossing import Host
 from cellnet.drivers.dial import dial
 from cellnet.drivers.forward import dial_through, proxy_for
@@ -36,6 +36,15 @@ CALL_SECONDS = START_SECONDS - 1.0
 """How long the call may take to be answered."""
 ASK_SECONDS = 0.9
 """And how long it may take after that to find out what is wrong."""
+
+
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
+"""How HTTP/2 begins, with settings that set nothing (RFC 9113, section 3.4)."""
+_CLOSED = {
+    "clear": f"the other side closed the link {UNTOLD}",
+    "tls": "the other side ended TLS without a word: does it want our certificate? compare connection_security",
+    "mtls": "the peer refused our certificate, without a word: it has expired, or is from another authority",
+}
 
 
 class GrpcCall(GrpcLink):
@@ -78,16 +87,17 @@ class GrpcCall(GrpcLink):
         try:
             with anyio.move_on_after(ASK_SECONDS):
                 await self._ask()
+                return ConnectError(f"the call was not answered: {told}")
         except ConnectError as error:
             return error
-        return ConnectError(f"the call was not answered: {told}")
+        return ConnectError(f"the other side said nothing, and of the call: {told}")
 
     async def _ask(self) -> None:
-        """Connect without gRPC, and raise what is wrong.
+        """Connect without gRPC, say hello as it would, and raise what is wrong.
 
         :raises ConnectError: if something is
         """
-        address = self._address
+        address, mode = self._address, self._security.mode
         if self._proxy is None:
             sock = await dial(address.host, address.port)
         else:
@@ -95,21 +105,18 @@ class GrpcCall(GrpcLink):
         link = SockLink(sock, "grpc", self._security, server_name=address.host)
         try:
             await link.start()
+            await link.send([_PREFACE])
             first = memoryview(bytearray(64))
             count = await link.fill(first)
-            other = speaker(bytes(first[:count]))
-            if not count:
-                raise ConnectError(
-                    "the other side closed the link before it said what it is: does it expect TLS?"
-                    " compare connection_security"
-                )
-            if other is not None and not other.startswith("HTTP/2"):
-                raise HandshakeError(
-                    f"the other side speaks {other}, not gRPC: compare the scheme, and connection_security",
-                    "wrong-scheme",
-                )
         finally:
             link.abort()
+        if not count:
+            # gRPC's server does not say that it did not like a certificate
+            raise HandshakeError(_CLOSED[mode], "untrusted") if mode != "clear" else ConnectError(_CLOSED[mode])
+        other = speaker(bytes(first[:count]))
+        if other is not None and not other.startswith("HTTP/2"):
+            told = f"the other side speaks {other}, not gRPC: compare the scheme, and connection_security"
+            raise HandshakeError(told, "wrong-scheme")
 
     # In gRPC's loop.
 

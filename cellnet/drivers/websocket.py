@@ -18,7 +18,7 @@ from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 from websockets.uri import WebSocketURI
 
-from cellnet.drivers.base import START_SECONDS
+from cellnet.drivers.base import START_SECONDS, UNTOLD
 from cellnet.errors import ConnectError, HandshakeError
 from cellnet.protocol.greeting import speaker
 
@@ -215,7 +215,8 @@ class WsLink:
         if not requests:
             other = speaker(first)
             told = f"speaks {other}, not HTTP" if other else f"sent no request: {protocol.handshake_exc}"
-            await self._inner.send(self._output())
+            # the library says nothing to what is no HTTP, but its sender may want to know what it met
+            await self._inner.send([protocol.reject(400, "This is a cell of cellnet, over HTTP.\n").serialize()])
             raise HandshakeError(f"the other side {told}", "wrong-scheme")
         request = requests[0]
         if request.path.partition("?")[0] != PATH:
@@ -242,10 +243,10 @@ class WsLink:
             try:
                 count = await self._inner.fill(room)
             except ConnectError as error:
-                raise ConnectError(f"{error}, {_UNTOLD}") from None
+                raise ConnectError(f"{error}, {UNTOLD}") from None
             if not count:
                 protocol.receive_eof()
-                raise ConnectError(f"the other side closed the link {_UNTOLD}")
+                raise ConnectError(f"the other side closed the link {UNTOLD}")
             first = first or bytes(room[: min(count, 64)])
             protocol.receive_data(bytes(room[:count]))
         return first
@@ -282,7 +283,6 @@ def refused(status: int, who: str) -> ConnectError:
     return HandshakeError(f"{who} answered with status {status}: {meaning}", f"http-{status}")
 
 
-_UNTOLD = "before it said what it is: does it expect TLS? compare connection_security"
 _LATER = {
     408: "it waited for a request in vain",
     429: "it wants fewer requests",

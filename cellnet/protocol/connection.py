@@ -10,7 +10,7 @@ from array import array
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 
-from cellnet.errors import RemoteProtocolError
+from cellnet.errors import HandshakeError, RemoteProtocolError
 from cellnet.fqcn import MAX_HOPS
 from cellnet.protocol.feed import Feed
 from cellnet.protocol.frames import MAX_REMAINING_MS, PREFIX, FrameDecoder, Kind, pack, prefix
@@ -158,11 +158,13 @@ class Connection:
         """Take bytes from the link and yield the frames that are complete with them.
 
         :param room: how many bytes at the front of *data* are room for :attr:`held_bytes`, and not new
+        :raises HandshakeError: if the other side is no cell
         :raises RemoteProtocolError: the link must be closed
         """
         self.heard = now
         if not self.statistics.bytes_received and (other := speaker(bytes(data[: PREFIX.size]))) not in (None, CELL):
-            raise RemoteProtocolError(f"the other side speaks {other}: compare the scheme, and connection_security")
+            told = f"the other side speaks {other}: compare the scheme, and connection_security"
+            raise HandshakeError(told, "wrong-scheme")
         self.statistics.bytes_received += len(data) - room
         return self._decoder.feed(data, room)
 

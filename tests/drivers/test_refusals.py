@@ -1,0 +1,128 @@
+"""What can be wrong between two nodes is told within five seconds, each in its own words, whatever the driver."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from cellnet import Cell, ConnectError
+from tests.test_joining import trusting_as
+
+if TYPE_CHECKING:
+    from cellnet import Credentials
+    from tests.conftest import Issue
+
+pytestmark = pytest.mark.anyio
+SCHEMES = ["tcp", "http", "grpc"]
+SECONDS = 5.0
+
+
+async def met(
+    server: Credentials | None,
+    client: Credentials | None,
+    schemes: tuple[str, str],
+    modes: tuple[str, str] = ("mtls", "mtls"),
+    host: str = "localhost",
+) -> str:
+    """Return what a client is told that cannot join."""
+    async with Cell("server") as parent, Cell("C1") as child:
+        url = await parent.listen(f"{schemes[0]}://{host}:0", server, security=modes[0])
+        url = url.replace(schemes[0], schemes[1], 1)
+        with pytest.raises(ConnectError) as caught:
+            with anyio.fail_after(SECONDS):
+                await child.connect(url, client, security=modes[1])
+    assert str(caught.value).count(url) == 1 or "within" in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_a_listener_of_another_authority(issue: Issue, scheme: str) -> None:
+    client = issue("C1", "client")
+    server = trusting_as(client, issue("server", "server", foreign=True))
+    told = await met(server, client, (scheme, scheme), ("tls", "tls"))
+    assert "the listener's certificate is not acceptable" in told
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_a_client_of_another_authority(issue: Issue, scheme: str) -> None:
+    server = issue("server", "server")
+    client = trusting_as(server, issue("C1", "client", foreign=True))
+    told = await met(server, client, (scheme, scheme))
+    assert "the peer refused our certificate" in told
+    assert ("another authority" if scheme == "grpc" else "unknown ca") in told
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_a_listener_with_another_name(issue: Issue, scheme: str) -> None:
+    server = issue("server", "server", hosts=["hub.example.org"])
+    assert "Hostname mismatch" in await met(server, issue("C1", "client"), (scheme, scheme))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_a_listener_whose_certificate_has_expired(issue: Issue, scheme: str) -> None:
+    told = await met(issue("server", "server", age_days=100), issue("C1", "client"), (scheme, scheme))
+    assert "certificate has expired" in told
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_a_client_whose_certificate_has_expired(issue: Issue, scheme: str) -> None:
+    told = await met(issue("server", "server"), issue("C1", "client", age_days=100), (scheme, scheme))
+    assert "the peer refused our certificate" in told
+    assert "expired" in told
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_a_client_that_shows_no_certificate(issue: Issue, scheme: str) -> None:
+    told = await met(issue("server", "server"), issue("C1", "client"), (scheme, scheme), ("mtls", "tls"))
+    assert ("does it want our certificate?" if scheme == "grpc" else "certificate required") in told
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_a_clear_client_at_a_listener_with_tls(issue: Issue, scheme: str) -> None:
+    told = await met(issue("server", "server"), issue("C1", "client"), (scheme, scheme), ("mtls", "clear"))
+    assert "compare the scheme, and connection_security" in told
+    assert "TLS" in told
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_a_client_with_tls_at_a_clear_listener(issue: Issue, scheme: str) -> None:
+    told = await met(issue("server", "server"), issue("C1", "client"), (scheme, scheme), ("clear", "mtls"))
+    assert "the other side does not speak TLS: compare connection_security" in told
+
+
+@pytest.mark.parametrize("mode", ["clear", "mtls"])
+@pytest.mark.parametrize(
+    ("listening", "dialling", "spoken"),
+    [
+        ("tcp", "http", "cellnet over tcp"),
+        ("tcp", "grpc", "cellnet over tcp"),
+        ("http", "tcp", "HTTP"),
+        ("http", "grpc", "HTTP"),
+        ("grpc", "tcp", "HTTP/2, as gRPC does"),
+        ("grpc", "http", "HTTP/2, as gRPC does"),
+    ],
+)
+async def test_another_scheme(issue: Issue, listening: str, dialling: str, spoken: str, mode: str) -> None:
+    told = await met(issue("server", "server"), issue("C1", "client"), (listening, dialling), (mode, mode))
+    assert f"the other side speaks {spoken}" in told or (listening == "grpc" and "before it said what it is" in told)
+    assert "compare the scheme" in told
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_a_host_that_is_not_known(scheme: str) -> None:
+    async with Cell("C1") as child:
+        with pytest.raises(ConnectError, match=r"the host 'nowhere\.invalid' is not known"):
+            with anyio.fail_after(SECONDS):
+                await child.connect(f"{scheme}://nowhere.invalid:8002")
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_a_port_at_which_nobody_listens(scheme: str) -> None:
+    async with Cell("server") as parent, Cell("C1") as child:
+        url = await parent.listen(f"{scheme}://localhost:0")
+    async with Cell("C1") as child:
+        with pytest.raises(ConnectError, match=r"nobody answers at localhost:.*refused"):
+            with anyio.fail_after(SECONDS):
+                await child.connect(url)
