@@ -4,6 +4,7 @@ from cellnet.arrival import Progress
 from cellnet.calls import Replies
 from cellnet.cell import Cell
 from cellnet.credentials import Credentials
+from cellnet.drivers.base import Ingress
 from cellnet.errors import (
     Busy,
     CellError,
@@ -60,6 +61,7 @@ __all__ = [
     "Handler",
     "HandshakeError",
     "Indeterminate",
+    "Ingress",
     "InvalidName",
     "JobError",
     "JournalError",

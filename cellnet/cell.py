@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from cellnet.arrival import Progress
     from cellnet.credentials import Credentials
-    from cellnet.drivers.base import Driver
+    from cellnet.drivers.base import Driver, Ingress
     from cellnet.files import Folder
     from cellnet.message import Durable, Handler
     from cellnet.payload import Packed
@@ -169,6 +169,7 @@ class Cell(anyio.AsyncContextManagerMixin):
         credentials: Credentials | None = None,
         *,
         security: str | None = None,
+        ingress: Ingress | None = None,
         reconnect: bool = True,
     ) -> None:
         """Join the parent at *url*; return when it has taken this cell in.
@@ -176,12 +177,15 @@ class Cell(anyio.AsyncContextManagerMixin):
         What may pass by itself is tried again until the caller's scope ends. Afterwards the link is made again
         whenever it is lost.
 
+        :param ingress: what ends TLS in front of the parent, if something does
         :param reconnect: whether to do so; :meth:`wait_disconnected` tells when the link is lost
         :raises HandshakeError: if one side refused the other, and trying again would not help
         :raises ConnectDeadline: shortly before the scope ends, with the last reason
         """
         deadline = Deadline(float("inf"))
-        await self._neighbours.connect(url, credentials, security, reconnect=reconnect, deadline=deadline)
+        await self._neighbours.connect(
+            url, credentials, security, ingress=ingress, reconnect=reconnect, deadline=deadline
+        )
 
     async def wait_disconnected(self) -> None:
         """Wait until the link to the parent is lost."""

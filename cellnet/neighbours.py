@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from cellnet.calls import Deadline
     from cellnet.credentials import Credentials
-    from cellnet.drivers.base import Driver, Link, Listener, Security
+    from cellnet.drivers.base import Driver, Ingress, Link, Listener, Security
     from cellnet.protocol.connection import Connection
     from cellnet.protocol.endpoint import Endpoint
 
@@ -84,11 +84,18 @@ class Neighbours:
         return listener.url
 
     async def connect(
-        self, url: str, credentials: Credentials | None, mode: str | None, *, reconnect: bool, deadline: Deadline
+        self,
+        url: str,
+        credentials: Credentials | None,
+        mode: str | None,
+        *,
+        ingress: Ingress | None = None,
+        reconnect: bool,
+        deadline: Deadline,
     ) -> None:
         """Join the parent at *url*, and join it again whenever the link is lost."""
         address, driver = self._find(url)
-        security = tls.for_connecting(_mode(mode, address, credentials), credentials, driver.alpn)
+        security = tls.for_connecting(_mode(mode, address, credentials), credentials, driver.alpn, ingress)
         last: list[CellError] = []
 
         def failed(error: CellError) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from cellnet.protocol.handshake import Transport
 
-__all__ = ["CLEAR", "START_SECONDS", "UNTOLD", "Address", "Buffer", "Driver", "Link", "Listener", "Security"]
+__all__ = ["CLEAR", "START_SECONDS", "UNTOLD", "Address", "Buffer", "Driver", "Ingress", "Link", "Listener", "Security"]
 
 Buffer = bytes | memoryview
 
@@ -38,9 +38,19 @@ class Security:
     context: ssl.SSLContext | None = None
     files: tuple[Path, Path, Path] | None = None
     """Certificate, key and roots, for a driver that does TLS by itself."""
+    ingress: bool = False
+    """Whether the certificate that TLS shows us is an ingress's, and says nothing of the cell behind it."""
 
 
 CLEAR = Security("clear")
+
+
+@dataclass(frozen=True, slots=True)
+class Ingress:
+    """What ends TLS in front of the cell that we dial. The cell is authenticated all the same, by its handshake."""
+
+    roots: Path | None = None
+    """The authorities of the ingress's certificate, in PEM; those that this machine trusts otherwise."""
 
 
 class Link(Protocol):

@@ -96,7 +96,8 @@ class SockLink:
                 await self._wait_writable()
             except (OSError, ValueError) as error:
                 raise explain(error) from None
-        self._certificate = sock.getpeercert(binary_form=True)
+        if not self._security.ingress:
+            self._certificate = sock.getpeercert(binary_form=True)
 
     async def fill(self, buffer: memoryview) -> int:
         """Read what is there, or wait until something is."""
@@ -292,6 +293,8 @@ def explain(error: Exception) -> ConnectError:
         return HandshakeError(f"the listener's certificate is not acceptable: {reason}", "untrusted")
     if isinstance(error, ssl.SSLError):
         reason = (error.reason or str(error)).lower().replace("_", " ")
+        if "protocol version" in reason or "unsupported protocol" in reason:
+            return HandshakeError("the other side knows no TLS 1.3: is an ingress in between?", "old-tls")
         if "alert" in reason:
             reason = reason.partition("alert ")[2]
             return HandshakeError(f"the peer refused our certificate: {reason}", "untrusted")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cellnet.drivers.base import CLEAR, Security
@@ -10,25 +11,32 @@ from cellnet.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from cellnet.credentials import Credentials
+    from cellnet.drivers.base import Ingress
 
 __all__ = ["MODES", "for_connecting", "for_listening"]
 
 MODES = ("clear", "tls", "mtls")
 
 
-def for_connecting(mode: str, credentials: Credentials | None, alpn: str) -> Security:
+def for_connecting(mode: str, credentials: Credentials | None, alpn: str, ingress: Ingress | None = None) -> Security:
     """Return how to protect a link that we dial.
 
     :param alpn: what the driver's protocol is called; an ingress routes by it, and some refuse a name they do not know
+    :param ingress: what ends TLS in front of the listener, if something does
     :raises ConfigurationError: if the mode needs credentials that are not there
     """
     if mode == "clear":
         return CLEAR
-    context = _context(ssl.PROTOCOL_TLS_CLIENT, credentials, mode, alpn)
+    files = _files(credentials, mode)
+    if ingress is not None:
+        files = (*files[:2], ingress.roots or Path(ssl.get_default_verify_paths().openssl_cafile))
+    context = _context(ssl.PROTOCOL_TLS_CLIENT, files, alpn)
     context.check_hostname = True
+    if ingress is not None:
+        context.minimum_version = ssl.TLSVersion.TLSv1_2  # some know no better
     if mode == "mtls":
-        _load_pair(context, credentials)
-    return Security(mode, context, credentials.files if credentials else None)
+        context.load_cert_chain(*files[:2])
+    return Security(mode, context, files, ingress is not None)
 
 
 def for_listening(mode: str, credentials: Credentials | None, alpn: str) -> Security:
@@ -41,27 +49,30 @@ def for_listening(mode: str, credentials: Credentials | None, alpn: str) -> Secu
         return CLEAR
     if credentials is not None and credentials.listening is not None:
         credentials = credentials.listening
-    context = _context(ssl.PROTOCOL_TLS_SERVER, credentials, mode, alpn)
+    files = _files(credentials, mode)
+    context = _context(ssl.PROTOCOL_TLS_SERVER, files, alpn)
     # Session tickets would let a peer come back without showing its certificate. And a peer that closes with a
     # ticket unread makes its kernel reset the connection, which loses what is still on its way.
     context.num_tickets = 0
     context.verify_mode = ssl.CERT_REQUIRED if mode == "mtls" else ssl.CERT_NONE
-    _load_pair(context, credentials)
-    return Security(mode, context, credentials.files if credentials else None)
+    context.load_cert_chain(*files[:2])
+    return Security(mode, context, files)
 
 
-def _context(protocol: int, credentials: Credentials | None, mode: str, alpn: str) -> ssl.SSLContext:
+def _files(credentials: Credentials | None, mode: str) -> tuple[Path, Path, Path]:
     if mode not in MODES:
         raise ConfigurationError(f"connection_security is {mode!r}: clear, tls or mtls is wanted")
     if credentials is None or credentials.files is None:
         raise ConfigurationError(f"{mode} needs credentials with certificate files")
+    return credentials.files
+
+
+def _context(protocol: int, files: tuple[Path, Path, Path], alpn: str) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols([alpn])
-    context.load_verify_locations(credentials.files[2])
+    try:
+        context.load_verify_locations(files[2])
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(f"holds no certificates that can be read: {error}", str(files[2])) from None
     return context
-
-
-def _load_pair(context: ssl.SSLContext, credentials: Credentials | None) -> None:
-    if credentials is not None and credentials.files is not None:
-        context.load_cert_chain(credentials.files[0], credentials.files[1])

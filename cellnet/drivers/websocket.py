@@ -242,6 +242,8 @@ class WsLink:
         while not protocol.events and protocol.handshake_exc is None:
             try:
                 count = await self._inner.fill(room)
+            except HandshakeError:
+                raise
             except ConnectError as error:
                 raise ConnectError(f"{error}, {UNTOLD}") from None
             if not count:
