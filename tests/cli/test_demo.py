@@ -20,7 +20,7 @@ import pytest
 from click.testing import CliRunner
 
 from cellnet.cli import main
-from cellnet.cli.example import example_project, with_free_ports
+from cellnet.cli.example import example_project, with_free_ports, with_settings
 from cellnet.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ CELLS = [
     ("R2.C22", "C2.C22"),
 ]
 ROUNDS = 25
+SETTINGS = {"connection_security": "tls", "scheme": "http"}
 END_SECONDS = 60.0
 
 
@@ -151,8 +152,8 @@ def test_the_nine_cells_stand_where_the_example_puts_them(finished: Finished) ->
     assert [(cell["fqcn"], cell["fqsn"]) for cell in finished.figures["cells"]] == CELLS
 
 
-def test_every_link_between_nodes_is_tcp_with_mutual_tls(finished: Finished) -> None:
-    assert {(cell["driver"], cell["security"]) for cell in finished.figures["cells"]} == {("tcp", "mtls")}
+def test_every_link_between_nodes_is_grpc_with_mutual_tls(finished: Finished) -> None:
+    assert {(cell["driver"], cell["security"]) for cell in finished.figures["cells"]} == {("grpc", "mtls")}
 
 
 def test_the_model_reads_the_digits(finished: Finished) -> None:
@@ -339,3 +340,22 @@ def test_a_port_to_connect_to_follows_the_listener() -> None:
     port = listening.removesuffix("}").split()[-1]
     assert port != "8002"
     assert connecting.endswith(f"port: {port}}}}}")
+
+
+def test_settings_replace_those_of_the_project_wherever_they_stand() -> None:
+    before = example_project().read_bytes()
+    lines = list(zip(before.splitlines(), with_settings(before, SETTINGS).splitlines(), strict=True))
+    assert [new.split()[:2] for old, new in lines if old != new] == [
+        [b"connection_security:", b"tls"],
+        [b"scheme:", b"http"],
+    ]
+
+
+def test_settings_that_a_project_does_not_have_are_added_at_its_end() -> None:
+    changed = with_settings(b"name: p\nparticipants: [{scheme: tcp}]\n", SETTINGS)
+    assert changed == b"name: p\nparticipants: [{scheme: http}]\n\nconnection_security: tls"
+
+
+@pytest.mark.parametrize("project", [b"\xff", b"a: [", b"[]"])
+def test_settings_leave_what_is_no_project_as_it_is(project: bytes) -> None:
+    assert with_settings(project, SETTINGS) == project
