@@ -14,12 +14,25 @@ from cellnet.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import ssl
+    from collections import deque
     from collections.abc import Sequence
     from pathlib import Path
 
     from cellnet.protocol.handshake import Transport
 
-__all__ = ["CLEAR", "START_SECONDS", "UNTOLD", "Address", "Buffer", "Driver", "Ingress", "Link", "Listener", "Security"]
+__all__ = [
+    "CLEAR",
+    "START_SECONDS",
+    "UNTOLD",
+    "Address",
+    "Buffer",
+    "Driver",
+    "Ingress",
+    "Link",
+    "Listener",
+    "Security",
+    "cut",
+]
 
 Buffer = bytes | memoryview
 
@@ -104,6 +117,19 @@ class Link(Protocol):
     def abort(self) -> None:
         """Close at once. Safe to repeat."""
         ...
+
+
+def cut(buffers: deque[Buffer], size: int) -> bytes:
+    """Take *size* bytes off the front of *buffers*, or what there is: for drivers that send messages."""
+    parts: list[Buffer] = []
+    while buffers and size:
+        part = memoryview(buffers.popleft())
+        if len(part) > size:
+            buffers.appendleft(part[size:])
+            part = part[:size]
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
 
 
 class Listener(Protocol):

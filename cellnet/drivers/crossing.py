@@ -73,9 +73,14 @@ class Crossing:
         """Say where :meth:`put` is called."""
         self._writer = host
 
+    @property
+    def has_room(self) -> bool:
+        """Whether :meth:`try_put` would take anything."""
+        return not self._is_full and self._end is None and self._broken is None
+
     def try_put(self, data: bytes) -> bool:
         """Take *data* if there is room; return whether there was."""
-        if self._is_full or self._end is not None or self._broken is not None:
+        if not self.has_room:
             return False
         self._pieces.append(data)
         self._put_bytes += len(data)

@@ -7,7 +7,6 @@ as the first bytes of the other side, and tells what is met there.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
@@ -18,7 +17,7 @@ from cellnet.drivers.base import START_SECONDS, UNTOLD
 from cellnet.drivers.crossing import Host
 from cellnet.drivers.dial import dial
 from cellnet.drivers.forward import dial_through, proxy_for
-from cellnet.drivers.grpc_link import METHOD, OPTIONS, SERVICE, GrpcLink, deserialize, pump, reason, serialize
+from cellnet.drivers.grpc_link import METHOD, OPTIONS, SERVICE, GrpcLink, deserialize, one_line, pump, serialize
 from cellnet.drivers.sock import SockLink
 from cellnet.errors import ConnectError, HandshakeError
 from cellnet.protocol.greeting import speaker
@@ -62,7 +61,7 @@ class GrpcCall(GrpcLink):
         self._proxy = proxy_for(address, security, proxy)
         self._host = Host()
         self._opened = Wakeup()
-        self._error: grpc.aio.AioRpcError | None = None
+        self._refusal: tuple[grpc.StatusCode, str] | None = None
         self._is_open = False
 
     async def start(self) -> None:
@@ -73,7 +72,7 @@ class GrpcCall(GrpcLink):
         """
         self.cancel = self.loop.start(self._run())
         with anyio.move_on_after(CALL_SECONDS):
-            while not self._is_open and self._error is None:
+            while not self._is_open and self._refusal is None:
                 await self._opened.wait()
         if not self._is_open:
             self.abort()
@@ -81,8 +80,9 @@ class GrpcCall(GrpcLink):
 
     async def _explain(self) -> ConnectError:
         """Find out why there is no call."""
-        told = reason(self._error) if self._error is not None else f"no answer within {CALL_SECONDS:.0f} s"
-        if self._error is not None and self._error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        code, details = self._refusal or (None, f"no answer within {CALL_SECONDS:.0f} s")
+        told = one_line(details)
+        if code is grpc.StatusCode.UNIMPLEMENTED:
             return HandshakeError(f"the other side speaks gRPC, but not of cells: {told}", "wrong-path")
         try:
             with anyio.move_on_after(ASK_SECONDS):
@@ -128,24 +128,27 @@ class GrpcCall(GrpcLink):
             )
             call = connect()
             try:
-                await call.initial_metadata()
-                if call.done():
-                    raise _failed(await call.code(), await call.details())
-            except grpc.aio.AioRpcError as error:
-                self._error = error
-                return
-            else:
-                self._is_open = True
-            finally:
-                self._host.post(self._opened.notify)
-            try:
-                await pump(self, call, call.done_writing)
+                if await self._is_answered(call):
+                    await pump(self, call, call.done_writing)
             finally:
                 call.cancel()
+        except asyncio.CancelledError:
+            pass  # aborted: no traceback may keep the call, which is what keeps the connection
         finally:
-            with suppress(asyncio.CancelledError):
-                await channel.close()
+            await channel.close()
             self._host.post(self.over)
+
+    async def _is_answered(self, call: grpc.aio.StreamStreamCall[bytes, bytes]) -> bool:
+        try:
+            await call.initial_metadata()
+            self._is_open = not call.done()
+            if not self._is_open:
+                self._refusal = await call.code(), await call.details()
+        except grpc.aio.AioRpcError as error:
+            self._refusal = error.code(), error.details() or ""
+        finally:
+            self._host.post(self._opened.notify)
+        return self._is_open
 
     def _channel(self) -> grpc.aio.Channel:
         host = f"[{self._address.host}]" if ":" in self._address.host else self._address.host
@@ -155,6 +158,8 @@ class GrpcCall(GrpcLink):
             # a connection for each link: what happens to one, and its pauses, are no other's
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.enable_retries", 0),
+            # how long an attempt to connect lives at most, also after the channel was closed
+            ("grpc.min_reconnect_backoff_ms", int(CALL_SECONDS * 1000)),
             ("grpc.enable_http_proxy", int(self._proxy is not None)),
         ]
         if self._proxy is not None:
@@ -165,11 +170,6 @@ class GrpcCall(GrpcLink):
         certificate, key, roots = (path.read_bytes() for path in security.files)
         shown = (key, certificate) if security.mode == "mtls" else (None, None)
         return grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(roots, *shown), options)
-
-
-def _failed(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:
-    nothing = grpc.aio.Metadata()
-    return grpc.aio.AioRpcError(code, nothing, nothing, details)
 
 
 def _url(proxy: Proxy) -> str:

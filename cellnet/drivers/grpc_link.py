@@ -6,6 +6,7 @@ The cell's loop and gRPC's are two. Bytes cross between them in both directions,
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -14,6 +15,7 @@ import grpc
 import grpc.aio
 from google.protobuf.wrappers_pb2 import BytesValue
 
+from cellnet.drivers.base import cut
 from cellnet.drivers.crossing import Crossing, Host
 from cellnet.drivers.grpc_loop import GrpcLoop
 from cellnet.errors import ConnectError
@@ -25,15 +27,15 @@ if TYPE_CHECKING:
     from cellnet.drivers.base import Buffer
     from cellnet.protocol.handshake import Transport
 
-__all__ = ["METHOD", "OPTIONS", "SERVICE", "GrpcLink", "Stream", "deserialize", "pump", "serialize"]
+__all__ = ["METHOD", "OPTIONS", "SERVICE", "GrpcLink", "Stream", "deserialize", "one_line", "pump", "serialize"]
 
 SERVICE = "cellnet.v1.Cells"
 METHOD = "Link"
-MESSAGE_BYTES = 256 * 1024
+MESSAGE_BYTES = 64 * 1024
 """Of a message that is sent."""
 MAX_MESSAGE_BYTES = 1 << 20
 """Of a message that is received."""
-CROSSING_BYTES = 512 * 1024
+CROSSING_BYTES = 256 * 1024
 """What may wait between the two loops, in each direction."""
 CLOSE_SECONDS = 1.0
 CLOSED = "the link was closed here"
@@ -107,16 +109,17 @@ class GrpcLink:
 
     def try_send(self, buffers: Sequence[Buffer]) -> Sequence[Buffer]:
         """Hand over what there is room for."""
-        pieces = _pieces(buffers)
-        taken = 0
-        while taken < len(pieces) and self.outgoing.try_put(pieces[taken]):
-            taken += 1
-        return pieces[taken:]
+        left = deque(buffers)
+        while left and self.outgoing.has_room:
+            self.outgoing.try_put(cut(left, MESSAGE_BYTES))
+        return list(left)
 
     async def send(self, buffers: Sequence[Buffer]) -> None:
         """Hand over all of *buffers*."""
-        for piece in _pieces(buffers):
-            await self.outgoing.put(piece)
+        left = deque(buffers)
+        while left:
+            # copied: the caller may use it again as soon as it is taken
+            await self.outgoing.put(cut(left, MESSAGE_BYTES))
 
     async def aclose(self) -> None:
         """Say that nothing more comes, wait a moment until all has left and the other side says so too."""
@@ -158,7 +161,7 @@ async def pump(link: GrpcLink, stream: Stream, done_writing: Callable[[], object
         except ConnectError:
             pass  # the link was aborted
         except (grpc.RpcError, asyncio.InvalidStateError, grpc.aio.UsageError, grpc.aio.BaseError) as error:
-            link.outgoing.abandon(f"the link broke: {reason(error)}")
+            link.outgoing.abandon(f"the link broke: {_reason(error)}")
 
     async def receive() -> None:
         try:
@@ -168,44 +171,28 @@ async def pump(link: GrpcLink, stream: Stream, done_writing: Callable[[], object
         except ConnectError:
             pass  # the link was aborted
         except (grpc.RpcError, asyncio.InvalidStateError, grpc.aio.UsageError, grpc.aio.BaseError) as error:
-            link.incoming.end(f"the link broke: {reason(error)}")
+            link.incoming.end(f"the link broke: {_reason(error)}")
 
+    # not in a task group: it would be in a cycle with the stream, whose connection is open for as long as that lives
+    receiving = asyncio.create_task(receive())
     try:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(receive())
-            tasks.create_task(send())
+        await send()
+        await receiving
     finally:
+        receiving.cancel()
+        await asyncio.wait([receiving])
         link.incoming.end("the link broke")
         link.outgoing.abandon("the link broke: the other side closed it")
 
 
-def reason(error: BaseException) -> str:
-    """Return what gRPC says went wrong, in its words and in one line."""
-    if isinstance(error, grpc.aio.AioRpcError):
-        text = error.details() or error.code().name.lower()
-    else:
-        text = str(error) or type(error).__name__
+def one_line(text: str) -> str:
+    """Return what gRPC says, short enough for a sentence."""
     return " ".join(text.split())[:300]
 
 
-def _pieces(buffers: Sequence[Buffer]) -> list[bytes]:
-    """Join buffers to messages, copying them: they may be used again as soon as they are taken."""
-    pieces: list[bytes] = []
-    run: list[Buffer] = []
-    size = 0
-    for buffer in buffers:
-        start = 0
-        while start < len(buffer):
-            part = memoryview(buffer)[start : start + MESSAGE_BYTES - size]
-            run.append(part)
-            size += len(part)
-            start += len(part)
-            if size == MESSAGE_BYTES:
-                pieces.append(b"".join(run))
-                run, size = [], 0
-    if run:
-        pieces.append(b"".join(run))
-    return pieces
+def _reason(error: BaseException) -> str:
+    text = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
+    return one_line(text or type(error).__name__)
 
 
 def _nothing() -> None:

@@ -54,8 +54,13 @@ class GrpcLoop:
         def begin() -> None:
             task = self._loop.create_task(work)
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
             begun.append(task)
+            task.add_done_callback(done)
+
+        def done(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            # an error holds the frames of its traceback, these a call, and that the connection
+            begun.clear()
 
         def cancel() -> None:
             for task in begun:

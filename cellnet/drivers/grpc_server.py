@@ -107,6 +107,10 @@ class GrpcListener:
             ("grpc.so_reuseport", 0),
             ("grpc.max_concurrent_streams", MAX_STREAMS),
             ("grpc.server_handshake_timeout_ms", int(START_SECONDS * 1000)),
+            # a connection whose peer is gone without a word is closed, too: cells only end their streams
+            ("grpc.keepalive_time_ms", 10_000),
+            ("grpc.keepalive_timeout_ms", 5_000),
+            ("grpc.keepalive_permit_without_calls", 1),
         ]
         self._server = server = grpc.aio.server(options=options)
         handler = grpc.stream_stream_rpc_method_handler(self._link, deserialize, serialize)

@@ -6,6 +6,7 @@ Handshake and framing are those of the library's protocol objects, which do no I
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 from websockets.uri import WebSocketURI
 
-from cellnet.drivers.base import START_SECONDS, UNTOLD
+from cellnet.drivers.base import START_SECONDS, UNTOLD, cut
 from cellnet.errors import ConnectError, HandshakeError
 from cellnet.protocol.greeting import speaker
 
@@ -109,13 +110,13 @@ class WsLink:
         """Send what the inner link takes at once. What it does not take of a message waits for the next call."""
         if self._protocol.state is not OPEN:
             return buffers
-        pieces = _pieces(buffers)
+        left = deque(buffers)
         if self._unsent:
             self._unsent = self._inner.try_send(self._unsent)
-        while pieces and not self._unsent:
-            self._unsent = self._inner.try_send(self._message(pieces.pop(0)))
-        # an empty piece stands for what waits here: the caller is to come again
-        return pieces or ([b""] if self._unsent else [])
+        while left and not self._unsent:
+            self._unsent = self._inner.try_send(self._message(cut(left, PIECE_BYTES)))
+        # an empty buffer stands for what waits here: the caller is to come again
+        return list(left) or ([b""] if self._unsent else [])
 
     async def send(self, buffers: Sequence[Buffer]) -> None:
         """Send all of *buffers*."""
@@ -123,8 +124,9 @@ class WsLink:
         try:
             unsent, self._unsent = self._unsent, ()
             await self._inner.send(unsent)
-            for piece in _pieces(buffers):
-                await self._inner.send(self._message(piece))
+            left = deque(buffers)
+            while left:
+                await self._inner.send(self._message(cut(left, PIECE_BYTES)))
         finally:
             self._is_sending = False
 
@@ -300,23 +302,3 @@ _NEVER = {
     404: f"there is nothing at {PATH}: compare host and port, or have the ingress pass on {PATH}",
     426: "it does not see a WebSocket: have the ingress pass on the headers Upgrade and Connection",
 }
-
-
-def _pieces(buffers: Sequence[Buffer]) -> list[bytes]:
-    """Join small buffers, and cut large ones, to pieces that are sent as one message each."""
-    pieces: list[bytes] = []
-    run: list[Buffer] = []
-    size = 0
-    for buffer in buffers:
-        start = 0
-        while start < len(buffer):
-            part = memoryview(buffer)[start : start + PIECE_BYTES - size]
-            run.append(part)
-            size += len(part)
-            start += len(part)
-            if size == PIECE_BYTES:
-                pieces.append(b"".join(run))
-                run, size = [], 0
-    if run:
-        pieces.append(b"".join(run))
-    return pieces

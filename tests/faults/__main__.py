@@ -26,9 +26,12 @@ from tests.faults.rows import ROWS, Options, run
 @click.option("--seed", type=int, default=None, help="Of all that is drawn by lot; another one each time by default.")
 @click.option("--clear", is_flag=True, help="Give cells no certificates. Links are clear anyhow, for the proxy.")
 @click.option("--backend", type=click.Choice(["asyncio", "trio"]), default="asyncio", help="Of the cells' processes.")
+@click.option("--scheme", type=click.Choice(["tcp", "http", "grpc"]), default="tcp", help="Of the links.")
 @click.option("--plant", type=click.Choice(list(PLANTS)), default=None, help="A bug for the cells, to see rows red.")
 @click.option("--json", "path", type=click.Path(path_type=Path), default=Path("faults.json"), help="Where figures go.")
-def main(quick: bool, only: str, seed: int | None, clear: bool, backend: str, plant: str | None, path: Path) -> None:
+def main(
+    quick: bool, only: str, seed: int | None, clear: bool, backend: str, scheme: str, plant: str | None, path: Path
+) -> None:
     """Run cells as processes, do to them what happens to networks, and compare with what is promised."""
     names = {name.upper(): name for name in ROWS}
     asked = [name.strip() for name in only.split(",") if name.strip()]
@@ -36,7 +39,7 @@ def main(quick: bool, only: str, seed: int | None, clear: bool, backend: str, pl
     if unknown := [name for name in wanted if name not in ROWS]:
         raise click.BadParameter(f"there is no {', '.join(unknown)}: there are {', '.join(ROWS)}", param_hint="--only")
     seed = random.SystemRandom().randrange(10**6) if seed is None else seed
-    options = Options(Size.QUICK if quick else Size.FULL, seed, clear, backend, plant)
+    options = Options(Size.QUICK if quick else Size.FULL, seed, clear, backend, plant, scheme)
     signal.signal(signal.SIGTERM, _interrupt)  # ended in order, like Ctrl-C: its cells end with it
     logging.basicConfig(level=logging.ERROR)  # that links break is what happens here
     console = Console()

@@ -139,7 +139,7 @@ class Bench:
         journal: bool = False,
     ) -> CellProcess:
         """Start a cell of its own process; its port stays the same over restarts."""
-        listen = free_url() if listens else None
+        listen = free_url(self.processes.scheme) if listens else None
         return await self.processes.start(
             name, connect=connect, listen=listen, kit=self.kit(name), expect=expect, journal=journal
         )
@@ -162,7 +162,11 @@ class Bench:
         :param journals: the cells that have one
         :param files: the cells that keep files that come
         """
-        urls = {name: free_url() for name in ("server", *parents) if name == "server" or name in parents.values()}
+        urls = {
+            name: free_url(self.processes.scheme)
+            for name in ("server", *parents)
+            if name == "server" or name in parents.values()
+        }
         started: dict[str, CellProcess] = {}
 
         async def start(name: str, connect: str | None) -> None:
@@ -188,7 +192,7 @@ class Bench:
         async with Cell(name) as cell:
             url = ""
             if connect is None:
-                url = await cell.listen(free_url(), listening, security="clear")
+                url = await cell.listen(free_url(self.processes.scheme), listening, security="clear")
             else:
                 await cell.connect(connect, connecting, security="clear")
             yield cell, url

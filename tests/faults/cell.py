@@ -25,7 +25,7 @@ import anyio
 import sniffio
 
 from cellnet import Cell, DurableRequest, Request, durable
-from cellnet.drivers.tcp import TcpDriver
+from cellnet.drivers import built_in
 from cellnet.errors import CellError
 from cellnet.files import FileTarget, Folder, LocalFile
 from cellnet.kit import Kit
@@ -37,8 +37,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskStatus
 
     from cellnet.credentials import Credentials
-    from cellnet.drivers.base import Address, Security
-    from cellnet.drivers.sock import SockLink
+    from cellnet.drivers.base import Address, Driver, Link, Security
     from cellnet.protocol.frames import Buffer
     from cellnet.stream import Stream
 
@@ -86,7 +85,7 @@ class Worker:
             streams={"weigh": self.weigh_stream, "count": self.count, "ignore": self.ignore},
             files=Nowhere(tempfile.gettempdir()) if files is None else Folder(files),
             journal=journal,
-            drivers={"tcp": NotedDialling(dials)},
+            drivers={scheme: NotedDialling(driver, dials) for scheme, driver in built_in().items()},
         )
         self._log = log
         self._begun = begun
@@ -201,16 +200,18 @@ class Counter(FileTarget):
         """Forget nothing."""
 
 
-class NotedDialling(TcpDriver):
-    """TCP whose every dialling is noted in a file, if there is one: a line of its time."""
+class NotedDialling:
+    """A driver whose every dialling is noted in a file, if there is one: a line of its time."""
 
-    def __init__(self, log: int) -> None:
+    def __init__(self, driver: Driver, log: int) -> None:
+        self.alpn, self.listen = driver.alpn, driver.listen
+        self._driver = driver
         self._log = log
 
-    async def connect(self, address: Address, security: Security) -> SockLink:
+    async def connect(self, address: Address, security: Security) -> Link:
         if self._log >= 0:
             os.write(self._log, f"{time.monotonic():.6f}\n".encode())
-        return await super().connect(address, security)
+        return await self._driver.connect(address, security)
 
 
 def payload(number: str, handling: float, filler: bytes = b"", then: str | None = None) -> list[object]:

@@ -191,12 +191,16 @@ class CellProcess:
 class Processes:
     """Starts processes, and ends what it started when its block ends, whatever happened in it."""
 
-    def __init__(self, folder: Path, *, backend: str = "asyncio", plant: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, backend: str = "asyncio", plant: str | None = None, scheme: str = "tcp"
+    ) -> None:
         """Put what they write into *folder*, which is somebody else's to remove.
 
+        :param scheme: of the links between them
         :param plant: the bug that all of them have
         """
         self.folder = folder
+        self.scheme = scheme
         self._plant = plant
         self._backend = backend
         self.started: list[CellProcess] = []
@@ -271,7 +275,7 @@ def _runs(path: str) -> list[Ran]:
     return [Ran(float(now), number, where, origin) for number, now, where, origin in (line.split() for line in lines)]
 
 
-def free_url() -> str:
+def free_url(scheme: str = "tcp") -> str:
     """Return a URL at which nobody listens, and where no socket that dials will ever be.
 
     The kernel gives dialling sockets a port from a range. If a server's port were in it, a child that dials while
@@ -283,4 +287,4 @@ def free_url() -> str:
         with socket.socket() as sock, suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(("127.0.0.1", port))
-            return f"tcp://127.0.0.1:{port}"
+            return f"{scheme}://127.0.0.1:{port}"

@@ -176,7 +176,7 @@ class Proxy(anyio.AsyncContextManagerMixin):
     @property
     def url(self) -> str:
         """Where children find it."""
-        return f"tcp://127.0.0.1:{self._port}"
+        return f"{self._target.scheme}://127.0.0.1:{self._port}"
 
     def cut(self) -> None:
         """Reset all connections, on both sides."""

@@ -56,6 +56,8 @@ class Options:
     """Of the cells' processes."""
     plant: str | None = None
     """The bug that the cells' processes have."""
+    scheme: str = "tcp"
+    """Of the links between them."""
 
 
 def run(name: str, options: Options) -> dict[str, Any]:
@@ -80,7 +82,7 @@ def run_part(part: Row, options: Options, rng: random.Random, *, with_credential
 async def _run(part: Row, options: Options, rng: random.Random, with_credentials: bool) -> Verdict:
     with (
         tempfile.TemporaryDirectory(prefix="cellnet-faults-") as folder,
-        Processes(Path(folder), backend=options.backend, plant=options.plant) as processes,
+        Processes(Path(folder), backend=options.backend, plant=options.plant, scheme=options.scheme) as processes,
     ):
         try:
             with anyio.fail_after(SECONDS[options.size]):
