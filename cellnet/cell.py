@@ -155,13 +155,22 @@ class Cell(anyio.AsyncContextManagerMixin):
             raise LocalProtocolError(f"{self.name} has no full name before it has joined its parent")
         return self._endpoint.fqcn
 
-    async def listen(self, url: str, credentials: Credentials | None = None, *, security: str | None = None) -> str:
+    async def listen(
+        self,
+        url: str,
+        credentials: Credentials | None = None,
+        *,
+        security: str | None = None,
+        per_address: int | None = None,
+    ) -> str:
         """Accept children at *url*; return where that is, with a port 0 replaced by the real one.
 
         :param security: ``clear``, ``tls`` or ``mtls``; by default mtls where there are credentials and a network
+        :param per_address: how many arrivals of one host may be in the middle of their handshake, beside the limit for
+            all; none for a listener behind an ingress, where all come from one
         :raises ConfigurationError: if it cannot listen there
         """
-        return await self._neighbours.listen(url, credentials, security)
+        return await self._neighbours.listen(url, credentials, security, per_address=per_address)
 
     async def connect(
         self,
@@ -339,7 +348,7 @@ class Cell(anyio.AsyncContextManagerMixin):
 
     def statistics(self) -> CellStatistics:
         """Return this moment's figures."""
-        ledger, away = None if self._journal is None else self._journal.ledger, self._neighbours.turned_away
+        ledger, away = None if self._journal is None else self._journal.ledger, self._neighbours.arrivals.turned_away
         return CellStatistics.of(self._endpoint, ledger, handling=len(self._inbox), turned_away=away)
 
     # What the endpoint has to tell.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from cellnet import drivers as ways
+from cellnet.arrivals import Arrivals
 from cellnet.clock import running_clock
 from cellnet.drivers import tls
 from cellnet.drivers.base import Address
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup, TaskStatus
 
+    from cellnet.arrivals import Arrival
     from cellnet.calls import Deadline
     from cellnet.credentials import Credentials
     from cellnet.drivers.base import Driver, Ingress, Link, Listener, Security
@@ -35,8 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Neighbours"]
 
-MAX_UNPROVEN = 128
-"""Arrivals whose handshake is not done, at a time and in total; one more is turned away."""
 FAREWELL_SECONDS = 2.0
 
 logger = logging.getLogger("cellnet.link")
@@ -55,8 +55,7 @@ class Neighbours:
     ) -> None:
         self.disconnected = anyio.Event()
         """Set while there is no parent after there was one; another event once there is one again."""
-        self.turned_away = 0
-        """Arrivals for which there was no room."""
+        self.arrivals = Arrivals()
         self._clock = running_clock()
         self._endpoint = endpoint
         self._drivers = drivers
@@ -65,7 +64,6 @@ class Neighbours:
         self._dispatch = dispatch
         self._running: dict[Connection, RunningLink] = {}
         self._ready: list[RunningLink] = []
-        self._starting = 0
         self._closing = False
         self._listeners: list[Listener] = []
         self._pages = Pages()
@@ -74,13 +72,15 @@ class Neighbours:
         self._planned = math.inf
         self._sooner = Wakeup()
 
-    async def listen(self, url: str, credentials: Credentials | None, mode: str | None) -> str:
+    async def listen(
+        self, url: str, credentials: Credentials | None, mode: str | None, *, per_address: int | None = None
+    ) -> str:
         """Accept neighbours at *url*; return where that is."""
         address, driver = self._find(url)
         security = tls.for_listening(_mode(mode, address, credentials), credentials, driver.alpn)
         listener = await driver.listen(address, security)
         self._listeners.append(listener)
-        self._tasks.start_soon(self._accept, listener, credentials)
+        self._tasks.start_soon(self._accept, listener, credentials, per_address)
         return listener.url
 
     async def connect(
@@ -226,35 +226,31 @@ class Neighbours:
 
     # Arrivals.
 
-    async def _accept(self, listener: Listener, credentials: Credentials | None) -> None:
+    async def _accept(self, listener: Listener, credentials: Credentials | None, per_address: int | None) -> None:
         with suppress(anyio.ClosedResourceError):
             while True:
                 link = await listener.accept()
-                if self._unproven() >= MAX_UNPROVEN:
-                    self.turned_away += 1
+                scope = anyio.CancelScope()
+                arrival = self.arrivals.admit(link.transport.address, scope, per_address)
+                if arrival is None:
                     link.abort()
                 else:
-                    self._starting += 1
-                    self._tasks.start_soon(self._serve, link, credentials)
+                    self._tasks.start_soon(self._serve, link, credentials, arrival)
 
-    def _unproven(self) -> int:
-        endpoint = self._endpoint
-        proven = len(endpoint.children) + (endpoint.router.parent is not None)
-        return self._starting + len(endpoint.connections) - proven
-
-    async def _serve(self, link: Link, credentials: Credentials | None) -> None:
+    async def _serve(self, link: Link, credentials: Credentials | None, arrival: Arrival) -> None:
+        name = self._endpoint.name
         try:
-            await _start(link)
+            with arrival.scope:
+                await _start(link)
+                running = self._open(link, credentials)
+                arrival.connection = running.connection
+                await self._run(running)
+                if running.connection.neighbour is None and running.error is not None:
+                    logger.warning("%s: an arrival was refused: %s", name, running.error)
         except CellError as error:
-            logger.warning("%s: an arrival was refused: %s", self._endpoint.name, error)
-            return
+            logger.warning("%s: an arrival was refused: %s", name, error)
         finally:
-            self._starting -= 1
-        running = self._open(link, credentials)
-        await self._run(running)
-        neighbour = running.connection.neighbour
-        if neighbour is None and running.error is not None:
-            logger.warning("%s: an arrival was refused: %s", self._endpoint.name, running.error)
+            self.arrivals.leave(arrival)
 
     # Dialling.
 

@@ -64,7 +64,7 @@ class CellStatistics:
     refused: int
     """Frames that could be neither delivered nor forwarded."""
     turned_away: int
-    """Arrivals for which there was no room."""
+    """Arrivals for which there was no room, and those that gave way to others."""
     contents_held: int
     """Large payloads and streams that others may fetch from this cell."""
     contents_wanted: int

@@ -239,7 +239,7 @@ async def test_strangers_at_the_port_do_not_disturb_those_who_belong(issue: Issu
 
 
 async def test_silent_arrivals_beyond_the_limit_are_turned_away(issue: Issue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cellnet.neighbours.MAX_UNPROVEN", 3)
+    monkeypatch.setattr("cellnet.arrivals.MAX_UNPROVEN", 3)
     async with Cell("server") as parent:
         url = await parent.listen("tcp://localhost:0", issue("server", "server"))
         port = int(url.rpartition(":")[2])

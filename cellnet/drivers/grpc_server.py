@@ -108,7 +108,7 @@ class GrpcListener:
             ("grpc.max_concurrent_streams", MAX_STREAMS),
             ("grpc.server_handshake_timeout_ms", int(START_SECONDS * 1000)),
             # a connection whose peer is gone without a word is closed, too: cells only end their streams
-            ("grpc.keepalive_time_ms", 10_000),
+            ("grpc.keepalive_time_ms", 5_000),
             ("grpc.keepalive_timeout_ms", 5_000),
             ("grpc.keepalive_permit_without_calls", 1),
         ]
@@ -127,7 +127,9 @@ class GrpcListener:
     async def _link(self, _requests: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         if len(self._arrived) >= MAX_WAITING or self._is_closed:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many cells arrive at a time: try later")
-        link = GrpcLink(Transport("grpc", self._security.mode, _certificate(context)), self._host)
+        # such as ipv4:127.0.0.1:8002
+        address = context.peer().partition(":")[2].rpartition(":")[0]
+        link = GrpcLink(Transport("grpc", self._security.mode, _certificate(context), address), self._host)
         await context.send_initial_metadata(())
         self._host.post(lambda: self._arrive(link))
         pumping = asyncio.create_task(pump(link, context, _done))

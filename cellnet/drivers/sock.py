@@ -55,6 +55,7 @@ class SockLink:
         self._server_name = server_name
         self._sock = sock
         self._certificate: bytes | None = None
+        self._address = _host(sock)
         self._readable = Readable(sock)
         self._unsent_bytes = UNSENT_BYTES
         self._closed = False
@@ -63,7 +64,7 @@ class SockLink:
     @property
     def transport(self) -> Transport:
         """Return what lies below."""
-        return Transport(self._driver, self._security.mode, self._certificate)
+        return Transport(self._driver, self._security.mode, self._certificate, self._address)
 
     async def start(self) -> None:
         """Shake hands for TLS.
@@ -322,6 +323,15 @@ def _joined(buffers: Sequence[Buffer]) -> list[Buffer]:
     if run:
         pieces.append(b"".join(run))
     return pieces
+
+
+def _host(sock: socket.socket) -> str:
+    """Return the host at the other end of a socket."""
+    if sock.family == socket.AF_UNIX:
+        return ""
+    with suppress(OSError):  # it is gone already
+        return str(sock.getpeername()[0])
+    return ""
 
 
 def _tune(sock: socket.socket) -> None:

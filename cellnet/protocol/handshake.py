@@ -77,6 +77,8 @@ class Transport:
     security: str = "clear"
     certificate: bytes | None = None
     """What TLS says is the peer's certificate, in DER."""
+    address: str = ""
+    """The host that the peer dialled from, where there are such."""
 
 
 @dataclass(frozen=True, slots=True)
