@@ -107,7 +107,8 @@ class GrpcListener:
             ("grpc.so_reuseport", 0),
             ("grpc.max_concurrent_streams", MAX_STREAMS),
             ("grpc.server_handshake_timeout_ms", int(START_SECONDS * 1000)),
-            # a connection whose peer is gone without a word is closed, too: cells only end their streams
+            # a connection is closed without a stream on it, and when its peer is gone: cells only end their streams
+            ("grpc.max_connection_idle_ms", 5_000),
             ("grpc.keepalive_time_ms", 5_000),
             ("grpc.keepalive_timeout_ms", 5_000),
             ("grpc.keepalive_permit_without_calls", 1),
