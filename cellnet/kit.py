@@ -27,6 +27,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, RootModel, Validatio
 from cellnet.credentials import Credentials, Identity
 from cellnet.errors import ConfigurationError, HandshakeError
 from cellnet.signing import sign, verify
+from cellnet.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -130,6 +131,14 @@ class Kit:
     def local(self) -> Path:
         """The folder for the node's own state."""
         return self.path / "local"
+
+    @property
+    def surroundings(self) -> Surroundings:
+        """What its site says of the network around it.
+
+        :raises ConfigurationError: if that is wrong, and where
+        """
+        return Surroundings.load(self.local / "network.yml")
 
     @property
     def transfer(self) -> Path:

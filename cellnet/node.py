@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import anyio
 
 from cellnet.cell import Cell
+from cellnet.drivers import through
+from cellnet.drivers.base import Ingress
 from cellnet.epoch import next_epoch
 from cellnet.errors import CellError, ConfigurationError
 from cellnet.fqcn import FQSN, ROOT
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from cellnet.kit import Endpoint
     from cellnet.message import Request
 
-__all__ = ["BACKENDS", "RelayRunner", "drain", "joined_line", "run_node", "run_until_signalled"]
+__all__ = ["BACKENDS", "RelayRunner", "drain", "ingress_of", "joined_line", "run_node", "run_until_signalled"]
 
 BACKENDS = ("asyncio", "trio")
 MAX_SOCKET_BYTES = 100
@@ -116,6 +118,14 @@ def joined_line(cell: Cell, connect: Endpoint) -> str:
     return f"{cell.fqcn} joined {cell.fqcn.parent} over {scheme}, {connect.security}"
 
 
+def ingress_of(kit: Kit) -> Ingress | None:
+    """Return what is in front of a node's parent, if something is: by the project file, or by what its site says."""
+    authorities = kit.surroundings.ingress_ca
+    if authorities is None and (kit.connect is None or kit.connect.parent is not None):
+        return None
+    return Ingress(authorities)
+
+
 async def drain(cell: Cell) -> None:
     """Let a cell that is to end answer what it has taken, but not for long."""
     with anyio.move_on_after(DRAIN_SECONDS):
@@ -169,10 +179,10 @@ async def _run_client(kit: Kit, folder: Path, backend: str, stop: anyio.Event, t
     url = f"unix://{folder / SOCKET}"
     host = JobHost(FQSN(placement.fqsn), kit.credentials, folder / JOBS, url, backend=backend)
     journal, epoch = kit.local / "journal.db", next_epoch(kit.local / "epoch")
-    cell = Cell(kit.name, handlers=host.handlers, journal=journal, epoch=epoch)
+    cell = Cell(kit.name, handlers=host.handlers, journal=journal, epoch=epoch, drivers=through(kit.surroundings.proxy))
     async with cell, anyio.create_task_group() as draining, host.serving(cell):
         await cell.listen(url, kit.credentials)
-        await cell.connect(kit.connect.url, kit.credentials, security=kit.connect.security)
+        await cell.connect(kit.connect.url, kit.credentials, security=kit.connect.security, ingress=ingress_of(kit))
         task_status.started(joined_line(cell, kit.connect))
         await stop.wait()
         draining.start_soon(drain, cell)  # first, so that nothing is taken that would find the jobs ended

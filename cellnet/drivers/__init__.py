@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from cellnet.drivers.base import Driver
 
-__all__ = ["GROUP", "built_in", "find", "load"]
+__all__ = ["GROUP", "built_in", "find", "load", "through"]
 
 GROUP = "cellnet.drivers"
 """Of the entry points by which distributions offer drivers, each named by its scheme."""
@@ -25,6 +25,14 @@ GROUP = "cellnet.drivers"
 def built_in() -> dict[str, Driver]:
     """Return the drivers that come with cellnet, by scheme."""
     return {"tcp": TcpDriver(), "http": HttpDriver(), "grpc": GrpcDriver(), "unix": UnixDriver()}
+
+
+def through(proxy: str | None) -> dict[str, Driver]:
+    """Return the drivers that can go through a forward proxy, told which.
+
+    :param proxy: such as ``http://user:password@proxy:3128``; empty for none; None if the environment says
+    """
+    return {"http": HttpDriver(proxy), "grpc": GrpcDriver(proxy)}
 
 
 def find(scheme: str, drivers: Mapping[str, Driver]) -> Driver:

@@ -6,17 +6,17 @@ which no byte stream of anyio's offers; ``send`` takes buffers and returns when 
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 from cellnet.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    import ssl
     from collections import deque
     from collections.abc import Sequence
-    from pathlib import Path
 
     from cellnet.protocol.handshake import Transport
 
@@ -43,6 +43,22 @@ UNTOLD = "before it said what it is: compare the scheme, and connection_security
 
 
 @dataclass(frozen=True, slots=True)
+class Ingress:
+    """What may end TLS in front of the cell that we dial. The cell is authenticated all the same, by its handshake.
+
+    One that only routes by name shows the cell's own certificate, which is as good.
+    """
+
+    roots: Path | None = None
+    """The authorities of the ingress's certificate, in PEM; those that this machine trusts otherwise."""
+
+    @property
+    def authorities(self) -> Path:
+        """Where they are."""
+        return self.roots or Path(ssl.get_default_verify_paths().openssl_cafile)
+
+
+@dataclass(frozen=True, slots=True)
 class Security:
     """How a link is protected on its way to the next cell."""
 
@@ -51,19 +67,11 @@ class Security:
     context: ssl.SSLContext | None = None
     files: tuple[Path, Path, Path] | None = None
     """Certificate, key and roots, for a driver that does TLS by itself."""
-    ingress: bool = False
-    """Whether the certificate that TLS shows us is an ingress's, and says nothing of the cell behind it."""
+    ingress: Ingress | None = None
+    """What may show us a certificate of its own, which says nothing of the cell behind it."""
 
 
 CLEAR = Security("clear")
-
-
-@dataclass(frozen=True, slots=True)
-class Ingress:
-    """What ends TLS in front of the cell that we dial. The cell is authenticated all the same, by its handshake."""
-
-    roots: Path | None = None
-    """The authorities of the ingress's certificate, in PEM; those that this machine trusts otherwise."""
 
 
 class Link(Protocol):

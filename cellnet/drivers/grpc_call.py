@@ -168,6 +168,8 @@ class GrpcCall(GrpcLink):
         if security.files is None:
             return grpc.aio.insecure_channel(target, options)
         certificate, key, roots = (path.read_bytes() for path in security.files)
+        if security.ingress is not None:
+            roots += b"\n" + security.ingress.authorities.read_bytes()
         shown = (key, certificate) if security.mode == "mtls" else (None, None)
         return grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(roots, *shown), options)
 

@@ -97,7 +97,7 @@ class SockLink:
                 await self._wait_writable()
             except (OSError, ValueError) as error:
                 raise explain(error) from None
-        if not self._security.ingress:
+        if self._security.ingress is None:
             self._certificate = sock.getpeercert(binary_form=True)
 
     async def fill(self, buffer: memoryview) -> int:

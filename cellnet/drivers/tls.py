@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ssl
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cellnet.drivers.base import CLEAR, Security
 from cellnet.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cellnet.credentials import Credentials
     from cellnet.drivers.base import Ingress
 
@@ -28,15 +29,14 @@ def for_connecting(mode: str, credentials: Credentials | None, alpn: str, ingres
     if mode == "clear":
         return CLEAR
     files = _files(credentials, mode)
-    if ingress is not None:
-        files = (*files[:2], ingress.roots or Path(ssl.get_default_verify_paths().openssl_cafile))
     context = _context(ssl.PROTOCOL_TLS_CLIENT, files, alpn)
     context.check_hostname = True
     if ingress is not None:
+        _trust(context, ingress.authorities)
         context.minimum_version = ssl.TLSVersion.TLSv1_2  # some know no better
     if mode == "mtls":
         context.load_cert_chain(*files[:2])
-    return Security(mode, context, files, ingress is not None)
+    return Security(mode, context, files, ingress)
 
 
 def for_listening(mode: str, credentials: Credentials | None, alpn: str) -> Security:
@@ -71,8 +71,12 @@ def _context(protocol: int, files: tuple[Path, Path, Path], alpn: str) -> ssl.SS
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols([alpn])
-    try:
-        context.load_verify_locations(files[2])
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(f"holds no certificates that can be read: {error}", str(files[2])) from None
+    _trust(context, files[2])
     return context
+
+
+def _trust(context: ssl.SSLContext, roots: Path) -> None:
+    try:
+        context.load_verify_locations(roots)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(f"holds no certificates that can be read: {error}", str(roots)) from None
