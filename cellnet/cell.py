@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import logging
 import os
 import random
 from contextlib import asynccontextmanager, nullcontext
@@ -27,7 +26,7 @@ from cellnet.message import Reply, Request
 from cellnet.neighbours import Neighbours
 from cellnet.payload import encode
 from cellnet.protocol.endpoint import MAX_CHILDREN, Endpoint
-from cellnet.protocol.events import Attached, Cancelled, Failed, LinkFailed, MemberJoined, MemberLeft, Message, Replied
+from cellnet.protocol.events import Attached, Cancelled, Failed, LinkFailed, Message, Replied
 from cellnet.statistics import CellStatistics
 from cellnet.streams import STREAM_TOPIC, Streams
 from cellnet.wakeup import Wakeup
@@ -51,10 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Cell"]
 
-CROWDED_CHILDREN = 100
 MAX_PAYLOAD_BYTES = 8 << 30
-
-logger = logging.getLogger("cellnet.cell")
 
 
 class Cell(anyio.AsyncContextManagerMixin):
@@ -111,7 +107,7 @@ class Cell(anyio.AsyncContextManagerMixin):
             wall=_wall,
             max_children=max_children,
         )
-        self._directory = Directory(self._endpoint.router, self.request)
+        self._directory = Directory(self._endpoint, self.request)
         self._handlers = {
             **(handlers or {}),
             MEMBERS_TOPIC: self._directory.answer,
@@ -122,9 +118,7 @@ class Cell(anyio.AsyncContextManagerMixin):
             self._endpoint, self._dispatch, max_bytes=max_payload_bytes, folder=files, progress=progress
         )
         self._answers = Answers(self._endpoint, self._contents, self._dispatch)
-        self._changed = Wakeup()
         self._answered = Wakeup()
-        self._crowded = False
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
@@ -339,12 +333,7 @@ class Cell(anyio.AsyncContextManagerMixin):
 
     async def wait_present(self, names: Iterable[str | FQCN]) -> None:
         """Wait until all of *names*, cells below this one, are present."""
-        wanted = [FQCN(name) for name in names]
-        present = self._endpoint.router.member
-        while missing := [name for name in wanted if present(name) is None]:
-            for name in missing:  # one look at everybody per round, not per arrival
-                while present(name) is None:
-                    await self._changed.wait()
+        await self._directory.wait_present([FQCN(name) for name in names])
 
     def statistics(self) -> CellStatistics:
         """Return this moment's figures."""
@@ -375,7 +364,7 @@ class Cell(anyio.AsyncContextManagerMixin):
         elif isinstance(event, Attached):
             self._neighbours.attached(event.connection)
         else:
-            self._note_member(event)
+            self._directory.note(event)
 
     def _ended(self, message: int, status: Status, encoding: int, data: bytes) -> None:
         self._endpoint.ended(message, status, encoding, data, anyio.current_time())
@@ -384,16 +373,6 @@ class Cell(anyio.AsyncContextManagerMixin):
     def _stopped(self, message: int) -> None:
         self._endpoint.stopped(message, anyio.current_time())
         self._dispatch()
-
-    def _note_member(self, event: MemberJoined | MemberLeft) -> None:
-        self._changed.notify()
-        children = len(self._endpoint.children)
-        if children >= CROWDED_CHILDREN and not self._crowded:
-            logger.warning("%s has %d children: below %d is recommended", self.name, children, CROWDED_CHILDREN)
-        self._crowded = children >= CROWDED_CHILDREN
-        if event.member.fqcn.parent == self._endpoint.fqcn:
-            did = "joined" if isinstance(event, MemberJoined) else "left"
-            logger.info("%s %s", event.member.fqcn, did)
 
     # Helpers of the messages.
 

@@ -1,34 +1,65 @@
-"""Which cells a pattern means."""
+"""Which cells there are, as far as this one knows: who comes and goes, and which of them a pattern means."""
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from cellnet.errors import LocalProtocolError
 from cellnet.fqcn import FQCN, Pattern
+from cellnet.protocol.events import MemberJoined
+from cellnet.wakeup import Wakeup
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from cellnet.message import Request
-    from cellnet.protocol.routing import Router
+    from cellnet.protocol.endpoint import Endpoint
+    from cellnet.protocol.events import MemberLeft
 
 __all__ = ["MEMBERS_TOPIC", "Directory"]
 
 MEMBERS_TOPIC = "cellnet.members"
 MEMBERS_PER_PAGE = 500
+CROWDED_CHILDREN = 100
+
+logger = logging.getLogger("cellnet.cell")
 
 
 class Directory:
     """What one cell knows of the others. The server knows them all; another cell asks it."""
 
-    def __init__(self, router: Router[Any], request: Callable[[str, str, object], Awaitable[Any]]) -> None:
+    def __init__(self, endpoint: Endpoint, request: Callable[[str, str, object], Awaitable[Any]]) -> None:
         """Look names up.
 
         :param request: asks another cell
         """
-        self._router = router
+        self._endpoint = endpoint
+        self._router = endpoint.router
         self._request = request
+        self._changed = Wakeup()
+        self._crowded = False
+
+    def note(self, event: MemberJoined | MemberLeft) -> None:
+        """Note that a cell came or went, and log what concerns this one's children."""
+        self._changed.notify()
+        endpoint = self._endpoint
+        children = len(endpoint.children)
+        if children >= CROWDED_CHILDREN and not self._crowded:
+            logger.warning("%s has %d children: below %d is recommended", endpoint.name, children, CROWDED_CHILDREN)
+        self._crowded = children >= CROWDED_CHILDREN
+        if event.member.fqcn.parent == endpoint.fqcn:
+            did = "joined" if isinstance(event, MemberJoined) else "left"
+            logger.info("%s %s", event.member.fqcn, did)
+
+    async def wait_present(self, names: Iterable[FQCN]) -> None:
+        """Wait until all of *names*, cells below this one, are present."""
+        wanted = list(names)
+        present = self._router.member
+        while missing := [name for name in wanted if present(name) is None]:
+            for name in missing:  # one look at everybody per round, not per arrival
+                while present(name) is None:
+                    await self._changed.wait()
 
     async def resolve(self, pattern: Pattern) -> list[FQCN]:
         """Return the cells that a pattern means now, but for this one.

@@ -60,8 +60,8 @@ def resign(kits: Path) -> Callable[..., None]:
 def test_a_relays_kit_is_what_the_project_says(kits: Path) -> None:
     kit = Kit.load(kits / "R1")
     assert (kit.project, kit.name, kit.role, kit.roster) == ("mobile", "R1", "relay", ())
-    assert kit.listen == Endpoint(url="tcp://localhost:18004", security="mtls")
-    assert kit.connect == Endpoint(url="tcp://localhost:8002", security="mtls", parent="server")
+    assert kit.listen == Endpoint(url="grpc://localhost:18004", security="mtls")
+    assert kit.connect == Endpoint(url="grpc://localhost:8002", security="mtls", parent="server")
     assert (kit.path, kit.local, kit.transfer) == (kits / "R1", kits / "R1" / "local", kits / "R1" / "transfer")
     assert kit.credentials.listening is not None
     assert kit.credentials.listening.identity == kit.credentials.identity

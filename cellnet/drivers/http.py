@@ -9,12 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cellnet.drivers.dial import dial, listen
-from cellnet.drivers.forward import dial_through, proxy_for
 from cellnet.drivers.sock import SockLink
-from cellnet.drivers.websocket import WsLink, WsListener
 
 if TYPE_CHECKING:
     from cellnet.drivers.base import Address, Security
+    from cellnet.drivers.websocket import WsLink, WsListener
 
 __all__ = ["HttpDriver"]
 
@@ -34,6 +33,10 @@ class HttpDriver:
 
     async def connect(self, address: Address, security: Security) -> WsLink:
         """Connect to the host, or ask the proxy to."""
+        # only here: a program that does without HTTP does not wait for it
+        from cellnet.drivers.forward import dial_through, proxy_for
+        from cellnet.drivers.websocket import WsLink
+
         proxy = proxy_for(address, security, self._proxy)
         if proxy is None:
             sock = await dial(address.host, address.port)
@@ -43,4 +46,6 @@ class HttpDriver:
 
     async def listen(self, address: Address, security: Security) -> WsListener:
         """Listen on the first address that the host name has."""
+        from cellnet.drivers.websocket import WsListener
+
         return WsListener(await listen(address, security))
