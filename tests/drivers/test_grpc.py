@@ -1,0 +1,110 @@
+"""What only gRPC can do wrong: forks, connections that outlive their calls, files that are missing."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import psutil
+import pytest
+from google.protobuf.wrappers_pb2 import BytesValue
+
+from cellnet import Cell, ConfigurationError, Request
+from cellnet.drivers.base import CLEAR, Address
+from cellnet.drivers.grpc import GrpcDriver
+from cellnet.drivers.grpc_link import METHOD, SERVICE, deserialize, serialize
+
+pytestmark = pytest.mark.anyio
+URL = Address.parse("grpc://127.0.0.1:0")
+
+
+async def echo(request: Request) -> object:
+    return request.payload
+
+
+async def test_processes_can_be_started_while_calls_are_under_way() -> None:
+    async with Cell("server", handlers={"echo": echo}) as parent, Cell("C1") as child:
+        await child.connect(await parent.listen("grpc://127.0.0.1:0"))
+        async with anyio.create_task_group() as tasks:
+
+            async def keep_asking() -> None:
+                while True:
+                    await child.request("server", "echo", bytes(60_000))
+
+            for _ in range(4):
+                tasks.start_soon(keep_asking)
+            codes = [
+                (await anyio.to_thread.run_sync(lambda: subprocess.run(["true"], start_new_session=True))).returncode
+                for _ in range(40)
+            ]
+            tasks.cancel_scope.cancel()
+    assert codes == [0] * 40
+
+
+async def test_a_link_that_ends_gives_its_connection_back_at_once() -> None:
+    driver = GrpcDriver()
+    listener = await driver.listen(URL, CLEAR)
+    gc.disable()  # or the rest of a call would be found sooner or later
+    try:
+        before = len(psutil.Process().net_connections("tcp"))
+        for _ in range(5):
+            near = await driver.connect(Address.parse(listener.url), CLEAR)
+            await near.start()
+            far = await listener.accept()
+            near.abort()
+            far.abort()
+        with anyio.fail_after(5):
+            while len(psutil.Process().net_connections("tcp")) > before:
+                await anyio.sleep(0.05)
+    finally:
+        gc.enable()
+        listener.close()
+
+
+async def test_a_port_that_is_taken_is_told_with_the_reason() -> None:
+    driver = GrpcDriver()
+    listener = await driver.listen(URL, CLEAR)
+    with pytest.raises(ConfigurationError, match=r"cannot listen at grpc://127\.0\.0\.1:\d+: Address already in use"):
+        await driver.listen(Address.parse(listener.url), CLEAR)
+    listener.close()
+
+
+def test_the_published_interface_is_the_one_that_is_spoken() -> None:
+    from cellnet import drivers
+
+    text = (Path(drivers.__file__).parent / "cellnet.proto").read_text()
+    package, _, service = SERVICE.rpartition(".")
+    assert f"package {package};" in text
+    assert f"service {service} {{" in text
+    assert f"rpc {METHOD}(stream google.protobuf.BytesValue) returns (stream google.protobuf.BytesValue);" in text
+    assert serialize(b"\0\xff") == BytesValue(value=b"\0\xff").SerializeToString()
+    assert deserialize(serialize(b"\0\xff")) == b"\0\xff"
+
+
+def test_a_process_that_used_grpc_ends_by_itself() -> None:
+    program = (
+        "import anyio\nfrom cellnet import Cell\n"
+        "async def main():\n"
+        "    async with Cell('server') as top, Cell('C1') as child:\n"
+        "        await child.connect(await top.listen('grpc://127.0.0.1:0'))\n"
+        "anyio.run(main)\nprint('done')\n"
+    )
+    command = [sys.executable, "-P", "-W", "error", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False, env=dict(os.environ))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+def test_without_grpcio_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cellnet.drivers.grpc.find_spec", lambda _name: None)
+
+    async def connect() -> None:
+        async with Cell("C1") as child:
+            await child.connect("grpc://127.0.0.1:1")
+
+    with pytest.raises(ConfigurationError, match=r"pip install 'cellnet-fl\[grpc\]'"):
+        anyio.run(connect)
