@@ -116,7 +116,7 @@ def test_nodes_say_one_line_when_they_are_there_and_leave_nothing_when_they_end(
 def test_a_node_that_waits_for_its_parent_ends_in_order_too(kits: Path, start: Callable[..., Node]) -> None:
     node = start("start", kits / "C1")
     deadline = time.monotonic() + SECONDS
-    while "nobody answers at tcp://localhost" not in node.err.read_text():
+    while "nobody answers at localhost" not in node.err.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert node.end() == 0
