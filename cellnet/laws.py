@@ -44,7 +44,7 @@ __all__ = ["LAWS", "check_driver"]
 
 BATCH_BYTES = 256 * 1024
 """What cells send in one call, at most."""
-HELD_BYTES = 64 << 20
+HELD_BYTES = 32 << 20
 """What a link may take for a peer that does not read, at most, wherever it lies."""
 SILENT = 64
 """Peers that connect and say nothing, while another is served."""

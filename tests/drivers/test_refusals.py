@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from typing import TYPE_CHECKING
 
 import anyio
@@ -81,13 +82,20 @@ async def test_a_client_that_shows_no_certificate(issue: Issue, scheme: str) -> 
     assert ("does it want our certificate?" if scheme == "grpc" else "certificate required") in told
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-async def test_a_clear_client_at_a_listener_with_tls(issue: Issue, scheme: str) -> None:
-    told = await met(
-        issue("server", "server"), issue("C1", "client"), (scheme, scheme), ("mtls", "clear"), QUICK[scheme]
-    )
-    assert "compare the scheme, and connection_security" in told
-    assert "TLS" in told
+async def test_a_clear_client_at_a_listener_with_tls(issue: Issue) -> None:
+    server, client = issue("server", "server"), issue("C1", "client")
+    told: dict[str, str] = {}
+
+    async def meet(scheme: str) -> None:
+        told[scheme] = await met(server, client, (scheme, scheme), ("mtls", "clear"), QUICK[scheme])
+
+    async with anyio.create_task_group() as tasks:  # at the same time, as some of them wait
+        for scheme in SCHEMES:
+            tasks.start_soon(meet, scheme)
+    assert set(told) == set(SCHEMES)
+    for text in told.values():
+        assert "compare the scheme, and connection_security" in text
+        assert "TLS" in text
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -96,24 +104,25 @@ async def test_a_client_with_tls_at_a_clear_listener(issue: Issue, scheme: str) 
     assert "the other side does not speak TLS: compare connection_security" in told
 
 
+SPOKEN = {"tcp": "cellnet over tcp", "http": "HTTP", "grpc": "HTTP/2, as gRPC does"}
+
+
 @pytest.mark.parametrize("mode", ["clear", "mtls"])
-@pytest.mark.parametrize(
-    ("listening", "dialling", "spoken"),
-    [
-        ("tcp", "http", "cellnet over tcp"),
-        ("tcp", "grpc", "cellnet over tcp"),
-        ("http", "tcp", "HTTP"),
-        ("http", "grpc", "HTTP"),
-        ("grpc", "tcp", "HTTP/2, as gRPC does"),
-        ("grpc", "http", "HTTP/2, as gRPC does"),
-    ],
-)
-async def test_another_scheme(issue: Issue, listening: str, dialling: str, spoken: str, mode: str) -> None:
-    told = await met(
-        issue("server", "server"), issue("C1", "client"), (listening, dialling), (mode, mode), QUICK[dialling]
-    )
-    assert f"the other side speaks {spoken}" in told or (listening == "grpc" and "before it said what it is" in told)
-    assert "compare the scheme" in told
+async def test_another_scheme(issue: Issue, mode: str) -> None:
+    server, client = issue("server", "server"), issue("C1", "client")
+    told: dict[tuple[str, str], str] = {}
+
+    async def meet(listening: str, dialling: str) -> None:
+        told[listening, dialling] = await met(server, client, (listening, dialling), (mode, mode), QUICK[dialling])
+
+    async with anyio.create_task_group() as tasks:  # at the same time, as some of them wait
+        for pair in permutations(SCHEMES, 2):
+            tasks.start_soon(meet, *pair)
+    assert len(told) == 6
+    for (listening, _dialling), text in told.items():
+        spoken = f"the other side speaks {SPOKEN[listening]}"
+        assert spoken in text or (listening == "grpc" and "before it said what it is" in text)
+        assert "compare the scheme" in text
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
