@@ -81,6 +81,7 @@ class Session:
         "settled",
         "settling",
         "silence",
+        "unclear",
     )
 
     def __init__(self, destination: FQCN, next_sequence: int) -> None:
@@ -99,6 +100,8 @@ class Session:
         self.opening: Timer | None = None
         self.carried: tuple[Pending, float] | None = None
         """The request that the first OPEN carried, and when."""
+        self.unclear = 0
+        """How many answers left it in doubt whether that may have run."""
         self.pause = PAUSE_SECONDS
         self.silence = SILENCE_SECONDS
         self.next_sequence = next_sequence
@@ -281,6 +284,7 @@ class Pending:
         "repeats",
         "sequence",
         "silence",
+        "unclear",
     )
 
     def __init__(self, call: int, content: Content, deadline: float, key: str, *, repeats: bool) -> None:

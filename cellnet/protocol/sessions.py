@@ -29,6 +29,9 @@ LOOKED_AT = 64
 """How many of the least recently used are looked at for one that can go."""
 CLOCK_MARGIN = 1.001
 """By how much two clocks may differ in speed."""
+MAX_UNCLEAR = 3
+"""How often an OPENED that leaves in doubt what the first OPEN carried is asked for again. Where the answerer was started
+while that was on its way, no answer will ever be clear."""
 
 
 class User(Protocol):
@@ -159,7 +162,7 @@ class Sessions:
             return
         if carried is not None:
             carried.in_doubt = 1
-            session.carried = carried, now
+            session.carried, session.unclear = (carried, now), 0
         session.opening = self._timers.at(now + session.silence, partial(self.open, session))
         session.silence = min(2 * session.silence, MAX_SILENCE_SECONDS)
 
@@ -198,6 +201,7 @@ class Sessions:
         age = age_ms / 1000
         if attempt > 1 and session.carried is not None and self._is_unclear(session, attempt, age, now):
             if attempt == session.attempt:  # else the answer to a later OPEN is under way
+                session.unclear += 1
                 self.open(session, now)
             return
         try:
@@ -260,7 +264,7 @@ class Sessions:
         _pending, sent = session.carried
         last = session.earliest - SILENCE_SECONDS
         may_be_old = attempt < session.attempt or age > (last - sent) * CLOCK_MARGIN
-        return age <= (now - sent) * CLOCK_MARGIN and may_be_old
+        return session.unclear < MAX_UNCLEAR and age <= (now - sent) * CLOCK_MARGIN and may_be_old
 
     def _make_room(self) -> None:
         for session in list(islice(self._sessions.values(), LOOKED_AT)):

@@ -108,3 +108,18 @@ def test_what_an_answerer_no_longer_knows_ends_in_doubt() -> None:
     asker.reply(2, Status.UNKNOWN, session=8)
     (failed,) = asker.happened(Failed)
     assert isinstance(failed.error, Indeterminate)
+
+
+def test_an_answerer_that_started_as_the_first_open_was_on_its_way_is_asked_thrice_again_and_then_in_doubt() -> None:
+    asker = Asker()
+    began = asker.now
+    asker.ask()
+    asker.wait(3)
+    asker.take()
+    asker.opened(7, 2, age=2.5)
+    for attempt in range(3, 6):  # whenever it answers, it may be older than what it was asked, or younger
+        assert asker.kinds() == [Kind.OPEN]
+        asker.wait(0.2)
+        asker.opened(7, attempt, age=asker.now - began - 0.1)
+    (request,) = asker.take()
+    assert (request.kind, request.order.doubt) == (Kind.REQUEST, True)
