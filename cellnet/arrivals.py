@@ -57,11 +57,11 @@ class Arrivals:
         :param per_address: how many there may be of one address
         """
         now = self._clock()
-        if len(self._waiting) >= min(MAX_UNPROVEN, per_address or MAX_UNPROVEN):
+        fullest = self._fullest(address, per_address)
+        if fullest is not None:
             self._forget_proven()
-        mine = sum(arrival.address == address for arrival in self._waiting) if per_address else 0
-        fullest = address if per_address and mine >= per_address else self._fullest()
-        if len(self._waiting) >= MAX_UNPROVEN or (per_address and mine >= per_address):
+            fullest = self._fullest(address, per_address)
+        if fullest is not None:
             self.turned_away += 1
             oldest = next(arrival for arrival in self._waiting if arrival.address == fullest)
             if now - oldest.since < PATIENCE_SECONDS:
@@ -80,6 +80,10 @@ class Arrivals:
         for arrival in [arrival for arrival in self._waiting if arrival.is_proven]:
             del self._waiting[arrival]
 
-    def _fullest(self) -> str:
-        counts = Counter(arrival.address for arrival in self._waiting)
-        return max(counts, key=lambda address: counts[address], default="")
+    def _fullest(self, address: str, per_address: int | None) -> str | None:
+        """Return the address of which one has to give way to another of *address*; None if there is room for it."""
+        if per_address is not None and sum(one.address == address for one in self._waiting) >= per_address:
+            return address
+        if len(self._waiting) < MAX_UNPROVEN:
+            return None
+        return Counter(arrival.address for arrival in self._waiting).most_common(1)[0][0]

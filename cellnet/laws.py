@@ -11,7 +11,6 @@ Each law is a function that listens with the driver, dials what it listens at, a
 from __future__ import annotations
 
 import hashlib
-import random
 from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -27,9 +26,10 @@ from cellnet.trial import (
     Trial,
     allowed,
     digest,
-    echo_once,
+    drawn,
     expect_end,
     expect_pieces,
+    expect_served,
     read,
     send_pieces,
     strangers,
@@ -95,7 +95,7 @@ async def a_long_list_of_small_buffers_leaves_in_one_call(trial: Trial) -> None:
 
 async def a_buffer_of_sixteen_mebibytes_arrives_whole(trial: Trial) -> None:
     """And a view of one is as good as one."""
-    data = bytearray(random.Random(3).randbytes(1 << 20)) * 16  # noqa: S311  # content, not secrets
+    data = bytearray(drawn(3).randbytes(1 << 20)) * 16
     async with trial.pair() as (near, far), anyio.create_task_group() as tasks:
         tasks.start_soon(near.send, [memoryview(data)])
         assert await digest(far, len(data)) == hashlib.sha256(data).digest()
@@ -103,7 +103,7 @@ async def a_buffer_of_sixteen_mebibytes_arrives_whole(trial: Trial) -> None:
 
 async def what_is_not_taken_at_once_is_returned_in_order(trial: Trial) -> None:
     """Who sends what :meth:`Link.try_send` returned loses nothing."""
-    data = memoryview(random.Random(4).randbytes(HELD_BYTES))  # noqa: S311  # content, not secrets
+    data = memoryview(drawn(4).randbytes(HELD_BYTES))
     async with trial.pair() as (near, far), anyio.create_task_group() as tasks:
         cuts = range(0, len(data), BATCH_BYTES)
         batches = [[data[cut : cut + 1000], data[cut + 1000 : cut + BATCH_BYTES]] for cut in cuts]
@@ -275,52 +275,22 @@ async def a_thousand_links_at_once_are_served(trial: Trial) -> None:
 
 async def who_says_nothing_keeps_nobody_from_being_served(trial: Trial) -> None:
     """Handshakes are not done in the accept path."""
-    async with trial.listener() as listener, anyio.create_task_group() as tasks:
-        sockets = strangers(listener, SILENT)
-        try:
-
-            async def serve() -> None:
-                while True:
-                    tasks.start_soon(echo_once, await listener.accept())
-
-            tasks.start_soon(serve)
-            with anyio.fail_after(SERVED_SECONDS):
-                link = await trial.dial(listener)
-                await link.send([b"here"])
-                assert await read(link, 4) == b"here"
-            await link.aclose()
-        finally:
-            for sock in sockets:
-                sock.close()
-            tasks.cancel_scope.cancel()
+    async with trial.listener() as listener:
+        with strangers(listener, SILENT):
+            await expect_served(trial, listener, SERVED_SECONDS)
 
 
 async def who_talks_nonsense_is_refused_and_others_are_served(trial: Trial) -> None:
     """Random bytes, the beginning of other protocols, and lengths that are not to be believed."""
-    rng = random.Random(5)  # noqa: S311  # noise, not secrets
+    rng = drawn(5)
     noise = [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\xff\xff", b"\xff" * 65536, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"]
     noise += [rng.randbytes(rng.randrange(1, 5000)) for _ in range(12)]
-    async with trial.listener() as listener, anyio.create_task_group() as tasks:
-        sockets = strangers(listener, len(noise))
-
-        async def serve() -> None:
-            while True:
-                tasks.start_soon(echo_once, await listener.accept())
-
-        try:
-            tasks.start_soon(serve)
+    async with trial.listener() as listener:
+        with strangers(listener, len(noise)) as sockets:
             for sock, data in zip(sockets, noise, strict=False):
                 with suppress(OSError):
                     sock.send(data)
-            with anyio.fail_after(PATIENCE_SECONDS):
-                link = await trial.dial(listener)
-                await link.send([b"here"])
-                assert await read(link, 4) == b"here"
-            await link.aclose()
-        finally:
-            for sock in sockets:
-                sock.close()
-            tasks.cancel_scope.cancel()
+            await expect_served(trial, listener, PATIENCE_SECONDS)
 
 
 LAWS: tuple[Callable[[Trial], Awaitable[None]], ...] = (

@@ -6,7 +6,7 @@ import hashlib
 import math
 import random
 import socket
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from cellnet.drivers.base import CLEAR, START_SECONDS, Address
 from cellnet.errors import CellError, ConnectError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from cellnet.drivers.base import Driver, Link, Listener, Security
 
@@ -26,9 +26,10 @@ __all__ = [
     "Trial",
     "allowed",
     "digest",
-    "echo_once",
+    "drawn",
     "expect_end",
     "expect_pieces",
+    "expect_served",
     "read",
     "send_pieces",
     "strangers",
@@ -99,8 +100,13 @@ async def _started(link: Link) -> Link:
     return link
 
 
+def drawn(seed: int) -> random.Random:
+    """Return what content and noise are drawn from, the same each time."""
+    return random.Random(seed)  # noqa: S311  # nothing that is drawn is a secret
+
+
 def _pieces(seed: int) -> tuple[random.Random, bytes]:
-    rng = random.Random(seed)  # noqa: S311  # content, not secrets
+    rng = drawn(seed)
     return rng, rng.randbytes(BULK_BYTES)
 
 
@@ -154,7 +160,24 @@ async def expect_end(link: Link) -> None:
             pass
 
 
-async def echo_once(link: Link) -> None:
+async def expect_served(trial: Trial, listener: Listener, seconds: float) -> None:
+    """Dial a listener at which strangers are, and be answered in so many seconds."""
+
+    async def serve() -> None:
+        while True:
+            tasks.start_soon(_echo_once, await listener.accept())
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(serve)
+        with anyio.fail_after(seconds):
+            link = await trial.dial(listener)
+            await link.send([b"here"])
+            assert await read(link, 4) == b"here"
+        await link.aclose()
+        tasks.cancel_scope.cancel()
+
+
+async def _echo_once(link: Link) -> None:
     """Serve one stranger: what is wrong with it is its own affair."""
     try:
         with suppress(CellError, AssertionError, TimeoutError):
@@ -165,12 +188,14 @@ async def echo_once(link: Link) -> None:
         link.abort()
 
 
-def strangers(listener: Listener, count: int) -> list[socket.socket]:
-    """Connect to a listener without its driver; to none if it is not to be reached over TCP."""
+@contextmanager
+def strangers(listener: Listener, count: int) -> Iterator[list[socket.socket]]:
+    """Be connected to a listener without its driver; not at all if it is not to be reached over TCP."""
     address = Address.parse(listener.url)
-    if not address.port:
-        return []
-    return [socket.create_connection((address.host, address.port), START_SECONDS) for _ in range(count)]
+    with ExitStack() as held:
+        wanted = range(count if address.port else 0)
+        place = address.host, address.port
+        yield [held.enter_context(socket.create_connection(place, START_SECONDS)) for _ in wanted]
 
 
 def allowed(wanted: int) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import anyio
 import pytest
 
 from cellnet.arrivals import MAX_UNPROVEN, PATIENCE_SECONDS, Arrival, Arrivals
+from cellnet.fqcn import FQCN
+from cellnet.protocol.connection import Connection
+from cellnet.protocol.handshake import Handshake, Neighbour, Self
+from tests.protocol.conftest import MEMORY, NONCE, WALL
 
 pytestmark = pytest.mark.anyio
 
@@ -22,7 +24,8 @@ def arrive(arrivals: Arrivals, address: str, per_address: int | None = None) -> 
 
 
 def prove(arrival: Arrival) -> None:
-    arrival.connection = SimpleNamespace(neighbour="somebody")  # type: ignore[assignment]
+    arrival.connection = Connection(Handshake(Self("R1", "relay", 1), MEMORY, NONCE, WALL), is_listener=True, now=0.0)
+    arrival.connection.neighbour = Neighbour(FQCN("R1.C1"), "C1", "client", 1, "")
 
 
 async def test_while_all_have_just_come_one_more_is_turned_away() -> None:

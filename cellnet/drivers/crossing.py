@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-import trio
 from anyio.lowlevel import current_token
 
 from cellnet.errors import ConnectError
@@ -19,6 +18,8 @@ from cellnet.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from trio.lowlevel import TrioToken
 
 __all__ = ["Crossing", "Host"]
 
@@ -31,16 +32,15 @@ class Host:
     def __init__(self) -> None:
         """Be the loop that runs now."""
         native = current_token().native_token
-        self._post: Callable[[Callable[[], None]], object]
+        self._post: Callable[[Callable[[], object]], object]
         if isinstance(native, asyncio.AbstractEventLoop):
             self._post = native.call_soon_threadsafe
         else:
-            assert isinstance(native, trio.lowlevel.TrioToken)  # noqa: S101  # there are no others
-            self._post = native.run_sync_soon
+            self._post = cast("TrioToken", native).run_sync_soon
 
-    def post(self, call: Callable[[], None]) -> None:
+    def post(self, call: Callable[[], object]) -> None:
         """Have *call* called in that loop, from any thread; a loop that is over does nothing any more."""
-        with suppress(RuntimeError, trio.RunFinishedError):
+        with suppress(RuntimeError):  # which trio's own error is, too
             self._post(call)
 
 

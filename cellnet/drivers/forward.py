@@ -46,6 +46,8 @@ def proxy_for(address: Address, security: Security, chosen: str | None) -> Proxy
         raise ConfigurationError("the proxy is none: http://host:port or http://user:password@host:port") from None
     if proxy.scheme != "http":
         raise ConfigurationError(f"the proxy's scheme is {proxy.scheme}: only http can be used")
+    if ":" in (proxy.username or ""):
+        raise ConfigurationError("the proxy's user name has a colon: basic authentication knows none with it")
     return proxy
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import anyio
 import grpc
@@ -175,6 +176,7 @@ class GrpcCall(GrpcLink):
 
 
 def _url(proxy: Proxy) -> str:
-    user = f"{proxy.username}:{proxy.password}@" if proxy.username is not None else ""
+    # what was decoded is encoded again: a password may hold what means something in a URL
+    user = ":".join(quote(part, safe="") for part in proxy.user_info) + "@" if proxy.user_info else ""
     host = f"[{proxy.host}]" if ":" in proxy.host else proxy.host
     return f"http://{user}{host}:{proxy.port}"

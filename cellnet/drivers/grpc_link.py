@@ -22,7 +22,7 @@ from cellnet.errors import ConnectError
 from cellnet.wakeup import Wakeup
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from cellnet.drivers.base import Buffer
     from cellnet.protocol.handshake import Transport
@@ -39,6 +39,9 @@ CROSSING_BYTES = 128 * 1024
 """What may wait between the two loops, in each direction. gRPC holds about 1 MiB more for a peer that does not read."""
 CLOSE_SECONDS = 1.0
 CLOSED = "the link was closed here"
+
+_BROKEN = (grpc.RpcError, asyncio.InvalidStateError, grpc.aio.UsageError, grpc.aio.BaseError)
+"""What gRPC raises when a call is over before it should be."""
 
 OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES + 64),
@@ -144,23 +147,23 @@ class GrpcLink:
             self._is_closed = True
             self.outgoing.end(CLOSED)
             self.incoming.abandon(CLOSED)
-            self.loop.call(lambda: self.cancel())
+            self.loop.host.post(lambda: self.cancel())  # looked up there: it may be another by then
 
 
-async def pump(link: GrpcLink, stream: Stream, done_writing: Callable[[], object]) -> None:
+async def pump(link: GrpcLink, stream: Stream, done_writing: Callable[[], Awaitable[None]]) -> None:
     """Carry bytes between a link and a stream until the stream has nothing more to say, in gRPC's loop.
 
-    :param done_writing: called when the link has sent all, and returns something to await
+    :param done_writing: called when the link has sent all
     """
 
     async def send() -> None:
         try:
             while (data := await link.outgoing.get(MESSAGE_BYTES)) is not None:
                 await stream.write(data)
-            await done_writing()  # type: ignore[misc]  # see above
+            await done_writing()
         except ConnectError:
             pass  # the link was aborted
-        except (grpc.RpcError, asyncio.InvalidStateError, grpc.aio.UsageError, grpc.aio.BaseError) as error:
+        except _BROKEN as error:
             link.outgoing.abandon(f"the link broke: {_reason(error)}")
 
     async def receive() -> None:
@@ -170,7 +173,7 @@ async def pump(link: GrpcLink, stream: Stream, done_writing: Callable[[], object
             link.incoming.end()
         except ConnectError:
             pass  # the link was aborted
-        except (grpc.RpcError, asyncio.InvalidStateError, grpc.aio.UsageError, grpc.aio.BaseError) as error:
+        except _BROKEN as error:
             link.incoming.end(f"the link broke: {_reason(error)}")
 
     # not in a task group: it would be in a cycle with the stream, whose connection is open for as long as that lives

@@ -70,10 +70,6 @@ class GrpcLoop:
         self._loop.call_soon_threadsafe(begin, context=Context())
         return cancel
 
-    def call(self, function: Callable[[], object]) -> None:
-        """Call *function* in the loop soon."""
-        self.host.post(function)  # type: ignore[arg-type]  # what it returns is of no use
-
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.call_soon(self._begin)

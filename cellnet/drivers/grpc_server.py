@@ -22,12 +22,14 @@ from cellnet.protocol.handshake import Transport
 from cellnet.wakeup import Wakeup
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cellnet.drivers.base import Address, Security
 
 __all__ = ["GrpcListener"]
 
 MAX_WAITING = 128
-"""Streams that wait to be accepted; one more is refused."""
+"""Streams that wait to be accepted; one more is ended."""
 MAX_STREAMS = 1024
 """Of one connection: an ingress may carry many cells over one."""
 DRAIN_SECONDS = 10.0
@@ -56,22 +58,25 @@ class GrpcListener:
         """
         listener = cls(security)
         opened = anyio.Event()
-        result: list[int] = []
+        port = 0
+        failure: Exception | None = None
 
         async def serve() -> None:
+            nonlocal port, failure
             try:
-                result.append(await listener._serve(address))
-            except RuntimeError:
-                result.append(0)
-            listener._host.post(opened.set)
+                port = await listener._serve(address)
+            except Exception as error:  # whatever it is, who waits is told
+                failure = error
+            finally:
+                listener._host.post(opened.set)
 
         listener._loop.start(serve())
-        with anyio.CancelScope(shield=True):  # it takes no time
+        with anyio.CancelScope(shield=True):  # it takes no time, and there is a server to close afterwards
             await opened.wait()
-        if not result[0]:
+        if failure is not None:
             (await listen(address)).close()  # says why, as gRPC does not
-            raise ConfigurationError(f"cannot listen at {address}")
-        listener._url = str(replace(address, port=result[0]))
+            raise ConfigurationError(f"cannot listen at {address}: {failure}")
+        listener._url = str(replace(address, port=port))
         return listener
 
     @property
@@ -118,16 +123,15 @@ class GrpcListener:
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
         host = f"[{address.host}]" if ":" in address.host else address.host
         target = f"{host}:{address.port}"
-        if self._security.files is None:
+        security = self._security
+        if security.files is None:
             port = server.add_insecure_port(target)
         else:
-            port = server.add_secure_port(target, _credentials(self._security))
+            port = server.add_secure_port(target, _credentials(*security.files, is_mutual=security.mode == "mtls"))
         await server.start()
         return port
 
     async def _link(self, _requests: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-        if len(self._arrived) >= MAX_WAITING or self._is_closed:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many cells arrive at a time: try later")
         # such as ipv4:127.0.0.1:8002
         address = context.peer().partition(":")[2].rpartition(":")[0]
         link = GrpcLink(Transport("grpc", self._security.mode, _certificate(context), address), self._host)
@@ -146,7 +150,7 @@ class GrpcListener:
             self._host.post(link.over)
 
     def _arrive(self, link: GrpcLink) -> None:
-        if self._is_closed:
+        if self._is_closed or len(self._arrived) >= MAX_WAITING:
             link.abort()
         else:
             self._arrived.append(link)
@@ -162,8 +166,6 @@ def _certificate(context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes | Non
     return ssl.PEM_cert_to_DER_cert(next(iter(pem)).decode()) if pem else None
 
 
-def _credentials(security: Security) -> grpc.ServerCredentials:
-    assert security.files is not None  # noqa: S101  # there is TLS
-    certificate, key, roots = (path.read_bytes() for path in security.files)
-    is_mutual = security.mode == "mtls"
-    return grpc.ssl_server_credentials([(key, certificate)], roots if is_mutual else None, is_mutual)
+def _credentials(certificate: Path, key: Path, roots: Path, *, is_mutual: bool) -> grpc.ServerCredentials:
+    pair = key.read_bytes(), certificate.read_bytes()
+    return grpc.ssl_server_credentials([pair], roots.read_bytes() if is_mutual else None, is_mutual)

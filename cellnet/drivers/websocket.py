@@ -26,7 +26,7 @@ from cellnet.protocol.greeting import speaker
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from websockets.protocol import Event, Protocol
+    from websockets.protocol import Event
 
     from cellnet.drivers.base import Address, Buffer, Link, Listener
     from cellnet.protocol.handshake import Transport
@@ -55,7 +55,7 @@ class WsLink:
         :param address: what was dialled; None for the side that listens
         """
         self._inner = inner
-        self._protocol: Protocol
+        self._protocol: ClientProtocol | ServerProtocol
         if address is None:
             self._protocol = ServerProtocol(max_size=MAX_MESSAGE_BYTES)
         else:
@@ -86,7 +86,7 @@ class WsLink:
                 if isinstance(self._protocol, ClientProtocol):
                     await self._ask(self._protocol)
                 else:
-                    await self._grant(self._protocol)  # type: ignore[arg-type]  # there are two kinds
+                    await self._grant(self._protocol)
         except TimeoutError:
             if isinstance(self._protocol, ServerProtocol):  # one that waits for us to speak first learns who we are
                 self._protocol.send_response(self._protocol.reject(408, "This is a cell of cellnet, over HTTP.\n"))
@@ -206,7 +206,7 @@ class WsLink:
                 f"the other side {told}: compare the scheme, and connection_security", "wrong-scheme"
             ) from None
         if isinstance(error, InvalidStatus):
-            raise refused(error.response.status_code, "the other side") from None
+            raise _refused(error.response.status_code) from None
         if error is not None:
             raise HandshakeError(f"the other side answered, but not as a WebSocket does: {error}", "wrong-scheme")
         self._take_events(protocol.events_received()[1:])
@@ -276,15 +276,12 @@ class WsListener:
         self._inner.close()
 
 
-def refused(status: int, who: str) -> ConnectError:
-    """Return what it means that HTTP was answered with *status*.
-
-    :param who: answered, as the subject of a sentence
-    """
+def _refused(status: int) -> ConnectError:
+    """Return what it means that a request for a WebSocket was answered with *status*."""
+    told = f"the other side answered with status {status}"
     if status in _LATER:
-        return ConnectError(f"{who} answered with status {status}: {_LATER[status]}")
-    meaning = _NEVER.get(status, "it does not grant a WebSocket there")
-    return HandshakeError(f"{who} answered with status {status}: {meaning}", f"http-{status}")
+        return ConnectError(f"{told}: {_LATER[status]}")
+    return HandshakeError(f"{told}: {_NEVER.get(status, 'it does not grant a WebSocket there')}", f"http-{status}")
 
 
 _LATER = {

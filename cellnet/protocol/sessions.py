@@ -30,7 +30,7 @@ LOOKED_AT = 64
 CLOCK_MARGIN = 1.001
 """By how much two clocks may differ in speed."""
 MAX_UNCLEAR = 3
-"""How often an OPENED that leaves in doubt what the first OPEN carried is asked for again. Where the answerer was started
+"""How often an OPENED that leaves in doubt what the first OPEN carried is asked for again. If the answerer was started
 while that was on its way, no answer will ever be clear."""
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import os
+import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
@@ -14,17 +18,17 @@ import psutil
 import pytest
 from google.protobuf.wrappers_pb2 import BytesValue
 
-from cellnet import Cell, ConfigurationError, Request
+from cellnet import Cell, ConfigurationError, ConnectError
+from cellnet.drivers import tls
 from cellnet.drivers.base import CLEAR, Address
 from cellnet.drivers.grpc import GrpcDriver
 from cellnet.drivers.grpc_link import METHOD, SERVICE, deserialize, serialize
 
+if TYPE_CHECKING:
+    from tests.conftest import Issue
+
 pytestmark = pytest.mark.anyio
 URL = Address.parse("grpc://127.0.0.1:0")
-
-
-async def echo(request: Request) -> object:
-    return request.payload
 
 
 STARTING = """
@@ -81,6 +85,61 @@ async def test_a_link_that_ends_gives_its_connection_back_at_once() -> None:
     finally:
         gc.enable()
         listener.close()
+
+
+async def test_streams_beyond_those_that_may_wait_to_be_accepted_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cellnet.drivers.grpc_server.MAX_WAITING", 2)
+    driver = GrpcDriver()
+    listener = await driver.listen(URL, CLEAR)
+    links = [await driver.connect(Address.parse(listener.url), CLEAR) for _ in range(3)]
+    for link in links[:2]:
+        await link.start()
+    with anyio.fail_after(5), pytest.raises(ConnectError, match="the other side closed the link"):
+        await links[2].start()  # which may see it, or who reads does
+        await links[2].fill(memoryview(bytearray(1)))
+    for near in links[:2]:
+        far = await listener.accept()
+        await far.send([b"!"])
+        assert await near.fill(memoryview(bytearray(1))) == 1
+        far.abort()
+    for link in links:
+        link.abort()
+    listener.close()
+
+
+async def test_a_proxys_password_may_hold_what_means_something_in_a_url() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        port = proxy.getsockname()[1]
+        asked: list[bytes] = []
+
+        def serve() -> None:
+            sock, _address = proxy.accept()
+            with sock:
+                asked.append(sock.recv(65536))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.to_thread.run_sync, serve)
+            link = await GrpcDriver(f"http://us%40er:p%40ss%2F%25@127.0.0.1:{port}").connect(
+                Address.parse("grpc://hub.example.org:8002"), CLEAR
+            )
+            with pytest.raises(ConnectError):
+                await link.start()
+    assert asked[0].startswith(b"CONNECT hub.example.org:8002 HTTP/1.1")
+    assert b"grpc" in asked[0]  # it is gRPC that asked, and not who finds out why it could not
+    (given,) = re.findall(rb"(?i)proxy-authorization: basic (\S+)", asked[0])
+    assert base64.b64decode(given) == b"us@er:p@ss/%"
+
+
+async def test_a_certificate_that_cannot_be_read_is_told_and_nobody_waits_for_ever(issue: Issue) -> None:
+    server = issue("server", "server")
+    assert server.files is not None
+    security = tls.for_listening("mtls", server, "h2")
+    server.files[1].write_text("no key")
+    with pytest.raises(ConfigurationError, match="cannot listen at grpc://"), anyio.fail_after(5):
+        await GrpcDriver().listen(URL, security)
+    server.files[1].unlink()
+    with pytest.raises(ConfigurationError, match="No such file"), anyio.fail_after(5):
+        await GrpcDriver().listen(URL, security)
 
 
 async def test_a_port_that_is_taken_is_told_with_the_reason() -> None:

@@ -16,14 +16,14 @@ from cellnet.drivers.base import CLEAR, Address
 from cellnet.drivers.http import HttpDriver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from cellnet.drivers.websocket import WsLink
 
 pytestmark = pytest.mark.anyio
 
 
-async def against(peer: Callable[[str], object], serve: Callable[[WsLink], object]) -> object:
+async def against(peer: Callable[[str], object], serve: Callable[[WsLink], Awaitable[None]]) -> object:
     """Run a peer of another library in a thread, which is given a URL, and serve its link; return what it returns."""
     listener = await HttpDriver().listen(Address.parse("http://127.0.0.1:0"), CLEAR)
     found: list[object] = []
@@ -38,7 +38,7 @@ async def against(peer: Callable[[str], object], serve: Callable[[WsLink], objec
                 link = await listener.accept()
                 try:
                     await link.start()
-                    await serve(link)  # type: ignore[misc]  # what serves is to be awaited
+                    await serve(link)
                 finally:
                     link.abort()
     finally:

@@ -35,6 +35,7 @@ def installed(name: str) -> str:
     if path is None:
         if os.environ.get("CELLNET_NEEDS_PROXIES"):
             pytest.fail(f"{name} is not installed")
+        # not a package of Python, so no developer's machine has to have it; CI installs it and says so above
         pytest.skip(f"{name} is not installed: apt-get install nginx-core libnginx-mod-stream haproxy tinyproxy")
     return path
 

@@ -122,7 +122,9 @@ async def test_a_proxy_that_is_not_there(scheme: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("proxy", ["https://user:secret@proxy:3128", "proxy", "socks5://proxy:1080", "http://a@b"])
+@pytest.mark.parametrize(
+    "proxy", ["https://user:secret@proxy:3128", "proxy", "socks5://proxy:1080", "http://a@b", "http://a%3Ab:secret@c:1"]
+)
 async def test_what_is_no_proxy_is_said_without_its_password(scheme: str, proxy: str) -> None:
     async with Cell("C1", drivers={scheme: DRIVERS[scheme](proxy)}) as child:
         with pytest.raises(ConfigurationError, match="the proxy") as caught:
