@@ -32,6 +32,7 @@ __all__ = [
     "Listener",
     "Security",
     "cut",
+    "place",
 ]
 
 Buffer = bytes | memoryview
@@ -127,6 +128,11 @@ class Link(Protocol):
         ...
 
 
+def place(host: str, port: int) -> str:
+    """Return ``host:port``, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def cut(buffers: deque[Buffer], size: int) -> bytes:
     """Take *size* bytes off the front of *buffers*, or what there is: for drivers that send messages."""
     parts: list[Buffer] = []
@@ -211,5 +217,9 @@ class Address:
     def __str__(self) -> str:
         if self.scheme == "unix":
             return f"unix://{self.path}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}" if self.scheme == "memory" else f"{self.scheme}://{host}:{self.port}"
+        return f"{self.scheme}://{self.host if self.scheme == 'memory' else self.place}"
+
+    @property
+    def place(self) -> str:
+        """The host and the port."""
+        return place(self.host, self.port)

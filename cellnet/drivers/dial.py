@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from cellnet.drivers.base import CLEAR
+from cellnet.drivers.base import CLEAR, place
 from cellnet.drivers.sock import SockListener, connect_socket
 from cellnet.errors import ConfigurationError, ConnectError
 
@@ -47,7 +47,7 @@ async def dial(host: str, port: int) -> socket.socket:
     sock, reasons = await _first(targets)
     if sock is None:
         tried = f" ({len(targets)} addresses were tried)" if len(targets) > 1 else ""
-        raise ConnectError(f"nobody answers at {_place(host, port)}: {reasons[-1]}{tried}")
+        raise ConnectError(f"nobody answers at {place(host, port)}: {reasons[-1]}{tried}")
     return sock
 
 
@@ -102,7 +102,3 @@ def _in_turn(targets: Sequence[_Target]) -> list[_Target]:
     first = [target for target in targets if target[0] == targets[0][0]]
     others = [target for target in targets if target[0] != targets[0][0]]
     return [target for target in chain.from_iterable(zip_longest(first, others)) if target is not None]
-
-
-def _place(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

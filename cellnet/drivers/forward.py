@@ -12,6 +12,7 @@ from websockets.exceptions import InvalidProxy
 from websockets.headers import build_authorization_basic
 from websockets.proxy import Proxy, parse_proxy
 
+from cellnet.drivers.base import place
 from cellnet.drivers.dial import dial
 from cellnet.errors import ConfigurationError, ConnectError, HandshakeError
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from cellnet.drivers.base import Address, Security
 
-__all__ = ["dial_through", "proxy_for"]
+__all__ = ["proxy_for", "reach"]
 
 ANSWER_BYTES = 16 * 1024
 """Of a proxy's answer, at most."""
@@ -51,13 +52,16 @@ def proxy_for(address: Address, security: Security, chosen: str | None) -> Proxy
     return proxy
 
 
-async def dial_through(proxy: Proxy, address: Address) -> socket.socket:
+async def reach(address: Address, proxy: Proxy | None) -> socket.socket:
     """Return a socket on which the host of *address* is to be heard.
 
+    :param proxy: what to go through; None to dial the host itself
     :raises HandshakeError: if the proxy refuses
-    :raises ConnectError: if the proxy does not answer, or the host does not answer it
+    :raises ConnectError: if the proxy does not answer, or the host does not
     """
-    where = f"{proxy.host}:{proxy.port}"
+    if proxy is None:
+        return await dial(address.host, address.port)
+    where = place(proxy.host, proxy.port)
     try:
         sock = await dial(proxy.host, proxy.port)
     except ConnectError as error:
@@ -83,13 +87,11 @@ async def dial_through(proxy: Proxy, address: Address) -> socket.socket:
 
 async def _ask(sock: socket.socket, proxy: Proxy, address: Address) -> int:
     """Ask for a way to *address*; return the status of the answer."""
-    host = f"[{address.host}]" if ":" in address.host else address.host
-    target = f"{host}:{address.port}"
-    headers = [("Host", target)]
+    headers = [("Host", address.place)]
     if proxy.user_info is not None:
         headers.append(("Proxy-Authorization", build_authorization_basic(*proxy.user_info)))
     asking = h11.Connection(h11.CLIENT, max_incomplete_event_size=ANSWER_BYTES)
-    request = asking.send(h11.Request(method="CONNECT", target=target, headers=headers)) or b""
+    request = asking.send(h11.Request(method="CONNECT", target=address.place, headers=headers)) or b""
     request += asking.send(h11.EndOfMessage()) or b""
     await _send(sock, request)
     while True:

@@ -14,10 +14,9 @@ import anyio
 import grpc
 import grpc.aio
 
-from cellnet.drivers.base import START_SECONDS, UNTOLD
+from cellnet.drivers.base import START_SECONDS, UNTOLD, place
 from cellnet.drivers.crossing import Host
-from cellnet.drivers.dial import dial
-from cellnet.drivers.forward import dial_through, proxy_for
+from cellnet.drivers.forward import proxy_for, reach
 from cellnet.drivers.grpc_link import METHOD, OPTIONS, SERVICE, GrpcLink, deserialize, one_line, pump, serialize
 from cellnet.drivers.sock import SockLink
 from cellnet.errors import ConnectError, HandshakeError
@@ -98,12 +97,9 @@ class GrpcCall(GrpcLink):
 
         :raises ConnectError: if something is
         """
-        address, mode = self._address, self._security.mode
-        if self._proxy is None:
-            sock = await dial(address.host, address.port)
-        else:
-            sock = await dial_through(self._proxy, address)
-        link = SockLink(sock, "grpc", self._security, server_name=address.host)
+        mode = self._security.mode
+        sock = await reach(self._address, self._proxy)
+        link = SockLink(sock, "grpc", self._security, server_name=self._address.host)
         try:
             await link.start()
             await link.send([_PREFACE])
@@ -152,8 +148,7 @@ class GrpcCall(GrpcLink):
         return self._is_open
 
     def _channel(self) -> grpc.aio.Channel:
-        host = f"[{self._address.host}]" if ":" in self._address.host else self._address.host
-        target = f"dns:///{host}:{self._address.port}"
+        target = f"dns:///{self._address.place}"
         options: list[tuple[str, int | str]] = [
             *OPTIONS,
             # a connection for each link: what happens to one, and its pauses, are no other's
@@ -178,5 +173,4 @@ class GrpcCall(GrpcLink):
 def _url(proxy: Proxy) -> str:
     # what was decoded is encoded again: a password may hold what means something in a URL
     user = ":".join(quote(part, safe="") for part in proxy.user_info) + "@" if proxy.user_info else ""
-    host = f"[{proxy.host}]" if ":" in proxy.host else proxy.host
-    return f"http://{user}{host}:{proxy.port}"
+    return f"http://{user}{place(proxy.host, proxy.port)}"

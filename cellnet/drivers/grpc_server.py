@@ -121,13 +121,13 @@ class GrpcListener:
         self._server = server = grpc.aio.server(options=options)
         handler = grpc.stream_stream_rpc_method_handler(self._link, deserialize, serialize)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
-        host = f"[{address.host}]" if ":" in address.host else address.host
-        target = f"{host}:{address.port}"
         security = self._security
         if security.files is None:
-            port = server.add_insecure_port(target)
+            port = server.add_insecure_port(address.place)
         else:
-            port = server.add_secure_port(target, _credentials(*security.files, is_mutual=security.mode == "mtls"))
+            port = server.add_secure_port(
+                address.place, _credentials(*security.files, is_mutual=security.mode == "mtls")
+            )
         await server.start()
         return port
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cellnet.drivers.dial import dial, listen
+from cellnet.drivers.dial import listen
 from cellnet.drivers.sock import SockLink
 
 if TYPE_CHECKING:
@@ -34,14 +34,10 @@ class HttpDriver:
     async def connect(self, address: Address, security: Security) -> WsLink:
         """Connect to the host, or ask the proxy to."""
         # only here: a program that does without HTTP does not wait for it
-        from cellnet.drivers.forward import dial_through, proxy_for
+        from cellnet.drivers.forward import proxy_for, reach
         from cellnet.drivers.websocket import WsLink
 
-        proxy = proxy_for(address, security, self._proxy)
-        if proxy is None:
-            sock = await dial(address.host, address.port)
-        else:
-            sock = await dial_through(proxy, address)
+        sock = await reach(address, proxy_for(address, security, self._proxy))
         return WsLink(SockLink(sock, "http", security, server_name=address.host), address)
 
     async def listen(self, address: Address, security: Security) -> WsListener:
