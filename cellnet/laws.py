@@ -19,7 +19,7 @@ import anyio
 
 from cellnet.drivers.base import CLEAR, Address
 from cellnet.errors import CellError, ConnectError
-from cellnet.groups import unwrapped
+from cellnet.groups import leaves
 from cellnet.trial import (
     CONNECTIONS,
     PATIENCE_SECONDS,
@@ -40,7 +40,12 @@ if TYPE_CHECKING:
 
     from cellnet.drivers.base import Buffer, Driver, Link, Listener, Security
 
-__all__ = ["LAWS", "check_driver"]
+    Law = Callable[[Trial], Awaitable[None]]
+
+__all__ = ["LAWS", "check_driver", "check_law"]
+
+BROKEN = (AssertionError, TimeoutError, CellError)
+"""What a law raises that is broken; anything else is a bug of the driver, or of the law, and is raised as it is."""
 
 BATCH_BYTES = 256 * 1024
 """What cells send in one call, at most."""
@@ -69,12 +74,23 @@ async def check_driver(
     """
     trial = Trial(driver, url, listening, connecting, connections)
     for law in LAWS:
-        try:
-            with unwrapped():
-                await law(trial)
-        except (AssertionError, TimeoutError, CellError) as error:
-            name = law.__name__.replace("_", " ")
-            raise AssertionError(f"{url}: {name}: {error or type(error).__name__}") from error
+        await check_law(law, trial)
+
+
+async def check_law(law: Law, trial: Trial) -> None:
+    """Try one of the laws.
+
+    :raises AssertionError: naming it, if it is broken: by either end, or by both at the same moment
+    """
+    try:
+        await law(trial)
+    except (*BROKEN, ExceptionGroup) as error:
+        broken, other = ExceptionGroup("", [error]).split(BROKEN)
+        if broken is None or other is not None:
+            raise
+        first = next(leaves(broken))
+        name = law.__name__.replace("_", " ")
+        raise AssertionError(f"{trial.url}: {name}: {first or type(first).__name__}") from error
 
 
 async def bytes_arrive_in_order_both_ways_whatever_their_pieces(trial: Trial) -> None:
@@ -293,7 +309,7 @@ async def who_talks_nonsense_is_refused_and_others_are_served(trial: Trial) -> N
             await expect_served(trial, listener, PATIENCE_SECONDS)
 
 
-LAWS: tuple[Callable[[Trial], Awaitable[None]], ...] = (
+LAWS: tuple[Law, ...] = (
     bytes_arrive_in_order_both_ways_whatever_their_pieces,
     a_long_list_of_small_buffers_leaves_in_one_call,
     a_buffer_of_sixteen_mebibytes_arrives_whole,

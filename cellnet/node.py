@@ -25,6 +25,7 @@ from cellnet.drivers.base import Ingress
 from cellnet.epoch import next_epoch
 from cellnet.errors import CellError, ConfigurationError
 from cellnet.fqcn import FQSN, ROOT
+from cellnet.groups import leaves
 from cellnet.jobs.coordinator import Coordinator
 from cellnet.jobs.host import JobHost
 from cellnet.jobs.operator import SOCKET, present_page, run_folder
@@ -109,7 +110,7 @@ def run_until_signalled(node: Callable[..., Coroutine[Any, Any, None]], *, backe
         others = group.subgroup(lambda error: not isinstance(error, CellError | BaseExceptionGroup))
         if others is not None:
             raise
-        raise _first(group) from None
+        raise next(leaves(group)) from None
 
 
 def joined_line(cell: Cell, connect: Endpoint) -> str:
@@ -230,9 +231,3 @@ def _private_folder(folder: Path) -> Iterator[Path]:
 def _clear(folder: Path) -> None:
     (folder / SOCKET).unlink(missing_ok=True)
     shutil.rmtree(folder / JOBS, ignore_errors=True)
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from cellnet.errors import CellError, ConfigurationError
+from cellnet.groups import leaves
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,7 +63,7 @@ class _Commands(click.Group):
             # a task group wraps what its tasks raise; anything but our own errors is a bug, and keeps its traceback
             if group.subgroup(lambda error: not isinstance(error, CellError | BaseExceptionGroup)) is not None:
                 raise
-            raise _Failed("\n".join(dict.fromkeys(_leaves(group)))) from None
+            raise _Failed("\n".join(dict.fromkeys(map(str, leaves(group))))) from None
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -179,9 +180,3 @@ def _settings(config: str) -> dict[str, Any]:
 
 def _log_to_stderr(level: int = logging.INFO) -> None:
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-
-
-def _leaves(error: BaseException) -> list[str]:
-    if isinstance(error, BaseExceptionGroup):
-        return [text for inner in error.exceptions for text in _leaves(inner)]
-    return [str(error)]

@@ -20,7 +20,7 @@ SEED = 1
 CASES: list[tuple[str, Row, str, str]] = [
     ("F7", silences.silent_neighbours, "dead_never_found", "C1_found_its_parent_gone after None s, not 15"),
     ("F7", silences.stopped_receiver, "queue_unbounded", "the relay of a stopped client grew by .* MiB"),
-    ("F1", kills.relays_killed, "dedup_off", "it ran 2 times"),
+    ("F1", kills.relays_killed, "dedup_off", r"it ran [2-9] times"),
     ("F1b", bulk.relays_killed_below_transfers, "content_not_kept", "transfers did not come as they were sent"),
     ("F4", kills.receiver_killed, "acknowledge_before_save", "20 durable requests have .* effects"),
     ("F9", slow.slow_child, "slow_child_awaited", "beside a slow child, the others had .*% of their rate"),
@@ -29,7 +29,7 @@ CASES: list[tuple[str, Row, str, str]] = [
     ("F16", silences.flapping_link, "closed_link_kept", "R1 holds .*'tasks'(.|\\n)*R1 grew by .* MiB"),
     ("F18", kills.rolling_restart, "drain_off", "requests did not end well"),
     ("F19", hostile.hostile_hop, "seal_check_off", "altered messages were accepted"),
-    ("F19", hostile.hostile_hop, "replay_window_off", "it ran 2 times"),
+    ("F19", hostile.hostile_hop, "replay_window_off", r"it ran [2-9] times"),
     ("F19", hostile.forged_beside, "ingress_filter_off", "in the name of a cell beside the relay"),
     ("F19", hostile.forged_below, "introduction_check_off", "in the name of a cell below the relay"),
     ("F19b", altered.contents_altered, "record_check_off", "transfers came altered"),
