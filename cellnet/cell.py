@@ -128,8 +128,9 @@ class Cell(anyio.AsyncContextManagerMixin):
                     self.name, self._handlers, self._journal, self._contents, tasks, self._ended, self._stopped
                 )
                 self._streams = Streams(self._endpoint, self._stream_handlers, self.request, tasks, self._dispatch)
-                self._neighbours = Neighbours(self._endpoint, self._drivers, self._rng, tasks, self._dispatch)
+                self._neighbours = Neighbours(self._endpoint, self._drivers, self._rng, tasks, self._received)
                 tasks.start_soon(self._neighbours.keep_time)
+                tasks.start_soon(self._neighbours.keep_flushing)
                 try:
                     yield self
                     await self._neighbours.close()
@@ -343,10 +344,17 @@ class Cell(anyio.AsyncContextManagerMixin):
     # What the endpoint has to tell.
 
     def _dispatch(self) -> None:
+        self._take_all()
+        self._neighbours.flush_soon()
+
+    def _received(self) -> None:
+        self._take_all()
+        self._neighbours.flush()
+
+    def _take_all(self) -> None:
         events = self._endpoint.events
         while events:
             self._take(events.popleft())
-        self._neighbours.flush()
         self._answered.notify()  # something may have: it costs nothing unless somebody waits
 
     def _take(self, event: Event) -> None:

@@ -145,6 +145,8 @@ class RunningLink:
             if self._writer is None:
                 self._writer = anyio.CancelScope()
                 self._tasks.start_soon(self._write, self._writer)
+        elif not connection.is_full:
+            self._room.notify()
 
     def keep(self) -> None:
         """Copy what waits to be sent: contents that pass lie in a buffer that is about to be used again."""

@@ -64,6 +64,7 @@ class Neighbours:
         self._dispatch = dispatch
         self._running: dict[Connection, RunningLink] = {}
         self._ready: list[RunningLink] = []
+        self._waiting = Wakeup()
         self._closing = False
         self._listeners: list[Listener] = []
         self._pages = Pages()
@@ -143,7 +144,7 @@ class Neighbours:
             await running.wait_in_order()
 
     def flush(self) -> None:
-        """Send what the last input or call gave to send.
+        """Send what the last input gave to send.
 
         The time is looked at anew: what came of much input took long, and a frame says how much of its own is left.
         """
@@ -154,6 +155,22 @@ class Neighbours:
                 self._ready.pop().flush(now)
         if self._endpoint.due < self._planned:
             self._sooner.notify()
+
+    def flush_soon(self) -> None:
+        """Send what a call gave to send, together with what others do whose turn on the event loop it is now.
+
+        A system call costs many times what a frame does.
+        """
+        if self._ready:
+            self._waiting.notify()
+        elif self._endpoint.due < self._planned:
+            self._sooner.notify()
+
+    async def keep_flushing(self) -> None:
+        """Send what waits whenever all whose turn it was have had it."""
+        while True:
+            await self._waiting.wait()
+            self.flush()
 
     async def keep_time(self) -> None:
         """Let the endpoint do what is due: send again, send keepalives, find dead links."""

@@ -15,6 +15,7 @@ from cellnet.fqcn import MAX_HOPS
 from cellnet.protocol.feed import Feed
 from cellnet.protocol.frames import MAX_REMAINING_MS, PREFIX, FrameDecoder, Kind, pack, prefix
 from cellnet.protocol.greeting import CELL, speaker
+from cellnet.protocol.runs import FRAME_OVERHEAD_BYTES, Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from cellnet.fqcn import FQCN
     from cellnet.protocol.frames import Buffer, Frame
     from cellnet.protocol.handshake import Handshake, Neighbour
+    from cellnet.protocol.runs import Runs
 
 __all__ = ["Connection", "Route", "Statistics"]
 
@@ -31,8 +33,6 @@ BUDGET_BYTES = 1 << 20
 """What may wait for one neighbour before new messages to it are refused, or its senders wait."""
 RESERVE_BYTES = 4 << 20
 """What replies and other answers may take beyond the budget; what is over that is dropped and counted."""
-FRAME_OVERHEAD_BYTES = 192
-"""What a waiting frame takes beside its header and body; it counts, so that small frames are bounded too."""
 BATCH_BYTES = 256 * 1024
 KEEPALIVE_SECONDS = 5.0
 """A link that was silent for this long sends a PING."""
@@ -48,7 +48,7 @@ _IN_ORDER = frozenset({Kind.PRESENCE, Kind.LOST, Kind.GOAWAY})
 class Route:
     """A way through this cell: from a neighbour, or from here, to the next."""
 
-    __slots__ = ("_branches", "destination", "label", "origin", "out", "source", "source_label")
+    __slots__ = ("_branches", "checked", "destination", "label", "origin", "out", "source", "source_label")
 
     def __init__(
         self, origin: FQCN, destination: FQCN | None, source: Connection | None = None, source_label: int = 0
@@ -61,6 +61,8 @@ class Route:
         self.source_label = source_label
         self.out: Connection | None = None
         self.label = 0
+        self.checked = -1
+        """The router's version for which :attr:`out` is known to be the next hop."""
         self._branches: dict[Connection, Route] = {}
 
     def branch(self, out: Connection) -> Route:
@@ -80,8 +82,8 @@ class Route:
         self._branches.clear()
 
 
-_Queued = tuple[Kind, int, int, float | None, bytes, bytes]
-"""Kind, hop, label, when it expires, header, body."""
+_Queued = tuple[Kind, int, int, float | None, bytes, bytes] | Run
+"""Kind, hop, label, when it expires, header, body; or frames that are not taken apart."""
 
 _COUNTERS = range(max(Kind) + 1)
 
@@ -154,9 +156,10 @@ class Connection:
         """How much of an incomplete frame is held."""
         return self._decoder.held_bytes
 
-    def receive(self, data: memoryview | bytes, now: float, room: int = 0) -> Iterator[Frame]:
+    def receive(self, data: memoryview | bytes, now: float, room: int = 0, runs: Runs | None = None) -> Iterator[Frame]:
         """Take bytes from the link and yield the frames that are complete with them.
 
+        :param runs: takes those that only pass, if *data* can be written into
         :param room: how many bytes at the front of *data* are room for :attr:`held_bytes`, and not new
         :raises HandshakeError: if the other side is no cell
         :raises RemoteProtocolError: the link must be closed
@@ -166,7 +169,9 @@ class Connection:
             told = f"the other side speaks {other}: compare the scheme, and connection_security"
             raise HandshakeError(told, "wrong-scheme")
         self.statistics.bytes_received += len(data) - room
-        return self._decoder.feed(data, room)
+        if runs is not None:
+            runs.open(self, now)
+        return self._decoder.feed(data, room, runs)
 
     def bind(self, label: int, origin: FQCN, destination: FQCN | None) -> Route:
         """Note what the neighbour means by *label* from now on.
@@ -194,6 +199,16 @@ class Connection:
         For a full link to the parent, the readers of the children wait instead.
         """
         return self.is_listener and self.is_full
+
+    @property
+    def room(self) -> int:
+        """How much more may wait here; what is over it is dropped."""
+        return BUDGET_BYTES + RESERVE_BYTES - self.queued_bytes
+
+    @property
+    def room_for_new(self) -> int:
+        """How much more may wait here until :attr:`refuses_new`."""
+        return BUDGET_BYTES - self.queued_bytes if self.is_listener else self.room
 
     @property
     def has_output(self) -> bool:
@@ -232,6 +247,16 @@ class Connection:
         self._push(self._data, kind, header, body, route.label, hop, expires)
         return True
 
+    def pass_on(self, run: Run) -> None:
+        """Queue frames that are as this neighbour takes them. There must be :attr:`room` for them."""
+        self._wake_if_idle()
+        self._data.append(run)
+        self.queued_bytes += run.cost
+
+    def used(self, route: Route) -> None:
+        """Note that a route's label is in use: if there are too many, others are forgotten first."""
+        self._labels.move_to_end(route.label)
+
     def take(self, now: float, limit: int = BATCH_BYTES, *, contents: bool = True) -> list[Buffer]:
         """Return what to send next, at most about *limit* bytes, as buffers in order. Frames are never cut.
 
@@ -241,7 +266,11 @@ class Connection:
         size = 0
         sent = self.statistics.frames_sent
         while size < limit and (lane := self._control or self._data):
-            kind, hop, label, expires, header, body = lane.popleft()
+            queued = lane.popleft()
+            if isinstance(queued, Run):
+                size += self._take_run(queued, now, buffers)
+                continue
+            kind, hop, label, expires, header, body = queued
             length = len(header) + len(body)
             self.queued_bytes -= FRAME_OVERHEAD_BYTES + length
             remaining = 0
@@ -263,6 +292,17 @@ class Connection:
             self._spoke = now
             self.statistics.bytes_sent += size
         return buffers
+
+    def _take_run(self, run: Run, now: float, buffers: list[Buffer]) -> int:
+        self.queued_bytes -= run.cost
+        data, kinds, late = run.at(now)
+        self.statistics.dropped += late
+        sent = self.statistics.frames_sent
+        for kind in kinds:
+            sent[kind] += 1
+        if data:
+            buffers.append(data)
+        return len(data)
 
     # Time.
 

@@ -26,6 +26,7 @@ from cellnet.protocol.introduction import Party
 from cellnet.protocol.plane import BULK, Plane
 from cellnet.protocol.presence import Presence
 from cellnet.protocol.routing import Router, Side
+from cellnet.protocol.runs import Runs
 from cellnet.protocol.switch import Switch
 from cellnet.protocol.timers import Timers
 
@@ -84,6 +85,7 @@ class Endpoint:
         self._credentials: Credentials | None = None
         self._fencing = Fencing(self.timers, self._admit, self._refuse, lambda: self._is_deaf)
         self._presence = Presence(self.router, self.events)
+        self._runs = Runs(self.router)
         self._entropy, self._random, self._wall = entropy, random, wall
 
     @property
@@ -122,11 +124,13 @@ class Endpoint:
     def receive(self, connection: Connection, data: memoryview | bytes, now: float, room: int = 0) -> None:
         """Take bytes that arrived on a link. Whatever is wrong with them ends that link and nothing else.
 
-        :param data: is not to be used again before :meth:`keep`, as contents may still lie there
+        :param data: is not to be used again before :meth:`keep`, as contents may still lie there; it is written into
         :param room: how many bytes at the front of *data* are room for what the connection holds, and not new
         """
+        if memoryview(data).readonly:
+            data = memoryview(bytearray(data))  # what passes is changed where it lies
         try:
-            for frame in connection.receive(data, now, room):
+            for frame in connection.receive(data, now, room, self._runs):
                 if connection not in self.connections:
                     break
                 connection.statistics.frames_received[frame.kind] += 1

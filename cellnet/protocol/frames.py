@@ -23,6 +23,8 @@ from cellnet.errors import RemoteProtocolError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cellnet.protocol.runs import Runs
+
 __all__ = [
     "FRAME_BYTES",
     "INLINE_LIMIT",
@@ -98,6 +100,7 @@ class Kind(IntEnum):
 
 FIRST_ROUTED = Kind.REQUEST
 _KINDS = {int(kind): kind for kind in Kind}
+_DATA, _ROUTED = int(Kind.DATA), int(FIRST_ROUTED)
 _PREFIX_BYTES = PREFIX.size
 _read_prefix = PREFIX.unpack_from
 _packer = msgpack.Packer()
@@ -135,11 +138,12 @@ class FrameDecoder:
         """How much of an incomplete frame is held."""
         return len(self._tail)
 
-    def feed(self, data: bytes | memoryview, room: int = 0) -> Iterator[Frame]:
+    def feed(self, data: bytes | memoryview, room: int = 0, runs: Runs | None = None) -> Iterator[Frame]:
         """Take bytes and yield the frames that are complete with them. Must be exhausted before the next call.
 
         :param room: how many bytes at the front of *data* are not new, but room for :attr:`held_bytes`, which then
             need not be joined with the rest elsewhere
+        :param runs: takes what only passes, if *data* can be written into; the rest is yielded
         :raises RemoteProtocolError: at the first prefix that breaks a limit; the link is then unusable
         """
         view = memoryview(data)
@@ -149,6 +153,13 @@ class FrameDecoder:
                 return
             view = _joined(tail, view, room)
             self._tail = bytearray()
+        try:
+            yield from self._frames(view, runs)
+        finally:
+            if runs is not None:
+                runs.close()
+
+    def _frames(self, view: memoryview, runs: Runs | None) -> Iterator[Frame]:
         start, end = 0, len(view)
         if self._data is not None:
             start = min(self._data[2], end)
@@ -156,19 +167,27 @@ class FrameDecoder:
         self._wanted = _PREFIX_BYTES
         while end - start >= _PREFIX_BYTES:
             length, header, kind, hop, label, remaining = _read_prefix(view, start)
-            _check_prefix(length, header, kind)
+            if header > length or length - header > MAX_BODY or kind not in _KINDS or kind == _DATA:
+                _check_prefix(length, header, kind)
             first = start + _PREFIX_BYTES
-            body, stop = first + header, first + length
-            if kind == Kind.DATA and body <= end:
+            stop = first + length
+            if kind == _DATA and first + header <= end:
+                body = first + header
                 self._data = label, OFFSET.unpack_from(view, first)[0], stop - body
                 start = body
                 if body < end or body == stop:
                     start = min(stop, end)
                     yield self._part(view[body:start])
             elif stop > end:
-                self._wanted = _PREFIX_BYTES + (header if kind == Kind.DATA else length)
+                self._wanted = _PREFIX_BYTES + (header if kind == _DATA else length)
                 break
             else:
+                if runs is not None:
+                    if kind >= _ROUTED and runs.take(view, start, stop, kind, hop, label, remaining):
+                        start = stop
+                        continue
+                    runs.close()
+                body = first + header
                 yield Frame(_KINDS[kind], hop, label, remaining, bytes(view[first:body]), bytes(view[body:stop]))
                 start = stop
         self._tail += view[start:]
@@ -194,7 +213,7 @@ def _check_prefix(length: int, header: int, kind: int) -> None:
 def _joined(tail: bytearray, view: memoryview, room: int) -> memoryview:
     """Return the bytes that are held and those that came as one piece."""
     if room != len(tail):
-        return memoryview(bytes(tail) + view[room:])
+        return memoryview(tail + view[room:])
     view[:room] = tail
     return view
 

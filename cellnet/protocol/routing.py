@@ -49,13 +49,34 @@ class Side(NamedTuple):
 class Router(Generic[LinkT]):
     """Routes over a tree: down to a cell that is present below, up to the parent for any other."""
 
-    __slots__ = ("_below", "fqcn", "parent")
+    __slots__ = ("_below", "_fqcn", "_parent", "version")
 
     def __init__(self, fqcn: FQCN | None) -> None:
-        self.fqcn = fqcn
-        """Our own name; None until a parent gave it."""
-        self.parent: LinkT | None = None
+        self._fqcn = fqcn
+        self._parent: LinkT | None = None
         self._below: dict[FQCN, tuple[Member, LinkT]] = {}
+        self.version = 0
+        """Higher after each change: a next hop that was found holds while it is the same."""
+
+    @property
+    def fqcn(self) -> FQCN | None:
+        """Our own name; None until a parent gave it."""
+        return self._fqcn
+
+    @fqcn.setter
+    def fqcn(self, fqcn: FQCN) -> None:
+        self._fqcn = fqcn
+        self.version += 1
+
+    @property
+    def parent(self) -> LinkT | None:
+        """The link to our parent, if there is one."""
+        return self._parent
+
+    @parent.setter
+    def parent(self, parent: LinkT | None) -> None:
+        self._parent = parent
+        self.version += 1
 
     def __len__(self) -> int:
         return len(self._below)
@@ -65,15 +86,16 @@ class Router(Generic[LinkT]):
         found = self._below.get(destination)
         if found is not None:
             return found[1]
-        if self.fqcn is None or self.fqcn.is_ancestor_of(destination):
+        if self._fqcn is None or self._fqcn.is_ancestor_of(destination):
             return None
-        return self.parent
+        return self._parent
 
     def join(self, member: Member, link: LinkT) -> bool:
         """Note that *member* is present behind *link*. Return whether there was room."""
         if member.fqcn not in self._below and len(self._below) >= MAX_MEMBERS:
             return False
         self._below[member.fqcn] = (member, link)
+        self.version += 1
         return True
 
     def leave(self, fqcn: FQCN, link: LinkT) -> list[Member]:
@@ -85,6 +107,7 @@ class Router(Generic[LinkT]):
         ]
         for member in gone:
             del self._below[member.fqcn]
+        self.version += bool(gone)
         return gone
 
     def holds(self, fqcn: FQCN) -> bool:

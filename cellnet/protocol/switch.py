@@ -15,6 +15,7 @@ from cellnet.protocol.connection import MAX_REASON, Route
 from cellnet.protocol.envelope import MAX_ENTRIES, Entry, join, read_name
 from cellnet.protocol.frames import Kind, pack, unpack
 from cellnet.protocol.routing import Side
+from cellnet.protocol.runs import REFUSABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -27,8 +28,6 @@ __all__ = ["Switch"]
 
 MAX_OWN_ROUTES = 8192
 """Routes from this cell that are remembered; the least recently used one is forgotten."""
-_REFUSABLE = frozenset({Kind.REQUEST, Kind.EVENT, Kind.OPEN})
-"""What a full link refuses; the rest answers something, or frees something."""
 _TOLD = frozenset({Kind.REQUEST, Kind.OPEN})
 """Whose origin is told when they are refused."""
 _NACK_ERRORS: dict[str, type[NotExecuted]] = {"unreachable": Unreachable, "busy": Busy}
@@ -165,11 +164,12 @@ class Switch:
             error = self._unreachable(destination)
         elif frame.hop <= 1:
             error = self._hops_used_up()
-        elif (out.refuses_new and frame.kind in _REFUSABLE) or not out.forward(
+        elif (out.refuses_new and frame.kind in REFUSABLE) or not out.forward(
             route, frame.kind, frame.header, frame.body, expires=expires, hop=frame.hop - 1
         ):
             error = self._full(out)
         else:
+            route.checked = self._router.version  # those that follow are not looked at so closely
             return
         if frame.kind in _TOLD:
             session, counter = unpack(frame.header, int, int)
