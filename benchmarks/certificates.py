@@ -39,8 +39,23 @@ def issue(folder: Path, *, with_relay: bool) -> None:
     (folder / "project.yml").write_text(PROJECT.replace("PARENT", "R1" if with_relay else "server"))
     provision(folder / "project.yml", folder / "kits")
     authority = ec.generate_private_key(ec.SECP256R1())
-    root = _builder("contest", "contest", authority).add_extension(
-        x509.BasicConstraints(ca=True, path_length=None), True
+    root = (
+        _builder("contest", "contest", authority)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(
+            x509.KeyUsage(
+                digital_signature=False,
+                content_commitment=False,
+                key_encipherment=False,
+                data_encipherment=False,
+                key_agreement=False,
+                key_cert_sign=True,
+                crl_sign=True,
+                encipher_only=False,
+                decipher_only=False,
+            ),
+            critical=True,
+        )
     )
     _write(folder / "ca.crt", root.sign(authority, hashes.SHA256()))
     for role, name in NAMES.items():

@@ -67,6 +67,7 @@ class Answers:
 
     def _fetch(self, event: Replied) -> None:
         arriving = self._arriving.setdefault(event.call, {})
+        self._calls[event.call].arriving()
 
         def done(outcome: tuple[int, bytes] | CellError) -> None:
             del arriving[event.source]
@@ -86,5 +87,6 @@ class Answers:
         self._answer(event.call, Reply(event.source, error=lost))
 
     def _answer(self, number: int, reply: Reply) -> None:
-        if call := self._calls.get(number):
-            call.answer(reply)
+        call = self._calls.get(number)
+        if call is not None and call.answer(reply):
+            del self._calls[number]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import anyio
 import anyio.lowlevel
@@ -74,33 +74,59 @@ class Deadline:
                 raise
 
 
+class Question(NamedTuple):
+    """What is asked of one cell, but for the payload."""
+
+    destination: FQCN
+    topic: str
+    once: bool
+    key: str
+    deadline: Deadline
+
+
 class Call:
     """One request that waits for one answer."""
 
-    __slots__ = ("_answered", "_reply")
+    __slots__ = ("_changed", "_reply")
 
     def __init__(self) -> None:
-        self._answered = anyio.Event()
+        self._changed = anyio.Event()
         self._reply: Reply | None = None
 
-    def answer(self, reply: Reply) -> None:
-        """Take the answer; only the first counts."""
+    def answer(self, reply: Reply) -> bool:
+        """Take the answer; return that no other is wanted."""
         if self._reply is None:
             self._reply = reply
-            self._answered.set()
+            self._changed.set()
+        return True
 
-    async def wait(self) -> Any:
-        """Wait for the answer and return its value.
+    def arriving(self) -> None:
+        """Note that the answer is here, but for its payload, which is large and on its way."""
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    async def wait(self, deadline: Deadline) -> None:
+        """Wait for the answer, or until the deadline.
+
+        Until an answer is here, the endpoint sees to it that there is one at the deadline, and so there need be no
+        scope for it, which takes as long as much else of a request.
+        """
+        try:
+            await self._changed.wait()
+        except anyio.get_cancelled_exc_class():
+            if not deadline.is_over:
+                raise
+        if self._reply is None:
+            with deadline.limit():
+                await self._changed.wait()
+
+    def result(self) -> Any:
+        """Return the value of the answer, once there is one.
 
         :raises RemoteError: if the handler raised
         :raises DeliveryError: if there is no answer
         """
-        await self._answered.wait()
-        return self.result()
-
-    def result(self) -> Any:
-        """Return the value of the answer, once there is one; raise as :meth:`wait` does."""
-        assert self._reply is not None  # noqa: S101  # set before the event
+        assert self._reply is not None  # noqa: S101  # else it was not waited for
         return self._reply.result()
 
 
@@ -157,11 +183,15 @@ class Replies(AbstractAsyncContextManager["Replies"]):
                 self._give_up()
         return self._arrived.popleft()
 
-    def answer(self, reply: Reply) -> None:
-        """Take one cell's answer."""
+    def answer(self, reply: Reply) -> bool:
+        """Take one cell's answer; return that others are wanted too."""
         self._missing.discard(reply.source)
         self._arrived.append(reply)
         self._changed.notify()
+        return False
+
+    def arriving(self) -> None:
+        """Note that a large answer is on its way."""
 
     @property
     def deadline(self) -> Deadline:

@@ -13,7 +13,8 @@ import anyio.lowlevel
 
 from cellnet import drivers as ways
 from cellnet.answers import Answers
-from cellnet.calls import REQUEST_SECONDS, Call, Deadline, Replies
+from cellnet.calls import REQUEST_SECONDS, Call, Deadline, Question, Replies
+from cellnet.clock import running_clock
 from cellnet.contents import Contents
 from cellnet.directory import MEMBERS_TOPIC, Directory
 from cellnet.epoch import clock_epoch
@@ -119,9 +120,11 @@ class Cell(anyio.AsyncContextManagerMixin):
         )
         self._answers = Answers(self._endpoint, self._contents, self._dispatch)
         self._answered = Wakeup()
+        self._taking = False
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
+        self._clock = running_clock()
         with unwrapped(), self._contents:
             async with self._journal or nullcontext(), anyio.create_task_group() as tasks:
                 self._inbox = Inbox(
@@ -235,21 +238,12 @@ class Cell(anyio.AsyncContextManagerMixin):
         name = FQCN(destination)
         deadline = Deadline(self._request_seconds)
         await deadline.check(topic, name)
-        number, call, ask = 0, Call(), self._endpoint.request
-        try:
-            with self._contents.held(payload) as (encoding, data), deadline.limit():
-                await self._wait_room(name)
-                now = anyio.current_time()
-                number = ask([name], topic, encoding, data, deadline=deadline.at, now=now, once=once, key=key)
-                self._answers.expect(number, call)
-                self._dispatch()
-                return await call.wait()
-        finally:
-            for owing, error in self._answers.forget(number):
-                call.answer(Reply(owing, error=error))
-        if not number:
-            raise DeadlineBeforeExecution(f"there was no room to send {topic} to {name} in {deadline.seconds:.3g} s")
-        return call.result()
+        packed = encode(payload)
+        ask = Question(name, topic, once, key, deadline)
+        if self._contents.is_inline(packed):
+            return await self._ask(ask, packed.encoding, packed.joined())
+        with self._contents.held(packed) as (encoding, data):
+            return await self._ask(ask, encoding, data)
 
     async def send(self, destination: str | FQCN, topic: str, payload: object = None, *, key: str = "") -> None:
         """Send an event: it arrives at most once, and nobody answers.
@@ -341,6 +335,28 @@ class Cell(anyio.AsyncContextManagerMixin):
         ledger, away = None if self._journal is None else self._journal.ledger, self._neighbours.arrivals.turned_away
         return CellStatistics.of(self._endpoint, ledger, handling=len(self._inbox), turned_away=away)
 
+    async def _ask(self, question: Question, encoding: int, data: bytes) -> Any:
+        name, topic, once, key, deadline = question
+        number, call = 0, Call()
+        try:
+            if self._is_crowded(name):
+                with deadline.limit():
+                    await self._wait_room(name)
+                if deadline.is_over:
+                    raise DeadlineBeforeExecution(
+                        f"there was no room to send {topic} to {name} in {deadline.seconds:.3g} s"
+                    )
+            number = self._endpoint.request(
+                [name], topic, encoding, data, deadline=deadline.at, now=self._clock(), once=once, key=key
+            )
+            self._answers.expect(number, call)
+            self._dispatch()
+            await call.wait(deadline)
+        finally:
+            for owing, error in self._answers.forget(number):
+                call.answer(Reply(owing, error=error))
+        return call.result()
+
     # What the endpoint has to tell.
 
     def _dispatch(self) -> None:
@@ -352,9 +368,14 @@ class Cell(anyio.AsyncContextManagerMixin):
         self._neighbours.flush()
 
     def _take_all(self) -> None:
-        events = self._endpoint.events
-        while events:
-            self._take(events.popleft())
+        if self._taking:  # what is taken just now caused more, whose turn comes
+            return
+        events, self._taking = self._endpoint.events, True
+        try:
+            while events:
+                self._take(events.popleft())
+        finally:
+            self._taking = False
         self._answered.notify()  # something may have: it costs nothing unless somebody waits
 
     def _take(self, event: Event) -> None:
@@ -375,17 +396,21 @@ class Cell(anyio.AsyncContextManagerMixin):
             self._directory.note(event)
 
     def _ended(self, message: int, status: Status, encoding: int, data: bytes) -> None:
-        self._endpoint.ended(message, status, encoding, data, anyio.current_time())
+        self._endpoint.ended(message, status, encoding, data, self._clock())
         self._dispatch()
 
     def _stopped(self, message: int) -> None:
-        self._endpoint.stopped(message, anyio.current_time())
+        self._endpoint.stopped(message, self._clock())
         self._dispatch()
 
     # Helpers of the messages.
 
     async def _accept_stream(self, request: Request) -> bytes:
         return await self._streams.accept(request)
+
+    def _is_crowded(self, destination: FQCN) -> bool:
+        connection = self._endpoint.next_connection(destination)
+        return connection is not None and self._neighbours.is_crowded(connection)
 
     async def _wait_room(self, destination: FQCN) -> None:
         while connection := self._endpoint.next_connection(destination):

@@ -98,14 +98,17 @@ class Contents:
             offer.withdraw("gone", "its cell ended")
         self._files.close()
 
+    @staticmethod
+    def is_inline(packed: Packed) -> bool:
+        """Whether a payload travels in the message itself."""
+        return packed.size <= INLINE_LIMIT and packed.encoding != Encoding.FILE
+
     @contextmanager
-    def held(self, payload: object) -> Iterator[tuple[Encoding, bytes]]:
+    def held(self, packed: Packed) -> Iterator[tuple[Encoding, bytes]]:
         """Return what a message says of a payload, which any number of cells may fetch until the block ends.
 
-        :raises LocalProtocolError: if it is something that cannot be sent
         :raises Busy: if too many large ones are under way
         """
-        packed = encode(payload)
         encoding, data, offer = self._hold(packed, math.inf, is_for_one=False)
         try:
             yield encoding, data
@@ -226,7 +229,7 @@ class Contents:
         return Departure(packed, os.urandom(KEY_BYTES) if self._endpoint.is_sealing else b"")
 
     def _hold(self, packed: Packed, seconds: float, *, is_for_one: bool) -> tuple[Encoding, bytes, Offer | None]:
-        if packed.size <= INLINE_LIMIT and packed.encoding != Encoding.FILE:
+        if self.is_inline(packed):
             return packed.encoding, packed.joined(), None
         departure = self._departure(packed)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from inspect import isawaitable, iscoroutinefunction
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from cellnet.contents import Contents
+    from cellnet.fqcn import FQCN
     from cellnet.journal import Journal, Transaction
     from cellnet.ledger import Answer
     from cellnet.message import Handler
@@ -60,6 +62,7 @@ class Inbox:
         self._ended = ended
         self._stopped = stopped
         self._running: dict[int, anyio.CancelScope] = {}
+        self._plain = {topic for topic, handler in handlers.items() if _is_plain(handler)}
 
     def __len__(self) -> int:
         return len(self._running)
@@ -81,14 +84,37 @@ class Inbox:
             text = f"no handler for {message.topic[:80]!r} (there are: {known})"
             self._answer(message, *_refusal("no-handler", text))
             return True
-        scope = self._running[message.number] = anyio.CancelScope(deadline=message.deadline)
-        self._tasks.start_soon(self._run, handler, message, scope)
+        if message.topic in self._plain and message.encoding != Encoding.REFERENCE:
+            self._handle_now(cast("Callable[[Request], Any]", handler), message)
+        else:
+            self._start(handler, message)
         return True
 
     def cancel(self, number: int) -> None:
         """Stop the handler of a message that nobody wants answered."""
         if scope := self._running.get(number):
             scope.cancel()
+
+    def _start(self, handler: Handler | Durable, message: Message) -> None:
+        scope = self._running[message.number] = anyio.CancelScope(deadline=message.deadline)
+        self._tasks.start_soon(self._run, handler, message, scope)
+
+    def _handle_now(self, handler: Callable[[Request], Any], message: Message) -> None:
+        """Let a plain function answer here and now: to make a task takes longer than most of them."""
+        try:
+            given = handler(Request(*_seen(message)))
+            if isawaitable(given):
+                self._start(lambda _request: given, message)
+                return
+            status, packed = Status.OK, encode(given)
+        except Exception as error:  # as of any handler
+            status, packed = self._failed(message, error)
+        try:
+            with self._contents.handed_over(packed) as (encoding, payload):
+                answer = status, encoding, payload
+        except CellError as error:
+            answer = _raised(error)
+        self._answer(message, *answer)
 
     async def _run(self, handler: Handler | Durable, message: Message, scope: anyio.CancelScope) -> None:
         try:
@@ -139,15 +165,16 @@ class Inbox:
         self, handler: Callable[[Any], Awaitable[Any]], message: Message, transaction: Transaction | None = None
     ) -> tuple[Status, Packed]:
         try:
-            payload = decode(message.encoding, message.payload)
-            seen = message.origin, message.topic, payload, message.deadline
+            seen = _seen(message)
             request = Request(*seen) if transaction is None else DurableRequest(*seen, transaction)
             return Status.OK, encode(await handler(request))
-        except CellError as error:
-            return Status.RAISED, _told(error)
         except Exception as error:  # a handler's error is its caller's to see, whatever it is
-            logger.info("%s: the handler of %s raised", self._name, message.topic, exc_info=True)
-            return Status.RAISED, _told(error)
+            return self._failed(message, error)
+
+    def _failed(self, message: Message, error: Exception) -> tuple[Status, Packed]:
+        if not isinstance(error, CellError):
+            logger.info("%s: the handler of %s raised", self._name, message.topic, exc_info=error)
+        return Status.RAISED, _told(error)
 
     def _answer(self, message: Message, status: Status, encoding: int, payload: bytes) -> None:
         self._running.pop(message.number, None)
@@ -155,6 +182,23 @@ class Inbox:
         if status is Status.RAISED and not message.wants_reply:
             code, text = decode(encoding, payload)
             logger.warning("%s: an event on %s was lost: %s: %s", self._name, message.topic[:80], code, text)
+
+
+def _seen(message: Message) -> tuple[FQCN, str, Any, float]:
+    """Return what a handler sees of a message.
+
+    :raises RemoteProtocolError: if its payload is malformed
+    """
+    return message.origin, message.topic, decode(message.encoding, message.payload), message.deadline
+
+
+def _is_plain(handler: Handler | Durable) -> bool:
+    """Whether to call a handler is to have its answer."""
+    return not (
+        isinstance(handler, Durable)
+        or iscoroutinefunction(handler)
+        or iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004  # not whether, but which
+    )
 
 
 def _told(error: Exception) -> Packed:

@@ -121,9 +121,14 @@ class RunningLink:
         while self.connection.is_full and not self._forgotten:
             await self._room.wait()
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether too much is queued, or somebody waits here already."""
+        return self.connection.is_full or self._order.locked()
+
     async def wait_in_order(self) -> None:
         """The same, behind all who wait here already: what bears an ordering key leaves in the order of the calls."""
-        if self.connection.is_full or self._order.locked():
+        if self.is_crowded:
             async with self._order:
                 await self.wait_room()
 

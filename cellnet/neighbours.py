@@ -39,6 +39,7 @@ __all__ = ["Neighbours"]
 
 FAREWELL_SECONDS = 2.0
 
+MANY_CALLS = 32
 logger = logging.getLogger("cellnet.link")
 
 
@@ -65,6 +66,7 @@ class Neighbours:
         self._running: dict[Connection, RunningLink] = {}
         self._ready: list[RunningLink] = []
         self._waiting = Wakeup()
+        self._calls = 0
         self._closing = False
         self._listeners: list[Listener] = []
         self._pages = Pages()
@@ -133,6 +135,11 @@ class Neighbours:
         if running := self._running.get(connection):
             running.end(error)
 
+    def is_crowded(self, connection: Connection) -> bool:
+        """Whether to wait before more is queued for one neighbour."""
+        running = self._running.get(connection)
+        return running is not None and running.is_crowded
+
     async def wait_room(self, connection: Connection) -> None:
         """Wait while too much is queued for one neighbour."""
         if running := self._running.get(connection):
@@ -148,6 +155,7 @@ class Neighbours:
 
         The time is looked at anew: what came of much input took long, and a frame says how much of its own is left.
         """
+        self._calls = 0
         if self._ready:
             now = self._clock()
             self._turn.begin()
@@ -159,10 +167,15 @@ class Neighbours:
     def flush_soon(self) -> None:
         """Send what a call gave to send, together with what others do whose turn on the event loop it is now.
 
-        A system call costs many times what a frame does.
+        A system call costs many times what a frame does. After some calls it is time all the same: others can work on
+        these while the rest is made.
         """
         if self._ready:
-            self._waiting.notify()
+            self._calls += 1
+            if self._calls >= MANY_CALLS:
+                self.flush()
+            else:
+                self._waiting.notify()
         elif self._endpoint.due < self._planned:
             self._sooner.notify()
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import uvloop
+
 from part import Part, heard, part, say
 from peers import (
     ACK,
@@ -75,11 +76,10 @@ async def relay(mine: Part) -> None:
 
 async def measure(mine: Part) -> None:
     """Warm up, measure when told to, and stay."""
+    measures = {"rtt": measure_rtt, "requests": measure_requests, "bulk": measure_bulk, "stream": measure_stream}
     client = Client()
     await connect(mine, secured(mine, ssl.Purpose.SERVER_AUTH), client)
-    await {"rtt": measure_rtt, "requests": measure_requests, "bulk": measure_bulk, "stream": measure_stream}[
-        mine.bench
-    ](client, mine)
+    await measures[mine.bench](client, mine)
     await ended()
 
 
@@ -258,8 +258,7 @@ async def measure_bulk(client: Client, mine: Part) -> None:
         for _ in range(mine.count):
             await client.send(mine.size, pieces(data, PIECE))
 
-    warm_up = memoryview(bytes(WARM_UP_SIZE))
-    await client.send(WARM_UP_SIZE, pieces(warm_up, PIECE))
+    await client.send(WARM_UP_SIZE, repeated(bytes(PIECE), WARM_UP_SIZE))
     await measured(send_all)
 
 

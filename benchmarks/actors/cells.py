@@ -34,11 +34,11 @@ STARTING = 50
 """Cells that join at a time."""
 
 
-async def echo(request: Request) -> object:
+def echo(request: Request) -> object:
     return request.payload
 
 
-async def size(request: Request) -> int:
+def size(request: Request) -> int:
     return int(request.payload.nbytes)
 
 

@@ -1,4 +1,4 @@
-"""gRPC on asyncio with messages of plain bytes on one stream in both directions, so that nothing but gRPC costs."""
+"""gRPC on asyncio, with messages of plain bytes on one stream in both directions, so that nothing is encoded."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
+import uvloop
+
 from part import Part, heard, part, say
 from peers import (
     ACK,
@@ -39,7 +41,7 @@ Call = Any
 
 def main() -> None:
     mine = part()
-    asyncio.run({"server": serve, "relay": relay, "client": measure}[mine.role](mine))
+    uvloop.run({"server": serve, "relay": relay, "client": measure}[mine.role](mine))
 
 
 async def serve(mine: Part) -> None:
@@ -63,11 +65,10 @@ async def relay(mine: Part) -> None:
 
 async def measure(mine: Part) -> None:
     """Warm up, measure when told to, and stay."""
+    measures = {"rtt": measure_rtt, "requests": measure_requests, "bulk": measure_bulk, "stream": measure_stream}
     async with connect(mine) as channel:
         call = channel.stream_stream(METHOD)()
-        await {"rtt": measure_rtt, "requests": measure_requests, "bulk": measure_bulk, "stream": measure_stream}[
-            mine.bench
-        ](call, mine)
+        await measures[mine.bench](call, mine)
         await ended()
         call.cancel()
 
@@ -230,7 +231,8 @@ def connect(mine: Part) -> grpc.aio.Channel:
 def pem(mine: Part) -> tuple[bytes, bytes, bytes]:
     """Return who is trusted, and this process's certificate and key."""
     folder = Path(mine.folder)
-    authority, certificate, key = ((folder / name).read_bytes() for name in ("ca.crt", f"{mine.role}.crt", f"{mine.role}.key"))
+    names = "ca.crt", f"{mine.role}.crt", f"{mine.role}.key"
+    authority, certificate, key = ((folder / name).read_bytes() for name in names)
     return authority, certificate, key
 
 

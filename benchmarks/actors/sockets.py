@@ -10,6 +10,7 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+
 from part import Part, hear, part, say
 from peers import (
     ACK,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import zmq
+
 from part import Part, hear, part, say
 from peers import (
     ACK,
@@ -44,15 +45,19 @@ def serve(mine: Part) -> None:
 
 def relay(mine: Part) -> None:
     """Pass on each message of either side, until the end."""
-    listen(mine, lambda above: zmq.proxy(above, connect(mine, above.context)))
+
+    def splice(above: zmq.Socket[bytes]) -> None:
+        with connect(mine, above.context) as below:
+            zmq.proxy(above, below)
+
+    listen(mine, splice)
 
 
 def measure(mine: Part) -> None:
     """Warm up, measure when told to, and stay."""
+    measures = {"rtt": measure_rtt, "requests": measure_requests, "bulk": measure_bulk, "stream": measure_stream}
     with zmq.Context() as context, connect(mine, context) as sock:
-        {"rtt": measure_rtt, "requests": measure_requests, "bulk": measure_bulk, "stream": measure_stream}[mine.bench](
-            sock, mine
-        )
+        measures[mine.bench](sock, mine)
         stay()
 
 
@@ -122,7 +127,7 @@ def measure_bulk(sock: zmq.Socket[bytes], mine: Part) -> None:
         for _ in range(mine.count):
             send(sock, mine.size, pieces(data, MESSAGE))
 
-    send(sock, WARM_UP_SIZE, pieces(memoryview(bytes(WARM_UP_SIZE)), MESSAGE))
+    send(sock, WARM_UP_SIZE, repeated(bytes(MESSAGE), WARM_UP_SIZE))
     measured(send_all)
 
 
@@ -176,9 +181,8 @@ def listen(mine: Part, use: Callable[[zmq.Socket[bytes]], None]) -> None:
     port = sock.bind_to_random_port(f"tcp://{HOST}")
 
     def run() -> None:
-        with suppress(zmq.ContextTerminated):
+        with sock, suppress(zmq.ContextTerminated):
             use(sock)
-        sock.close()
 
     threading.Thread(target=run).start()
     say(urls=[f"{HOST}:{port}"])

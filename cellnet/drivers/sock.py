@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
@@ -21,7 +21,7 @@ from cellnet.errors import ConnectError, HandshakeError
 from cellnet.protocol.handshake import Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 __all__ = ["SockLink", "SockListener"]
 
@@ -35,6 +35,8 @@ MAX_UNSENT_BYTES = 2 << 20
 QUICK_SECONDS = 0.002
 SLOW_SECONDS = 0.01
 CLOSE_SECONDS = 1.0
+CLOSED = (OSError, ValueError, anyio.ClosedResourceError, anyio.BrokenResourceError)
+"""What waiting for a socket raises that is closed meanwhile."""
 
 
 class SockLink:
@@ -60,6 +62,8 @@ class SockLink:
         self._unsent_bytes = UNSENT_BYTES
         self._closed = False
         self.waited = True
+        self._is_empty = False
+        """Whether the last that had come was read, when it was."""
 
     @property
     def transport(self) -> Transport:
@@ -104,20 +108,25 @@ class SockLink:
         """Read what is there, or wait until something is."""
         self.waited = False
         while True:
+            if self._is_empty:
+                self.waited = True
+                await self._wait_readable()
+                self._is_empty = False
             try:
                 count = self._sock.recv_into(buffer)
                 break
             except (BlockingIOError, ssl.SSLWantReadError):
-                self.waited = True
-                await self._wait_readable()
+                self._is_empty = True
             except ssl.SSLWantWriteError:
                 await self._wait_writable()
             except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
                 return 0
             except (OSError, ValueError) as error:
                 raise explain(error) from None
-        if self._tls is not None and count:
-            count += self._fill_more(buffer[count:])
+        if self._tls is not None:
+            count += self._fill_more(buffer[count:]) if count else 0
+        else:
+            self._is_empty = 0 < count < len(buffer)  # to ask for more would most often say that there is none
         return count
 
     def try_send(self, buffers: Sequence[Buffer]) -> Sequence[Buffer]:
@@ -193,13 +202,17 @@ class SockLink:
         return count
 
     async def _wait_readable(self) -> None:
-        with _closed_here():
+        try:
             await self._readable.wait()
+        except CLOSED:
+            raise _closed_here() from None
 
     async def _wait_writable(self) -> None:
         began = anyio.current_time()
-        with _closed_here():
+        try:
             await anyio.wait_writable(self._sock)
+        except CLOSED:
+            raise _closed_here() from None
         self._pace(anyio.current_time() - began)
 
     def _pace(self, waited: float) -> None:
@@ -278,13 +291,9 @@ async def connect_socket(family: int, address: object) -> socket.socket:
     return sock
 
 
-@contextmanager
-def _closed_here() -> Iterator[None]:
+def _closed_here() -> ConnectError:
     """Say what it means that a socket cannot be waited for."""
-    try:
-        yield
-    except (OSError, ValueError, anyio.ClosedResourceError, anyio.BrokenResourceError):
-        raise ConnectError("the link was closed here") from None
+    return ConnectError("the link was closed here")
 
 
 def explain(error: Exception) -> ConnectError:

@@ -127,7 +127,7 @@ class Endpoint:
         :param data: is not to be used again before :meth:`keep`, as contents may still lie there; it is written into
         :param room: how many bytes at the front of *data* are room for what the connection holds, and not new
         """
-        if memoryview(data).readonly:
+        if isinstance(data, bytes) or data.readonly:
             data = memoryview(bytearray(data))  # what passes is changed where it lies
         try:
             for frame in connection.receive(data, now, room, self._runs):
