@@ -162,12 +162,13 @@ class Inbox:
             return _raised(error)
 
     async def _handle(
-        self, handler: Callable[[Any], Awaitable[Any]], message: Message, transaction: Transaction | None = None
+        self, handler: Callable[[Any], Any], message: Message, transaction: Transaction | None = None
     ) -> tuple[Status, Packed]:
         try:
             seen = _seen(message)
             request = Request(*seen) if transaction is None else DurableRequest(*seen, transaction)
-            return Status.OK, encode(await handler(request))
+            given = handler(request)
+            return Status.OK, encode(await given if isawaitable(given) else given)
         except Exception as error:  # a handler's error is its caller's to see, whatever it is
             return self._failed(message, error)
 

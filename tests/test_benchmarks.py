@@ -45,9 +45,7 @@ def test_contestants_run_in_turn_and_what_they_did_is_written_down(tmp_path: Pat
 
 def test_a_thousand_clients_and_a_broadcast_can_be_measured_too(tmp_path: Path) -> None:
     only = ["--who", "cellnet", "--driver", "tcp", "--quick", "--rounds", "1", "--json", str(tmp_path / "lines")]
-    ran = subprocess.run(
-        [*COMMAND, "broadcast", "scale", *only], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    ran = subprocess.run([*COMMAND, "broadcast", "scale", *only], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert [json.loads(line)["unit"] for line in (tmp_path / "lines").read_text().splitlines()] == ["s", "s"]
 

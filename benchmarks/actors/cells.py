@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import numpy as np
-from part import Part, hear, part, say
 
 from cellnet import Cell
 from cellnet.drivers import built_in, tls
 from cellnet.kit import Kit
 from cellnet.protocol.handshake import Transport
+from part import Part, hear, part, say
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -109,16 +109,15 @@ class Actor:
 
     async def play(self) -> None:
         """Bring the cells up, work when it is time, and stay until nobody listens."""
-        told = self._told
+        told, work, payload = self._told, WORK[self._told.bench], _payload(self._told)
         if told.bench == "scale" and told.role == "client":
             say()
         else:
             await self._start()
             say(urls=[await self._listen(cell) for cell in self._cells] if told.role != "client" else [])
-        work = WORK[told.bench]
         while await anyio.to_thread.run_sync(hear):
             begin = time.perf_counter()
-            said = await (work(self._cells[0], told) if work is not None else self._start())
+            said = await (work(self._cells[0], told, payload) if work is not None else self._start())
             say(**(said or {"seconds": time.perf_counter() - begin}))
         self._tasks.cancel_scope.cancel()
 
@@ -159,6 +158,13 @@ class Actor:
         return self._credentials(name) if self._told.security == SEALED else None
 
 
+def _payload(told: Part) -> object:
+    """Return what this process will send, made before it is time."""
+    if (told.bench, told.role) in (("bulk", "client"), ("broadcast", "server")):
+        return np.ones(told.size, "u1")
+    return bytes(min(told.size, 65536))
+
+
 async def _warm_up(cell: Cell, told: Part) -> None:
     if told.bench in ("rtt", "requests"):
         for _ in range(WARM_UP):
@@ -167,8 +173,8 @@ async def _warm_up(cell: Cell, told: Part) -> None:
         await cell.request("server", "size", np.ones(1 << 20, "u1"))
 
 
-async def _rtt(cell: Cell, told: Part) -> dict[str, float]:
-    payload, times = bytes(told.size), []
+async def _rtt(cell: Cell, told: Part, payload: object) -> dict[str, float]:
+    times = []
     for _ in range(told.count):
         begin = time.perf_counter()
         await cell.request("server", "echo", payload)
@@ -176,8 +182,8 @@ async def _rtt(cell: Cell, told: Part) -> dict[str, float]:
     return {"p50_us": statistics.median(times), "p99_us": statistics.quantiles(times, n=100)[98]}
 
 
-async def _requests(cell: Cell, told: Part) -> None:
-    payload, left = bytes(told.size), told.count
+async def _requests(cell: Cell, told: Part, payload: object) -> None:
+    left = told.count
 
     async def ask() -> None:
         nonlocal left
@@ -190,12 +196,12 @@ async def _requests(cell: Cell, told: Part) -> None:
             tasks.start_soon(ask)
 
 
-async def _bulk(cell: Cell, told: Part) -> None:
+async def _bulk(cell: Cell, told: Part, payload: object) -> None:
     for _ in range(told.count):
-        assert await cell.request("server", "size", np.ones(told.size, "u1")) == told.size
+        assert await cell.request("server", "size", payload) == told.size
 
 
-async def _stream(cell: Cell, told: Part) -> None:
+async def _stream(cell: Cell, told: Part, _payload: object) -> None:
     async with cell.open_stream("server", "swallow") as stream:
         for _ in range(told.size // len(PIECE)):
             await stream.send(PIECE)
@@ -203,12 +209,12 @@ async def _stream(cell: Cell, told: Part) -> None:
         assert int(await stream.receive()) == told.size
 
 
-async def _broadcast(cell: Cell, told: Part) -> None:
-    async with cell.broadcast("*.*", "size", np.ones(told.size, "u1")) as replies:
+async def _broadcast(cell: Cell, told: Part, payload: object) -> None:
+    async with cell.broadcast("*.*", "size", payload) as replies:
         assert [reply.result() async for reply in replies] == [told.size] * told.cells * BELOW
 
 
-WORK: dict[str, Callable[[Cell, Part], Awaitable[dict[str, float] | None]] | None] = {
+WORK: dict[str, Callable[[Cell, Part, object], Awaitable[dict[str, float] | None]] | None] = {
     "rtt": _rtt,
     "requests": _requests,
     "bulk": _bulk,
