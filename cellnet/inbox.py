@@ -16,7 +16,7 @@ from cellnet.protocol.envelope import Status
 from cellnet.protocol.frames import INLINE_LIMIT
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Callable, Mapping
 
     from anyio.abc import TaskGroup
 

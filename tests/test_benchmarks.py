@@ -70,7 +70,7 @@ def test_a_process_that_ends_too_early_is_named_with_what_it_said(
     program = tmp_path / "broken.py"
     program.write_text("raise SystemExit('no such thing')")
     monkeypatch.setattr(Contestant, "program", program)
-    with pytest.raises(RaceFailed, match="cellnet tcp clear: rtt: server 1 said '', .*no such thing"):
+    with pytest.raises(RaceFailed, match=r"cellnet tcp clear: rtt: server 1 said '', .*no such thing"):
         run(Way(CONTESTANTS["cellnet"], "tcp", "clear"), BENCHES["rtt"], 2, tmp_path)
 
 

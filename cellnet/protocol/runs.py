@@ -88,7 +88,8 @@ class Runs:
         self._router = router
         self._out: Connection | None = None
         """Where the run goes; None if there is none."""
-        self._begin = self._end = self._label = 0
+        self._begin = self._end = 0
+        self._label = -1
         self._room = self._refusing = 0
         """What it may count for at most, and from where on new messages are refused."""
         self._kinds = bytearray()
