@@ -2,7 +2,8 @@
 #
 #   make demo            the guide's federation, as nine processes: trains a model, and shows the table of cells
 #   make test            the whole test suite, then branch coverage of cellnet/protocol
-#   make drivers         the demo over each driver in each mode of security, and over a mixed tree: some three minutes
+#   make long            tests that take minutes: the demo over each driver in each mode of security and over a mixed
+#                        tree, whether faults and benchmarks find what they should
 #   make faults          real processes under real faults: a table, and faults.json; QUICK=1: in under ten minutes
 #   make soak            20,000 seeds of simulated networks over all cores; ARGS='--seeds 7-99 --jobs 1' for others
 #   make fuzz            a million mutated inputs for all decoders, in four minutes; ARGS='--only frames --seed 7'
@@ -32,7 +33,7 @@ ifeq ($(strip $(UV_DEFAULT_INDEX)),)
 unexport UV_DEFAULT_INDEX
 endif
 
-.PHONY: help demo test drivers faults soak fuzz torch lint clean
+.PHONY: help demo test long faults soak fuzz torch lint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -43,19 +44,21 @@ demo: $(VENV)/.stamp-demo
 
 ifeq ($(strip $(ARGS)),)
 test: $(VENV)/.stamp-test
-	$(BIN)/pytest -n 2 --dist worksteal -m "not measured and not long"
+	$(BIN)/pytest -n 2 --dist worksteal -m "not measured and not long" --ignore tests/protocol
 	@echo "What has a limit of processor time, alone:"
 	$(BIN)/pytest -q -m measured
-	@echo "Branch coverage of cellnet/protocol, which the suite above would measure too slowly:"
-	$(BIN)/coverage run --branch -m pytest -q tests/protocol
+	@echo "The protocol's, with branch coverage, which would make all others slow:"
+	@rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest -q -n 2 --dist worksteal tests/protocol
+	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 else
 test: $(VENV)/.stamp-test
 	$(BIN)/pytest $(ARGS)
 endif
 
-drivers: $(VENV)/.stamp-test
-	$(BIN)/pytest -m long $(ARGS)
+long: $(VENV)/.stamp-test
+	$(BIN)/pytest -n 2 --dist worksteal -m long $(ARGS)
 
 faults: $(VENV)/.stamp-test
 	@$(BIN)/python -m tests.faults $(if $(filter-out 0,$(QUICK)),--quick) $(ARGS)

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "benchmarks"]
 
 
+@pytest.mark.long
 def test_contestants_run_in_turn_and_what_they_did_is_written_down(tmp_path: Path) -> None:
     only = ["--who", "cellnet,sockets", "--driver", "tcp", "--security", "clear", "--quick"]
     files = ["--json", str(tmp_path / "lines"), "--markdown", str(tmp_path / "tables.md")]
@@ -43,6 +44,7 @@ def test_contestants_run_in_turn_and_what_they_did_is_written_down(tmp_path: Pat
     assert tables.strip() in ran.stdout
 
 
+@pytest.mark.long
 def test_a_thousand_clients_and_a_broadcast_can_be_measured_too(tmp_path: Path) -> None:
     only = ["--who", "cellnet", "--driver", "tcp", "--quick", "--rounds", "1", "--json", str(tmp_path / "lines")]
     ran = subprocess.run([*COMMAND, "broadcast", "scale", *only], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -50,6 +52,7 @@ def test_a_thousand_clients_and_a_broadcast_can_be_measured_too(tmp_path: Path) 
     assert [json.loads(line)["unit"] for line in (tmp_path / "lines").read_text().splitlines()] == ["s", "s"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("security", ["mtls", "mtls+sealed"])
 def test_links_are_protected_where_that_is_asked_for(security: str, tmp_path: Path) -> None:
     only = ["--who", "cellnet", "--driver", "tcp", "--security", security, "--quick", "--json", str(tmp_path / "lines")]

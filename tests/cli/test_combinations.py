@@ -1,4 +1,4 @@
-"""The demo over each driver in each mode of security, and over a tree that mixes them. `make drivers` runs this."""
+"""The demo over each driver in each mode of security, and over a tree that mixes them. `make long` runs this."""
 
 from __future__ import annotations
 

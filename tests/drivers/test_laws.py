@@ -22,15 +22,18 @@ if TYPE_CHECKING:
     from tests.conftest import Issue
 
 WAYS = [
-    *(("tcp", mode) for mode in ("clear", "tls", "mtls")),
-    *(("http", mode) for mode in ("clear", "tls", "mtls")),
-    *(("grpc", mode) for mode in ("clear", "tls", "mtls")),
-    ("unix", "clear"),
-    ("memory", "clear"),
+    *(
+        # to both ends of a link, tls is mtls with one certificate less
+        pytest.param((scheme, mode), marks=pytest.mark.long if mode == "tls" else ())
+        for scheme in ("tcp", "http", "grpc")
+        for mode in ("clear", "tls", "mtls")
+    ),
+    pytest.param(("unix", "clear")),
+    pytest.param(("memory", "clear")),
 ]
 
 
-@pytest.fixture(params=WAYS, ids=["-".join(way) for way in WAYS])
+@pytest.fixture(params=WAYS, ids="-".join)
 def trial(request: pytest.FixtureRequest, issue: Issue, tmp_path: Path) -> Trial:
     scheme, mode = request.param
     if scheme == "unix":

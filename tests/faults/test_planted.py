@@ -16,6 +16,7 @@ from tests.faults.rows import NEED_SEALING, ROWS, Options, run_part
 if TYPE_CHECKING:
     from tests.faults.bench import Row
 
+pytestmark = pytest.mark.long
 SEED = 1
 CASES: list[tuple[str, Row, str, str]] = [
     ("F7", silences.silent_neighbours, "dead_never_found", "C1_found_its_parent_gone after None s, not 15"),

@@ -135,6 +135,7 @@ async def test_an_ingress_restarts_and_no_request_fails(
         assert answers == list(range(100))
 
 
+@pytest.mark.long
 async def test_an_ingress_that_cuts_what_is_silent_for_ten_seconds_cuts_no_link(
     issue: Issue, certified: Certified, tmp_path: Path
 ) -> None:
