@@ -6,20 +6,28 @@ import multiprocessing
 import signal
 import time
 import traceback
+from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from itertools import islice
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
 from cellnet.simulation.run import simulate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from concurrent.futures import Future
+
+    _Planned = tuple[int, dict[str, Any]]
+    _Result = tuple[float, str, list[str]]
 
 __all__ = ["Soak", "soak", "varied"]
 
 CHUNK = 4
 """Seeds that a process takes at a time."""
+AHEAD = 8
+"""Such portions that wait for each process: those that take long hold up others only then."""
 SHOWN = 5
 """So many violations of one seed are shown."""
 TELL_SECONDS = 60.0
@@ -69,10 +77,9 @@ def soak(
     result = Soak()
     told = time.monotonic()
     planned = ((seed, {**options, **special(seed)}) for seed in seeds)
-    ignore = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), ignore)
+    pool = _pool(jobs)
     try:
-        for seconds, command, violations in pool.map(_one, planned, chunksize=CHUNK):
+        for seconds, command, violations in _results(pool, planned, jobs):
             result.seeds += 1
             result.seconds += seconds
             if violations:
@@ -88,7 +95,35 @@ def soak(
     return result
 
 
-def _one(planned: tuple[int, dict[str, Any]]) -> tuple[float, str, list[str]]:
+def _pool(jobs: int) -> ProcessPoolExecutor:
+    """Start processes that an interrupt at the terminal, which all get, does not end: they are told to."""
+    resource_tracker.ensure_running()  # which would let interrupts through again
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which they inherit
+    try:
+        pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
+        pool.submit(abs, 0)  # with the first work, all start
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    return pool
+
+
+def _results(pool: ProcessPoolExecutor, planned: Iterable[_Planned], jobs: int) -> Iterator[_Result]:
+    """Yield what comes of each seed, in their order; only a few wait in line, however many there are."""
+    waiting: deque[Future[list[_Result]]] = deque()
+    rest = iter(planned)
+    while True:
+        while len(waiting) < jobs * AHEAD and (chunk := list(islice(rest, CHUNK))):
+            waiting.append(pool.submit(_some, chunk))
+        if not waiting:
+            return
+        yield from waiting.popleft().result()
+
+
+def _some(chunk: list[_Planned]) -> list[_Result]:
+    return [_one(planned) for planned in chunk]
+
+
+def _one(planned: _Planned) -> _Result:
     seed, options = planned
     begin = time.process_time()
     try:
