@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from cellnet import Cell, ConnectError
+from cellnet import Cell, ConnectError, HandshakeError
 from tests.test_joining import trusting_as
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cellnet import Credentials
     from tests.conftest import Issue
 
@@ -141,3 +143,24 @@ async def test_a_port_at_which_nobody_listens(scheme: str) -> None:
         with pytest.raises(ConnectError, match=r"nobody answers at localhost:.*refused"):
             with anyio.fail_after(1):
                 await child.connect(url)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_the_certificate_of_an_admin_at_the_server_a_relay_and_a_site(
+    issue: Issue, scheme: str, tmp_path: Path
+) -> None:
+    admin, middle = issue("boss", "admin"), issue("R1", "relay")
+    site = issue("C1", "client", placed="C1", parents=["R1"])
+    async with Cell("server") as server, Cell("R1") as relay, Cell("C1") as client:
+        urls = [await server.listen(f"{scheme}://localhost:0", issue("server", "server"))]
+        await relay.connect(urls[0], middle)
+        urls.append(await relay.listen(f"{scheme}://localhost:0", middle))
+        await client.connect(urls[1], site)
+        urls.append(await client.listen(f"unix://{tmp_path}/s", site))  # as it does for the processes of its jobs
+        for url in urls:
+            async with Cell("boss") as boss:
+                with pytest.raises(HandshakeError, match="admin may not join below|the certificate of C1 is not for listening") as refused:
+                    with anyio.fail_after(SECONDS):
+                        await boss.connect(url, admin)
+            assert refused.value.code in ("wrong-role", "wrong-usage")
+        assert [str(member.fqcn) for member in server.members()] == ["R1", "R1.C1"]

@@ -243,6 +243,8 @@ def test_a_cell_without_credentials_is_refused_by_one_that_has_some() -> None:
         (("job", "job"), ("j", "k")),
         (("server", "server"), ("server", "server2")),
         (("server", "admin"), ("server", "a")),
+        (("relay", "admin"), ("R1", "a")),
+        (("client", "admin"), ("C1", "a")),
         (("cell", "relay"), ("c", "R1")),
     ],
 )
