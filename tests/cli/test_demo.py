@@ -68,9 +68,11 @@ class Demo:
         """Note the processes that there are now below the demo."""
         for process in psutil.Process(self.process.pid).children(recursive=True):
             try:
-                self.commands[process.pid] = process.cmdline()
+                command = process.cmdline()
             except psutil.NoSuchProcess:
                 continue
+            if command:  # it has none while it ends
+                self.commands[process.pid] = command
             self.descendants[process.pid] = process
 
     def end(self) -> tuple[int, str]:
@@ -82,7 +84,7 @@ class Demo:
     def leftovers(self) -> list[object]:
         """Return processes that survived it, and files that it left."""
         # is_running() compares creation times: a process that took over a number is another one
-        alive = [self.commands[pid] for pid, process in self.descendants.items() if process.is_running()]
+        alive = [self.commands.get(pid) for pid, process in self.descendants.items() if process.is_running()]
         return [*alive, *self.temporary.rglob("*")]
 
 

@@ -159,7 +159,9 @@ async def test_the_certificate_of_an_admin_at_the_server_a_relay_and_a_site(
         urls.append(await client.listen(f"unix://{tmp_path}/s", site))  # as it does for the processes of its jobs
         for url in urls:
             async with Cell("boss") as boss:
-                with pytest.raises(HandshakeError, match="admin may not join below|the certificate of C1 is not for listening") as refused:
+                with pytest.raises(
+                    HandshakeError, match=r"admin may not join below|the certificate of C1 is not for listening"
+                ) as refused:
                     with anyio.fail_after(SECONDS):
                         await boss.connect(url, admin)
             assert refused.value.code in ("wrong-role", "wrong-usage")
