@@ -7,6 +7,8 @@
 #   make faults          real processes under real faults: a table, and faults.json; QUICK=1: in under ten minutes
 #   make soak            20,000 seeds of simulated networks over all cores; ARGS='--seeds 7-99 --jobs 1' for others
 #   make fuzz            a million mutated inputs for all decoders, in four minutes; ARGS='--only frames --seed 7'
+#   make bench           cellnet beside its peers: ARGS='requests --driver tcp', ARGS=--quick; some forty minutes for all
+#   make bench-peers     install the peers that are not ours anyway: NVFlare and pyzmq, into .bench
 #   make torch           the tests of torch's tensors, which installs torch: some 200 MB on a machine without it
 #   make lint            ruff, mypy, import-linter
 #   make clean           remove .venv, caches and what builds leave
@@ -33,7 +35,7 @@ ifeq ($(strip $(UV_DEFAULT_INDEX)),)
 unexport UV_DEFAULT_INDEX
 endif
 
-.PHONY: help demo test long faults soak fuzz torch lint clean
+.PHONY: help demo test long faults soak fuzz bench bench-peers torch lint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -72,6 +74,19 @@ endif
 fuzz: $(VENV)/.stamp-test
 	@$(BIN)/python -m tests.fuzz $(ARGS)
 
+bench: $(VENV)/.stamp-test
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-peers: .bench/nvflare/.stamp .bench/zmq/.stamp
+
+.bench/nvflare/.stamp: PEERS := nvflare
+.bench/zmq/.stamp: PEERS := pyzmq numpy
+.bench/%/.stamp: | $(VENV)/.stamp-uv
+	@echo "Installing $(PEERS) into $(@D) ..."
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(@D)
+	@$(BIN)/uv pip install --quiet --python $(@D)/bin/python $(PEERS) || { $(OFFLINE); }
+	@touch $@
+
 torch: $(VENV)/.stamp-test
 	@$(BIN)/pip install --quiet -e '.[torch]'
 	$(BIN)/pytest tests/test_tensors.py $(ARGS)
@@ -83,8 +98,8 @@ lint: $(VENV)/.stamp-lint
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* build dist
-	find cellnet relays provisioning tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(VENV) .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* build dist
+	find cellnet relays provisioning tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each stamp says: this has been installed, for this pyproject.toml.
 $(VENV)/.stamp-demo: WHAT := -e '.[demo]'

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from cellnet.errors import CellError, DeadlineExceeded, Indeterminate
+from cellnet.calls import Call
+from cellnet.errors import CellError, DeadlineBeforeExecution, DeadlineExceeded, Indeterminate
 from cellnet.message import Reply
 from cellnet.payload import Encoding
 
@@ -14,10 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cellnet.arrival import Arrival
-    from cellnet.calls import Call, Replies
+    from cellnet.calls import Question, Replies
     from cellnet.contents import Contents
     from cellnet.errors import DeliveryError
     from cellnet.fqcn import FQCN
+    from cellnet.neighbours import Neighbours
     from cellnet.protocol.endpoint import Endpoint
     from cellnet.protocol.events import Failed, Replied
 
@@ -38,6 +40,32 @@ class Answers:
         self._calls: dict[int, Call | Replies] = {}
         self._arriving: dict[int, dict[FQCN, Arrival]] = {}
         """Large answers that are on their way, by call and cell."""
+
+    async def to(self, question: Question, encoding: int, data: bytes, neighbours: Neighbours) -> Any:
+        """Ask one cell, and return its answer.
+
+        :param neighbours: among whom it waits while the first on the way has no room
+        :raises: as :meth:`cellnet.Cell.request` does
+        """
+        name, topic, once, key, deadline = question
+        number, call = 0, Call()
+        try:
+            if neighbours.is_crowded(name):
+                with deadline.limit():
+                    await neighbours.wait_in_order(name)
+                if deadline.is_over:
+                    told = f"there was no room to send {topic} to {name} in {deadline.seconds:.3g} s"
+                    raise DeadlineBeforeExecution(told)
+            number = self._endpoint.request(
+                [name], topic, encoding, data, deadline=deadline.at, now=anyio.current_time(), once=once, key=key
+            )
+            self._calls[number] = call
+            self._changed()
+            await call.wait(deadline)
+        finally:
+            for owing, error in self.forget(number):
+                call.answer(Reply(owing, error=error))
+        return call.result()
 
     def expect(self, number: int, call: Call | Replies) -> None:
         """Let a call wait."""

@@ -13,7 +13,7 @@ import anyio.lowlevel
 
 from cellnet import drivers as ways
 from cellnet.answers import Answers
-from cellnet.calls import REQUEST_SECONDS, Call, Deadline, Question, Replies
+from cellnet.calls import REQUEST_SECONDS, Deadline, Question, Replies
 from cellnet.clock import running_clock
 from cellnet.contents import Contents
 from cellnet.directory import MEMBERS_TOPIC, Directory
@@ -23,7 +23,6 @@ from cellnet.fqcn import FQCN, Pattern, check_segment
 from cellnet.groups import unwrapped
 from cellnet.inbox import Inbox
 from cellnet.journal import Journal
-from cellnet.message import Reply, Request
 from cellnet.neighbours import Neighbours
 from cellnet.payload import encode
 from cellnet.protocol.endpoint import MAX_CHILDREN, Endpoint
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from cellnet.credentials import Credentials
     from cellnet.drivers.base import Driver, Ingress
     from cellnet.files import Folder
-    from cellnet.message import Durable, Handler
+    from cellnet.message import Durable, Handler, Request
     from cellnet.payload import Packed
     from cellnet.protocol.envelope import Status
     from cellnet.protocol.events import Event
@@ -239,11 +238,11 @@ class Cell(anyio.AsyncContextManagerMixin):
         deadline = Deadline(self._request_seconds)
         await deadline.check(topic, name)
         packed = encode(payload)
-        ask = Question(name, topic, once, key, deadline)
+        question = Question(name, topic, once, key, deadline)
         if self._contents.is_inline(packed):
-            return await self._ask(ask, packed.encoding, packed.joined())
+            return await self._answers.to(question, packed.encoding, packed.joined(), self._neighbours)
         with self._contents.held(packed) as (encoding, data):
-            return await self._ask(ask, encoding, data)
+            return await self._answers.to(question, encoding, data, self._neighbours)
 
     async def send(self, destination: str | FQCN, topic: str, payload: object = None, *, key: str = "") -> None:
         """Send an event: it arrives at most once, and nobody answers.
@@ -260,7 +259,7 @@ class Cell(anyio.AsyncContextManagerMixin):
         with self._contents.handed_over(encode(payload)) as (encoding, data):
             with deadline.limit():
                 await anyio.lowlevel.checkpoint_if_cancelled()
-                await self._wait_room(name)
+                await self._neighbours.wait_in_order(name)
                 now = anyio.current_time()
                 self._endpoint.send(name, topic, encoding, data, deadline=deadline.at, now=now, key=key)
                 self._dispatch()
@@ -335,28 +334,6 @@ class Cell(anyio.AsyncContextManagerMixin):
         ledger, away = None if self._journal is None else self._journal.ledger, self._neighbours.arrivals.turned_away
         return CellStatistics.of(self._endpoint, ledger, handling=len(self._inbox), turned_away=away)
 
-    async def _ask(self, question: Question, encoding: int, data: bytes) -> Any:
-        name, topic, once, key, deadline = question
-        number, call = 0, Call()
-        try:
-            if self._is_crowded(name):
-                with deadline.limit():
-                    await self._wait_room(name)
-                if deadline.is_over:
-                    raise DeadlineBeforeExecution(
-                        f"there was no room to send {topic} to {name} in {deadline.seconds:.3g} s"
-                    )
-            number = self._endpoint.request(
-                [name], topic, encoding, data, deadline=deadline.at, now=self._clock(), once=once, key=key
-            )
-            self._answers.expect(number, call)
-            self._dispatch()
-            await call.wait(deadline)
-        finally:
-            for owing, error in self._answers.forget(number):
-                call.answer(Reply(owing, error=error))
-        return call.result()
-
     # What the endpoint has to tell.
 
     def _dispatch(self) -> None:
@@ -407,16 +384,6 @@ class Cell(anyio.AsyncContextManagerMixin):
 
     async def _accept_stream(self, request: Request) -> bytes:
         return await self._streams.accept(request)
-
-    def _is_crowded(self, destination: FQCN) -> bool:
-        connection = self._endpoint.next_connection(destination)
-        return connection is not None and self._neighbours.is_crowded(connection)
-
-    async def _wait_room(self, destination: FQCN) -> None:
-        while connection := self._endpoint.next_connection(destination):
-            await self._neighbours.wait_in_order(connection)
-            if not connection.is_full:
-                return
 
 
 def _wall() -> datetime.datetime:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from cellnet.calls import Deadline
     from cellnet.credentials import Credentials
     from cellnet.drivers.base import Driver, Ingress, Link, Listener, Security
+    from cellnet.fqcn import FQCN
     from cellnet.protocol.connection import Connection
     from cellnet.protocol.endpoint import Endpoint
 
@@ -135,20 +136,23 @@ class Neighbours:
         if running := self._running.get(connection):
             running.end(error)
 
-    def is_crowded(self, connection: Connection) -> bool:
-        """Whether to wait before more is queued for one neighbour."""
-        running = self._running.get(connection)
-        return running is not None and running.is_crowded
+    def is_crowded(self, destination: FQCN) -> bool:
+        """Whether to wait before more is queued for a cell."""
+        connection = self._endpoint.next_connection(destination)
+        return connection is not None and (running := self._running.get(connection)) is not None and running.is_crowded
 
     async def wait_room(self, connection: Connection) -> None:
         """Wait while too much is queued for one neighbour."""
         if running := self._running.get(connection):
             await running.wait_room()
 
-    async def wait_in_order(self, connection: Connection) -> None:
-        """The same, behind all who wait for this neighbour already."""
-        if running := self._running.get(connection):
-            await running.wait_in_order()
+    async def wait_in_order(self, destination: FQCN) -> None:
+        """Wait while too much is queued on the way to a cell, behind all who wait for that already."""
+        while connection := self._endpoint.next_connection(destination):
+            if running := self._running.get(connection):
+                await running.wait_in_order()
+            if not connection.is_full:
+                return
 
     def flush(self) -> None:
         """Send what the last input gave to send.
