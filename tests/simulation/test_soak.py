@@ -73,7 +73,13 @@ def test_an_interrupt_ends_with_a_summary_of_what_was_done(
     kill: Callable[[int, int], None], end: signal.Signals
 ) -> None:
     command = [sys.executable, "-u", "-m", "cellnet.simulation", "--seeds", "0-99999", "--jobs", "1", "--seconds", "10"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what runs in the background ignores it
+    )
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(5)
     kill(process.pid, end)
