@@ -159,7 +159,7 @@ class Connection:
     def receive(self, data: memoryview | bytes, now: float, room: int = 0, runs: Runs | None = None) -> Iterator[Frame]:
         """Take bytes from the link and yield the frames that are complete with them.
 
-        :param runs: takes those that only pass, if *data* can be written into
+        :param runs: takes those that only pass, for which *data* is written into, or a copy if it cannot be
         :param room: how many bytes at the front of *data* are room for :attr:`held_bytes`, and not new
         :raises HandshakeError: if the other side is no cell
         :raises RemoteProtocolError: the link must be closed
@@ -170,7 +170,7 @@ class Connection:
             raise HandshakeError(told, "wrong-scheme")
         self.statistics.bytes_received += len(data) - room
         if runs is not None:
-            runs.open(self, now)
+            data = runs.open(self, data, now)
         return self._decoder.feed(data, room, runs)
 
     def bind(self, label: int, origin: FQCN, destination: FQCN | None) -> Route:

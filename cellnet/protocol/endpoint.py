@@ -85,8 +85,7 @@ class Endpoint:
         self._credentials: Credentials | None = None
         self._fencing = Fencing(self.timers, self._admit, self._refuse, lambda: self._is_deaf)
         self._presence = Presence(self.router, self.events)
-        self._runs = Runs(self.router)
-        self._entropy, self._random, self._wall = entropy, random, wall
+        self._runs, self._entropy, self._random, self._wall = Runs(self.router), entropy, random, wall
 
     @property
     def fqcn(self) -> FQCN | None:
@@ -127,8 +126,6 @@ class Endpoint:
         :param data: is not to be used again before :meth:`keep`, as contents may still lie there; it is written into
         :param room: how many bytes at the front of *data* are room for what the connection holds, and not new
         """
-        if isinstance(data, bytes) or data.readonly:
-            data = memoryview(bytearray(data))  # what passes is changed where it lies
         try:
             for frame in connection.receive(data, now, room, self._runs):
                 if connection not in self.connections:

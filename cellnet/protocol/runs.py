@@ -97,9 +97,12 @@ class Runs:
         self._source: Connection
         self._view = memoryview(b"")
 
-    def open(self, source: Connection, now: float) -> None:
-        """Begin with what came from a link."""
+    def open(self, source: Connection, data: memoryview | bytes, now: float) -> memoryview:
+        """Begin with what came from a link; return it where it can be written into."""
         self._source, self._now = source, now
+        if isinstance(data, bytes) or data.readonly:
+            return memoryview(bytearray(data))
+        return data
 
     def take(self, view: memoryview, start: int, stop: int, kind: int, hop: int, label: int, remaining: int) -> bool:
         """Pass a frame on, or return False: then what came before it has been passed on, and it is to be looked at.
