@@ -14,6 +14,7 @@ SEED = int(os.environ.get("CELLNET_FUZZ_SEED", "20261122"))
 MUTATIONS = 60_000
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_no_decoder_answers_a_mutated_input_with_anything_but_its_documented_errors_and_soon_and_in_little_memory() -> (
     None
