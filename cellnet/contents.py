@@ -13,7 +13,6 @@ import anyio.lowlevel
 from cellnet.arrival import Arrival, Memory, Progress
 from cellnet.departure import Departure
 from cellnet.errors import Busy, CellError, ConfigurationError, PayloadTooLarge, RemoteProtocolError
-from cellnet.mapped import Mapped
 from cellnet.payload import Encoding, Packed, encode
 from cellnet.protocol.chunks import DIGEST_BYTES, MAX_OBJECT_BYTES, Listing
 from cellnet.protocol.frames import INLINE_LIMIT, unpack
@@ -218,7 +217,7 @@ class Contents:
         if reference.size > self._max_bytes:
             size, limit = reference.size, self._max_bytes
             raise PayloadTooLarge(f"a payload of {size} bytes is too large here: {limit} are allowed")
-        return Mapped(reference.size) if reference.encoding == Encoding.ARRAYS else Memory()
+        return Memory()
 
     def _progressed(self, holder: FQCN, size: int) -> Callable[[int], None] | None:
         if self._progress is None:
