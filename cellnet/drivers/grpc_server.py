@@ -110,8 +110,8 @@ class GrpcListener:
         options = [
             *OPTIONS,
             ("grpc.so_reuseport", 0),
-            ("grpc.http2.hpack_table_size.decoder", 0),
-            ("grpc.http2.hpack_table_size.encoder", 0),
+            # each connection keeps a buffer of this size; the default is twice as much
+            ("grpc.tsi.max_frame_size", 8192),
             ("grpc.max_concurrent_streams", MAX_STREAMS),
             ("grpc.server_handshake_timeout_ms", int(START_SECONDS * 1000)),
             # a connection is closed without a stream on it, and when its peer is gone: cells only end their streams
