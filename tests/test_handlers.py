@@ -154,3 +154,18 @@ async def test_a_deadline_passes_while_a_large_payload_is_held(network: Network)
         with pytest.raises(DeadlineExceeded), anyio.fail_after(0.3):
             await server.request("R1.C1", "never", LARGE)
         assert not server._endpoint.plane.offers
+
+
+async def test_an_event_that_was_sent_leaves_even_if_its_sender_fails_next() -> None:
+    came: list[object] = []
+    async with Cell("C1", handlers={"note": lambda request: came.append(request.payload)}) as client:
+        for number in range(20):
+            with pytest.raises(KeyError):
+                async with Cell("server") as server:
+                    url = await server.listen("tcp://127.0.0.1:0")
+                    await client.connect(url, reconnect=False)
+                    await server.request("C1", "note", "first")
+                    await server.send("C1", "note", number)
+                    raise KeyError
+            await client.wait_disconnected()
+    assert [number for number in came if number != "first"] == list(range(20))
