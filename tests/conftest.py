@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 DAY = datetime.timedelta(days=1)
 
 
-@pytest.fixture(params=[("asyncio", {"use_uvloop": False}), ("trio", {})], ids=["asyncio", "trio"])
+ASYNCIO = pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio")
+TRIO_LONG = pytest.param(("trio", {}), id="trio", marks=pytest.mark.long)
+"""For modules of many processes, where the backend of the tests' own is a small part: `make long` runs these."""
+
+
+@pytest.fixture(params=[ASYNCIO, pytest.param(("trio", {}), id="trio")])
 def anyio_backend(request: pytest.FixtureRequest) -> object:
     return request.param
 

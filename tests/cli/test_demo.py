@@ -212,6 +212,7 @@ def test_a_model_of_megabytes_travels_the_same_way_and_lines_stay_plain() -> Non
     assert not any("\x1b" in line or "MiB" in line for line in demo.lines)
 
 
+@pytest.mark.long
 def test_a_signal_while_a_large_model_is_on_its_way_leaves_nothing_behind() -> None:
     with running_demo("--model-mib", "16") as demo:
         demo.read_until("round   1")
@@ -243,6 +244,7 @@ def test_a_large_model_is_trained_for_two_rounds_unless_others_are_wanted(
     assert given == [training]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("moment", "number"),
     [("kits", signal.SIGINT), ("present", signal.SIGTERM), ("round   1", signal.SIGINT), ("Flat", signal.SIGTERM)],
@@ -278,6 +280,7 @@ def test_a_reader_that_goes_away_ends_it_in_silence() -> None:
         assert demo.leftovers() == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("victim", ["R1", "server"])
 def test_a_node_that_dies_is_named_and_all_else_ends(victim: str) -> None:
     with running_demo("--rounds", "200") as demo:

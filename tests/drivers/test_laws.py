@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
 WAYS = [
     *(
-        # to both ends of a link, tls is mtls with one certificate less
-        pytest.param((scheme, mode), marks=pytest.mark.long if mode == "tls" else ())
+        pytest.param((scheme, mode), marks=() if mode == "clear" else pytest.mark.long)
         for scheme in ("tcp", "http", "grpc")
         for mode in ("clear", "tls", "mtls")
     ),

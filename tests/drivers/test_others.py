@@ -38,6 +38,7 @@ async def echo(request: Request) -> object:
     return request.payload
 
 
+@pytest.mark.long
 @pytest.mark.anyio
 @pytest.mark.usefixtures("offered")
 async def test_a_driver_of_another_distribution_keeps_the_laws_and_carries_cells() -> None:

@@ -26,6 +26,7 @@ from cellnet.jobs.record import MAX_REPORTS, Record
 from cellnet.jobs.submission import submitted
 from cellnet.kit import Kit
 from cellnet.message import Request
+from tests.conftest import ASYNCIO, TRIO_LONG
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -34,6 +35,12 @@ if TYPE_CHECKING:
     from tests.jobs.conftest import Federation
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=[ASYNCIO, TRIO_LONG])
+def anyio_backend(request: pytest.FixtureRequest) -> object:
+    return request.param
+
 
 AVERAGE = """
 import numpy as np
