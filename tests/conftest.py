@@ -26,6 +26,15 @@ if TYPE_CHECKING:
 DAY = datetime.timedelta(days=1)
 
 
+DESELECTED = pytest.StashKey[list[pytest.Item]]()
+"""Tests that are not run this time, such as those that take long."""
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    for item in items:
+        item.session.stash.setdefault(DESELECTED, []).append(item)
+
+
 ASYNCIO = pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio")
 TRIO_LONG = pytest.param(("trio", {}), id="trio", marks=pytest.mark.long)
 """For modules of many processes, where the backend of the tests' own is a small part: `make long` runs these."""

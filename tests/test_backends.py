@@ -7,6 +7,8 @@ import inspect
 import pytest
 import sniffio
 
+from tests.conftest import DESELECTED
+
 
 @pytest.mark.anyio
 async def test_the_backend_is_the_one_that_the_test_is_named_after(request: pytest.FixtureRequest) -> None:
@@ -15,7 +17,7 @@ async def test_the_backend_is_the_one_that_the_test_is_named_after(request: pyte
 
 def test_every_asynchronous_test_runs_on_both_backends_or_in_virtual_time(request: pytest.FixtureRequest) -> None:
     backends: dict[str, set[str]] = {}
-    for item in request.session.items:
+    for item in [*request.session.items, *request.session.stash.get(DESELECTED, [])]:
         function = getattr(item, "function", None)
         if not inspect.iscoroutinefunction(inspect.unwrap(function) if function else None):
             continue
