@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks import certificates
+from benchmarks import kits
 from benchmarks.bench import BENCHES
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.race import RaceFailed, run
@@ -61,8 +61,7 @@ def main(
     lines = [line for bench in benches for line in _lines(bench, who.split(","), driver, security, hops)]
     try:
         with tempfile.TemporaryDirectory(prefix="cellnet-bench-") as folder:
-            certificates.issue(Path(folder), with_relay=hops > 1)
-            _run_all(lines, rounds, Path(folder))
+            _run_all(lines, rounds, kits.write(Path(folder), with_relay=hops > 1))
     except RaceFailed as error:
         click.echo(str(error), err=True)
         sys.exit(1)
@@ -89,7 +88,7 @@ def _lines(bench: Bench, who: list[str], driver: str | None, security: str | Non
                 yield Line(bench, way, hops if not bench.is_fanned and bench.name != "scale" else 2)
 
 
-def _run_all(lines: list[Line], rounds: int, folder: Path) -> None:
+def _run_all(lines: list[Line], rounds: int, kits: Path) -> None:
     """Run each line's way once in each round, so that a slow minute of the machine is everybody's."""
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=rounds * len(lines))
@@ -98,7 +97,7 @@ def _run_all(lines: list[Line], rounds: int, folder: Path) -> None:
                 for line in lines:
                     if line.bench is bench:
                         progress.update(task, description=f"{bench.name} {number}/{rounds}: {line.way}")
-                        line.runs.append(run(line.way, bench, line.hops, folder))
+                        line.runs.append(run(line.way, bench, line.hops, kits))
                         progress.advance(task)
 
 

@@ -47,16 +47,16 @@ class Run:
     """How much that is above what it had when it began."""
 
 
-def run(way: Way, bench: Bench, hops: int, folder: Path) -> Run:
+def run(way: Way, bench: Bench, hops: int, kits: Path) -> Run:
     """Start all processes, let them work, and end them.
 
     :param hops: 1 without a relay, 2 with one between the clients and the server
-    :param folder: certificates and kits
+    :param kits: the folder with those of ``server``, ``R1`` and ``C1``
     :raises RaceFailed: if they do not do it
     """
     bench = bench.scaled(way.who.shares.get(bench.name, 1.0))
     with ExitStack() as ending:
-        racers = _started(way, bench, hops, folder, ending)
+        racers = _started(way, bench, hops, kits, ending)
         measuring = racers[0] if bench.is_fanned else racers[-1]
         if bench.cost == "GB":
             _touch(bench.size)
@@ -101,7 +101,7 @@ class _Look:
     peak: float
 
 
-def _started(way: Way, bench: Bench, hops: int, folder: Path, ending: ExitStack) -> list[_Racer]:
+def _started(way: Way, bench: Bench, hops: int, kits: Path, ending: ExitStack) -> list[_Racer]:
     """Start the processes from the server down, each when that above it is ready."""
     racers: list[_Racer] = []
 
@@ -117,9 +117,9 @@ def _started(way: Way, bench: Bench, hops: int, folder: Path, ending: ExitStack)
             cells=cells,
             number=number,
             urls=tuple(urls),
-            folder=str(folder),
+            kits=str(kits),
         )
-        errors = ending.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  # closed when all have ended
+        errors = ending.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  # `ending` closes it, after the process that writes there
         racers.append(_Racer(way, part, errors))
         ending.callback(racers[-1].end)
         return list(racers[-1].heard().get("urls", []))

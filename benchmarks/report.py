@@ -120,17 +120,16 @@ def _ratios(lines: Sequence[Line]) -> Iterable[tuple[str, ...]]:
                     _interval(
                         mine.value / theirs.value if more else theirs.value / mine.value for mine, theirs in pairs
                     ),
-                    _interval(mine.cpu / max(theirs.cpu, 1e-9) for mine, theirs in pairs),
+                    _interval(mine.cpu / theirs.cpu for mine, theirs in pairs if theirs.cpu),
                     _interval(mine.relay_cpu / theirs.relay_cpu for mine, theirs in pairs if theirs.relay_cpu),
                 )
 
 
 def _are_alike(line: Line, other: Line) -> bool:
-    """Whether to compare two: in the clear all with all, and what is protected with what is protected alike."""
+    """Whether to compare two: what is protected alike, over the same driver, and tcp with gRPC too."""
     mine, theirs = line.way, other.way
-    if mine.driver != theirs.driver and {mine.driver, theirs.driver} != {"tcp", "grpc"}:
-        return False
-    return mine.security.split("+")[0] == theirs.security and (mine.driver == theirs.driver or mine.driver == "tcp")
+    is_alike = mine.security.split("+")[0] == theirs.security
+    return is_alike and (mine.driver == theirs.driver or (mine.driver, theirs.driver) == ("tcp", "grpc"))
 
 
 def _interval(ratios: Iterable[float]) -> str:

@@ -126,7 +126,7 @@ class Call:
         :raises RemoteError: if the handler raised
         :raises DeliveryError: if there is no answer
         """
-        assert self._reply is not None  # noqa: S101  # else it was not waited for
+        assert self._reply is not None  # noqa: S101  # whoever asks for it has waited
         return self._reply.result()
 
 

@@ -72,7 +72,7 @@ class Reply:
         return self.value
 
 
-Handler = Callable[[Request], Awaitable[Any]] | Callable[[Request], Any]
+Handler = Callable[[Request], Any]
 """Gets a request and returns a payload. What it raises reaches the caller as ``RemoteError``.
 
 A coroutine function runs in a task of its own. A plain function is called at once, one message after the other, and

@@ -214,7 +214,7 @@ async def test_what_is_no_file_cannot_be_sent(pair: Pair, tmp_path: Path) -> Non
 
 async def test_a_path_that_came_as_bytes_is_not_one(pair: Pair) -> None:
     forged = Packed(Encoding.FILE, (b"/etc/hostname",))
-    pair.server._contents.is_inline = lambda _packed: False  # type: ignore[method-assign]
+    pair.server._contents.is_inline = lambda _packed: False  # type: ignore[method-assign]  # so that the next line is asked
     pair.server._contents._hold = lambda *_args, **_kwargs: (forged.encoding, forged.joined(), None)  # type: ignore[method-assign]  # what no cell says
     with pytest.raises(RemoteError, match="unknown encoding 5"):
         await pair.server.request("C", "weigh")

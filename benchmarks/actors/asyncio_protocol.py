@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import uvloop
 
-from part import Part, heard, part, say
+from part import Part, part, say
 from peers import (
     ACK,
     HEADER,
@@ -22,15 +21,17 @@ from peers import (
     WARM_UP_SIZE,
     address,
     frame,
-    percentiles,
+    measured_async,
+    measured_one_by_one_async,
     pieces,
     repeated,
     secured,
     split,
+    stay_async,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Callable, Iterable
 
 HIGH_WATER = 4 * PIECE
 
@@ -70,7 +71,7 @@ async def relay(mine: Part) -> None:
         listener.setblocking(False)
         accepting = asyncio.create_task(accept(listener))
         say(urls=[f"{HOST}:{listener.getsockname()[1]}"])
-        await ended()
+        await stay_async()
         accepting.cancel()
 
 
@@ -80,7 +81,7 @@ async def measure(mine: Part) -> None:
     client = Client()
     await connect(mine, secured(mine, ssl.Purpose.SERVER_AUTH), client)
     await measures[mine.bench](client, mine)
-    await ended()
+    await stay_async()
 
 
 # What a server does with a connection.
@@ -232,23 +233,13 @@ class Client(asyncio.Protocol):
 
 async def measure_rtt(client: Client, mine: Part) -> None:
     payload = bytes(mine.size)
-    for _ in range(WARM_UP_REQUESTS):
-        await client.request(payload)
-    say()
-    if not await heard():
-        return
-    took = []
-    for _ in range(mine.count):
-        begin = time.perf_counter()
-        await client.request(payload)
-        took.append(time.perf_counter() - begin)
-    say(**percentiles(took))
+    await measured_one_by_one_async(lambda: client.request(payload), mine.count)
 
 
 async def measure_requests(client: Client, mine: Part) -> None:
     payload = bytes(mine.size)
     await request_all(client, payload, WARM_UP_REQUESTS, mine.in_flight)
-    await measured(lambda: request_all(client, payload, mine.count, mine.in_flight))
+    await measured_async(lambda: request_all(client, payload, mine.count, mine.in_flight))
 
 
 async def measure_bulk(client: Client, mine: Part) -> None:
@@ -259,22 +250,13 @@ async def measure_bulk(client: Client, mine: Part) -> None:
             await client.send(mine.size, pieces(data, PIECE))
 
     await client.send(WARM_UP_SIZE, repeated(bytes(PIECE), WARM_UP_SIZE))
-    await measured(send_all)
+    await measured_async(send_all)
 
 
 async def measure_stream(client: Client, mine: Part) -> None:
     piece = bytes(PIECE)
     await client.send(WARM_UP_SIZE, repeated(piece, WARM_UP_SIZE))
-    await measured(lambda: client.send(mine.size, repeated(piece, mine.size)))
-
-
-async def measured(run: Callable[[], Awaitable[None]]) -> None:
-    """Say how long that took, once told to begin."""
-    say()
-    if await heard():
-        begin = time.perf_counter()
-        await run()
-        say(seconds=time.perf_counter() - begin)
+    await measured_async(lambda: client.send(mine.size, repeated(piece, mine.size)))
 
 
 async def request_all(client: Client, payload: bytes, count: int, in_flight: int) -> None:
@@ -296,7 +278,7 @@ async def listen(mine: Part, protocol: Callable[[], asyncio.BaseProtocol]) -> No
         protocol, HOST, 0, ssl=secured(mine, ssl.Purpose.CLIENT_AUTH)
     )
     say(urls=[f"{HOST}:{server.sockets[0].getsockname()[1]}"])
-    await ended()
+    await stay_async()
 
 
 async def connect(mine: Part, context: ssl.SSLContext | None, protocol: asyncio.BaseProtocol) -> None:
@@ -305,11 +287,6 @@ async def connect(mine: Part, context: ssl.SSLContext | None, protocol: asyncio.
 
 def ready(transport: Any) -> None:
     transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-async def ended() -> None:
-    while await heard():
-        pass
 
 
 if __name__ == "__main__":

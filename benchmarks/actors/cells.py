@@ -152,7 +152,7 @@ class Actor:
         return await cell.listen(f"{self._told.driver}://127.0.0.1:0", self._sealing(cell.name))
 
     def _credentials(self, name: str) -> Credentials:
-        return Kit.load(Path(self._told.folder) / "kits" / name).credentials
+        return Kit.load(Path(self._told.kits) / name).credentials
 
     def _sealing(self, name: str) -> Credentials | None:
         return self._credentials(name) if self._told.security == SEALED else None

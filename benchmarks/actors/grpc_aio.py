@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
 import uvloop
 
-from part import Part, heard, part, say
+from part import Part, part, say
 from peers import (
     ACK,
     HEADER,
@@ -20,9 +18,11 @@ from peers import (
     MESSAGE,
     WARM_UP_REQUESTS,
     WARM_UP_SIZE,
-    percentiles,
+    measured_async,
+    measured_one_by_one_async,
     pieces,
     repeated,
+    stay_async,
 )
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ async def measure(mine: Part) -> None:
     async with connect(mine) as channel:
         call = channel.stream_stream(METHOD)()
         await measures[mine.bench](call, mine)
-        await ended()
+        await stay_async()
         call.cancel()
 
 
@@ -113,24 +113,14 @@ async def forward(source: Context | Call, target: Context | Call) -> None:
 
 async def measure_rtt(call: Call, mine: Part) -> None:
     payload = bytes(mine.size)
-    for _ in range(WARM_UP_REQUESTS):
-        await request(call, payload)
-    say()
-    if not await heard():
-        return
-    took = []
-    for _ in range(mine.count):
-        begin = time.perf_counter()
-        await request(call, payload)
-        took.append(time.perf_counter() - begin)
-    say(**percentiles(took))
+    await measured_one_by_one_async(lambda: request(call, payload), mine.count)
 
 
 async def measure_requests(call: Call, mine: Part) -> None:
     payload = bytes(mine.size)
     requests = Requests(call)
     await requests.send_all(payload, WARM_UP_REQUESTS, mine.in_flight)
-    await measured(lambda: requests.send_all(payload, mine.count, mine.in_flight))
+    await measured_async(lambda: requests.send_all(payload, mine.count, mine.in_flight))
 
 
 async def measure_bulk(call: Call, mine: Part) -> None:
@@ -141,22 +131,13 @@ async def measure_bulk(call: Call, mine: Part) -> None:
             await send(call, mine.size, map(bytes, pieces(data, MESSAGE)))
 
     await send(call, WARM_UP_SIZE, [bytes(WARM_UP_SIZE)])
-    await measured(send_all)
+    await measured_async(send_all)
 
 
 async def measure_stream(call: Call, mine: Part) -> None:
     piece = bytes(MESSAGE)
     await send(call, WARM_UP_SIZE, map(bytes, repeated(piece, WARM_UP_SIZE)))
-    await measured(lambda: send(call, mine.size, map(bytes, repeated(piece, mine.size))))
-
-
-async def measured(run: Callable[[], Awaitable[None]]) -> None:
-    """Say how long that took, once told to begin."""
-    say()
-    if await heard():
-        begin = time.perf_counter()
-        await run()
-        say(seconds=time.perf_counter() - begin)
+    await measured_async(lambda: send(call, mine.size, map(bytes, repeated(piece, mine.size))))
 
 
 async def request(call: Call, payload: bytes) -> bytes:
@@ -212,33 +193,26 @@ async def listen(mine: Part, behaviour: Callable[[object, Context], Awaitable[No
     if mine.security == "clear":
         port = server.add_insecure_port(f"{HOST}:0")
     else:
-        authority, certificate, key = pem(mine)
+        authority, certificate, key = pem(mine, "server")
         credentials = grpc.ssl_server_credentials([(key, certificate)], authority, require_client_auth=True)
         port = server.add_secure_port(f"{HOST}:0", credentials)
     await server.start()
     say(urls=[f"{HOST}:{port}"])
-    await ended()
+    await stay_async()
     await server.stop(None)
 
 
 def connect(mine: Part) -> grpc.aio.Channel:
     if mine.security == "clear":
         return grpc.aio.insecure_channel(mine.urls[0], OPTIONS)
-    authority, certificate, key = pem(mine)
+    authority, certificate, key = pem(mine, "client")
     return grpc.aio.secure_channel(mine.urls[0], grpc.ssl_channel_credentials(authority, key, certificate), OPTIONS)
 
 
-def pem(mine: Part) -> tuple[bytes, bytes, bytes]:
-    """Return who is trusted, and this process's certificate and key."""
-    folder = Path(mine.folder)
-    names = "ca.crt", f"{mine.role}.crt", f"{mine.role}.key"
-    authority, certificate, key = ((folder / name).read_bytes() for name in names)
-    return authority, certificate, key
-
-
-async def ended() -> None:
-    while await heard():
-        pass
+def pem(mine: Part, use: str) -> tuple[bytes, bytes, bytes]:
+    """Return who is trusted, and this process's certificate and key for that use."""
+    certificate, key = mine.pair(use)
+    return mine.roots.read_bytes(), certificate.read_bytes(), key.read_bytes()
 
 
 if __name__ == "__main__":

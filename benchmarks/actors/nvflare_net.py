@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
-from nvflare.fuel.f3.cellnet.identity import get_cert_common_name_from_file
 from nvflare.fuel.f3.cellnet.utils import make_reply, new_cell_message
 from nvflare.fuel.f3.communicator import load_comm_drivers
 from nvflare.fuel.f3.drivers.driver_params import DriverParams
 from nvflare.fuel.utils.config_service import ConfigService
 
-from part import Part, hear, part, say
+from part import KITS, Part, hear, part, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -254,16 +253,15 @@ def _security(mine: Part, peers: dict[str, str | None]) -> dict[str, Any]:
     """Return how a cell secures its connections, and the common name in the certificate of each who may connect."""
     if mine.security == "clear":
         return {"secure": False, "credentials": {}}
-    folder = Path(mine.folder)
-    certificate, key = str(folder / f"{mine.role}.crt"), str(folder / f"{mine.role}.key")
-    # Both pairs are named, as it takes those that are not from files beside the CA's, which are others' here.
-    credentials = {
-        DriverParams.CA_CERT.value: str(folder / "ca.crt"),
+    (certificate, key), (own_certificate, own_key) = mine.pair("server"), mine.pair("client")
+    files = {
+        DriverParams.CA_CERT.value: mine.roots,
         DriverParams.SERVER_CERT.value: certificate,
         DriverParams.SERVER_KEY.value: key,
-        DriverParams.CLIENT_CERT.value: certificate,
-        DriverParams.CLIENT_KEY.value: key,
+        DriverParams.CLIENT_CERT.value: own_certificate,
+        DriverParams.CLIENT_KEY.value: own_key,
     }
+    credentials = {parameter: str(path) for parameter, path in files.items() if path.exists()}
     return {"secure": True, "credentials": credentials, "auth_identity_map": peers}
 
 
@@ -275,8 +273,7 @@ def _below_server(mine: Part) -> dict[str, str | None]:
 def _common_name(mine: Part, role: str) -> str | None:
     if mine.security == "clear":
         return None
-    name: str | None = get_cert_common_name_from_file(str(Path(mine.folder) / f"{role}.crt"))
-    return name
+    return KITS[role]
 
 
 def _free_port() -> int:

@@ -11,7 +11,11 @@ import asyncio
 import json
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+KITS = {"server": "server", "relay": "R1", "client": "C1"}
+"""The kit of each role; its name is the common name of its certificates."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,18 @@ class Part:
     """Which process of its role this is, from 1."""
     urls: tuple[str, ...]
     """Where to connect: what the process above it said. Only relays of ``scale`` are several in one process."""
-    folder: str
-    """Certificates in PEM, where security asks for them: ``ca.crt``, and ``NAME.crt`` and ``NAME.key`` by role."""
+    kits: str
+    """Where the kits are, with certificates for where security asks for them."""
+
+    @property
+    def roots(self) -> Path:
+        """Whom to trust, in PEM."""
+        return Path(self.kits) / KITS[self.role] / "startup" / "rootCA.pem"
+
+    def pair(self, use: str) -> tuple[Path, Path]:
+        """Return certificate and key, in PEM, of a process that listens, as a ``server``, or dials, as a ``client``."""
+        startup = Path(self.kits) / KITS[self.role] / "startup"
+        return startup / f"{use}.crt", startup / f"{use}.key"
 
 
 def part() -> Part:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ssl
 import struct
-from pathlib import Path
+import time
 from typing import TYPE_CHECKING
 
-from part import hear
+from part import hear, heard, say
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from part import Part
 
@@ -24,6 +24,60 @@ MESSAGE = 1 << 20
 """How large a piece is where what carries it has messages of its own."""
 WARM_UP_REQUESTS = 200
 WARM_UP_SIZE = 1 << 20
+
+
+def measured(run: Callable[[], object]) -> None:
+    """Say how long that took, once told to begin."""
+    say()
+    if hear():
+        begin = time.perf_counter()
+        run()
+        say(seconds=time.perf_counter() - begin)
+
+
+def measured_one_by_one(request: Callable[[], object], count: int) -> None:
+    """Say how long each of many took, after some to warm up, once told to begin."""
+    for _ in range(WARM_UP_REQUESTS):
+        request()
+    say()
+    if not hear():
+        return
+    took = []
+    for _ in range(count):
+        begin = time.perf_counter()
+        request()
+        took.append(time.perf_counter() - begin)
+    say(**percentiles(took))
+
+
+async def measured_async(run: Callable[[], Awaitable[object]]) -> None:
+    """Do as :func:`measured` does."""
+    say()
+    if await heard():
+        begin = time.perf_counter()
+        await run()
+        say(seconds=time.perf_counter() - begin)
+
+
+async def measured_one_by_one_async(request: Callable[[], Awaitable[object]], count: int) -> None:
+    """Do as :func:`measured_one_by_one` does."""
+    for _ in range(WARM_UP_REQUESTS):
+        await request()
+    say()
+    if not await heard():
+        return
+    took = []
+    for _ in range(count):
+        begin = time.perf_counter()
+        await request()
+        took.append(time.perf_counter() - begin)
+    say(**percentiles(took))
+
+
+async def stay_async() -> None:
+    """Wait for the end of standard input, beside an event loop."""
+    while await heard():
+        pass
 
 
 def stay() -> None:
@@ -74,11 +128,10 @@ def secured(mine: Part, purpose: ssl.Purpose) -> ssl.SSLContext | None:
     """Return what TLS needs on that side, or None in the clear."""
     if mine.security == "clear":
         return None
-    folder = Path(mine.folder)
-    context = ssl.create_default_context(purpose, cafile=folder / "ca.crt")
+    context = ssl.create_default_context(purpose, cafile=mine.roots)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_REQUIRED
-    context.load_cert_chain(folder / f"{mine.role}.crt", folder / f"{mine.role}.key")
+    context.load_cert_chain(*mine.pair("server" if purpose is ssl.Purpose.CLIENT_AUTH else "client"))
     if purpose is ssl.Purpose.CLIENT_AUTH:
         context.num_tickets = 0  # nobody resumes a session
     return context

@@ -5,13 +5,12 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-import time
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from part import Part, hear, part, say
+from part import Part, part, say
 from peers import (
     ACK,
     HEADER,
@@ -21,7 +20,8 @@ from peers import (
     WARM_UP_SIZE,
     address,
     frame,
-    percentiles,
+    measured,
+    measured_one_by_one,
     pieces,
     repeated,
     secured,
@@ -155,17 +155,7 @@ class Client:
 
 def measure_rtt(client: Client, mine: Part) -> None:
     payload = bytes(mine.size)
-    for _ in range(WARM_UP_REQUESTS):
-        client.request(payload)
-    say()
-    if not hear():
-        return
-    took = []
-    for _ in range(mine.count):
-        begin = time.perf_counter()
-        client.request(payload)
-        took.append(time.perf_counter() - begin)
-    say(**percentiles(took))
+    measured_one_by_one(lambda: client.request(payload), mine.count)
 
 
 def measure_requests(client: Client, mine: Part) -> None:
@@ -190,15 +180,6 @@ def measure_stream(client: Client, mine: Part) -> None:
     piece = bytes(PIECE)
     client.send(WARM_UP_SIZE, repeated(piece, WARM_UP_SIZE))
     measured(lambda: client.send(mine.size, repeated(piece, mine.size)))
-
-
-def measured(run: Callable[[], None]) -> None:
-    """Say how long that took, once told to begin."""
-    say()
-    if hear():
-        begin = time.perf_counter()
-        run()
-        say(seconds=time.perf_counter() - begin)
 
 
 # Connections.

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
 import zmq
 
-from part import Part, hear, part, say
+from part import Part, part, say
 from peers import (
     ACK,
     HEADER,
@@ -18,7 +17,8 @@ from peers import (
     MESSAGE,
     WARM_UP_REQUESTS,
     WARM_UP_SIZE,
-    percentiles,
+    measured,
+    measured_one_by_one,
     pieces,
     repeated,
     stay,
@@ -101,17 +101,7 @@ def received(sock: zmq.Socket[bytes]) -> memoryview:
 
 def measure_rtt(sock: zmq.Socket[bytes], mine: Part) -> None:
     payload = bytes(mine.size)
-    for _ in range(WARM_UP_REQUESTS):
-        request(sock, payload)
-    say()
-    if not hear():
-        return
-    took = []
-    for _ in range(mine.count):
-        begin = time.perf_counter()
-        request(sock, payload)
-        took.append(time.perf_counter() - begin)
-    say(**percentiles(took))
+    measured_one_by_one(lambda: request(sock, payload), mine.count)
 
 
 def measure_requests(sock: zmq.Socket[bytes], mine: Part) -> None:
@@ -135,15 +125,6 @@ def measure_stream(sock: zmq.Socket[bytes], mine: Part) -> None:
     piece = bytes(MESSAGE)
     send(sock, WARM_UP_SIZE, repeated(piece, WARM_UP_SIZE))
     measured(lambda: send(sock, mine.size, repeated(piece, mine.size)))
-
-
-def measured(run: Callable[[], None]) -> None:
-    """Say how long that took, once told to begin."""
-    say()
-    if hear():
-        begin = time.perf_counter()
-        run()
-        say(seconds=time.perf_counter() - begin)
 
 
 def request(sock: zmq.Socket[bytes], payload: bytes) -> bytes:

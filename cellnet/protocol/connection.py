@@ -217,7 +217,7 @@ class Connection:
 
     def control(self, kind: Kind, *fields: object, label: int = 0, body: bytes = b"") -> None:
         """Queue a frame that concerns this link; to a neighbour that never reads, nothing more is queued."""
-        if self.queued_bytes > BUDGET_BYTES + RESERVE_BYTES:
+        if self.room < 0:
             self.is_stuck = True
             self.statistics.dropped += 1
             return
@@ -237,7 +237,7 @@ class Connection:
     ) -> bool:
         """Queue a frame along *route*, binding a label first if it has none here. Return False if it was dropped."""
         size = len(header) + len(body)
-        if self.queued_bytes + size > BUDGET_BYTES + RESERVE_BYTES:
+        if size > self.room:
             self.statistics.dropped += 1
             return False
         if route.out is self and self._labels.get(route.label) is route:
