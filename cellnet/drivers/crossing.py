@@ -17,9 +17,11 @@ from cellnet.errors import ConnectError
 from cellnet.wakeup import Wakeup
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from trio.lowlevel import TrioToken
+
+    from cellnet.drivers.base import Buffer
 
 __all__ = ["Crossing", "Host"]
 
@@ -52,8 +54,9 @@ class Crossing:
 
         :param limit: while so many bytes or more wait, no more are taken
         """
-        self._limit = limit
-        self._pieces: deque[bytes] = deque()
+        self.limit = limit
+        """The reader may change it."""
+        self._pieces: deque[Buffer] = deque()
         self._writer: Host
         self._reader: Host
         self._put_bytes = 0
@@ -78,7 +81,7 @@ class Crossing:
         """Whether :meth:`try_put` would take anything."""
         return not self._is_full and self._end is None and self._broken is None
 
-    def try_put(self, data: bytes) -> bool:
+    def try_put(self, data: Buffer) -> bool:
         """Take *data* if there is room; return whether there was."""
         if not self.has_room:
             return False
@@ -87,7 +90,7 @@ class Crossing:
         self._wake_reader()
         return True
 
-    async def put(self, data: bytes) -> None:
+    async def put(self, data: Buffer) -> None:
         """Take *data*, once there is room.
 
         :raises ConnectError: if nobody will read it
@@ -122,10 +125,10 @@ class Crossing:
         """Whether :meth:`get` would not have to wait."""
         return bool(self._pieces)
 
-    async def get(self, most: int) -> bytes | None:
-        """Return what is there, joined, once something is; None at the end.
+    async def get(self, most: int) -> Sequence[Buffer]:
+        """Return what is there, in pieces, once something is; nothing at the end.
 
-        :param most: as soon as there are so many bytes, no further piece is joined to them
+        :param most: of more bytes than this, one piece only
         :raises ConnectError: if it ended because something went wrong
         """
         while not self._pieces:
@@ -134,7 +137,7 @@ class Crossing:
             if self._end is not None and not self._pieces:
                 if self._end:
                     raise ConnectError(self._end)
-                return None
+                return ()
             await self._came.wait()
         taken = [self._pieces.popleft()]
         size = len(taken[0])
@@ -144,7 +147,7 @@ class Crossing:
         self._taken_bytes += size
         if self._waits_for_room:
             self._writer.post(self._room.notify)
-        return taken[0] if len(taken) == 1 else b"".join(taken)
+        return taken
 
     def abandon(self, reason: str) -> None:
         """Read no more. Who writes is told why."""
@@ -155,7 +158,7 @@ class Crossing:
 
     @property
     def _is_full(self) -> bool:
-        return self._put_bytes - self._taken_bytes >= self._limit
+        return self._put_bytes - self._taken_bytes >= self.limit
 
     def _wake_reader(self) -> None:
         if not self._wakes_reader:

@@ -25,9 +25,11 @@ from cellnet.protocol.handshake import Transport
 from cellnet.wakeup import Wakeup
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from websockets.proxy import Proxy
 
-    from cellnet.drivers.base import Address, Security
+    from cellnet.drivers.base import Address, Buffer, Security
 
 __all__ = ["GrpcCall"]
 
@@ -135,7 +137,7 @@ class GrpcCall(GrpcLink):
             await channel.close()
             self._host.post(self.over)
 
-    async def _is_answered(self, call: grpc.aio.StreamStreamCall[bytes, bytes]) -> bool:
+    async def _is_answered(self, call: grpc.aio.StreamStreamCall[Sequence[Buffer], Buffer]) -> bool:
         try:
             await call.initial_metadata()
             self._is_open = not call.done()

@@ -22,9 +22,10 @@ from cellnet.protocol.handshake import Transport
 from cellnet.wakeup import Wakeup
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from cellnet.drivers.base import Address, Security
+    from cellnet.drivers.base import Address, Buffer, Security
 
 __all__ = ["GrpcListener"]
 
@@ -133,7 +134,7 @@ class GrpcListener:
         await server.start()
         return port
 
-    async def _link(self, _requests: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+    async def _link(self, _requests: object, context: grpc.aio.ServicerContext[Buffer, Sequence[Buffer]]) -> None:
         # such as ipv4:127.0.0.1:8002
         address = context.peer().partition(":")[2].rpartition(":")[0]
         link = GrpcLink(Transport("grpc", self._security.mode, _certificate(context), address), self._host)
@@ -163,7 +164,7 @@ async def _done() -> None:
     """Do nothing: what the server has sent is over when its handler returns."""
 
 
-def _certificate(context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes | None:
+def _certificate(context: grpc.aio.ServicerContext[Buffer, Sequence[Buffer]]) -> bytes | None:
     pem = context.auth_context().get("x509_pem_cert")
     return ssl.PEM_cert_to_DER_cert(next(iter(pem)).decode()) if pem else None
 

@@ -16,13 +16,22 @@ import anyio
 import anyio.to_thread
 import psutil
 import pytest
+from google.protobuf.message import DecodeError
 from google.protobuf.wrappers_pb2 import BytesValue
 
 from cellnet import Cell, ConfigurationError, ConnectError
 from cellnet.drivers import tls
 from cellnet.drivers.base import CLEAR, Address
 from cellnet.drivers.grpc import GrpcDriver
-from cellnet.drivers.grpc_link import METHOD, SERVICE, deserialize, serialize
+from cellnet.drivers.grpc_link import (
+    LONG_MESSAGE_BYTES,
+    METHOD,
+    SERVICE,
+    GrpcLink,
+    deserialize,
+    serialize,
+)
+from cellnet.pace import SLOW_SECONDS
 
 if TYPE_CHECKING:
     from tests.conftest import Issue
@@ -158,8 +167,70 @@ def test_the_published_interface_is_the_one_that_is_spoken() -> None:
     assert f"package {package};" in text
     assert f"service {service} {{" in text
     assert f"rpc {METHOD}(stream google.protobuf.BytesValue) returns (stream google.protobuf.BytesValue);" in text
-    assert serialize(b"\0\xff") == BytesValue(value=b"\0\xff").SerializeToString()
-    assert deserialize(serialize(b"\0\xff")) == b"\0\xff"
+
+
+@pytest.mark.parametrize("size", [1, 127, 128, 16_383, 16_384, 1 << 20, (1 << 21) - 1, 1 << 21])
+def test_messages_are_those_of_the_published_type(size: int) -> None:
+    message = serialize([memoryview(bytes(size - 1)), b"!"])
+    assert message == BytesValue(value=bytes(size - 1) + b"!").SerializeToString()
+    data = deserialize(message)
+    assert data == bytes(size - 1) + b"!"
+    assert isinstance(data, memoryview)  # no copy
+
+
+@pytest.mark.parametrize(
+    ("message", "value"),
+    [
+        (b"", b""),
+        (b"\x0a\x00", b""),
+        (b"\x0a\x82\x00hi", b"hi"),  # a length that is longer than it need be
+        (b"\x0a\x02hi\x0a\x03you", b"you"),  # the last one counts
+        (b"\x10\x07\x0a\x02hi", b"hi"),  # with a field that nobody knows
+    ],
+)
+def test_messages_of_other_writers_are_understood(message: bytes, value: bytes) -> None:
+    assert deserialize(message) == value
+
+
+@pytest.mark.parametrize(
+    "message", [b"\x0a", b"\x0a\x05hi", b"\xff\xff\xff\xff\xff\xff", b"\x0a\xff\xff\xff\xff\x0fhi"]
+)
+def test_what_is_no_message_is_an_error(message: bytes) -> None:
+    with pytest.raises(DecodeError):
+        deserialize(message)
+
+
+async def test_messages_grow_while_the_other_side_reads_and_shrink_when_it_is_slow() -> None:
+    driver = GrpcDriver()
+    listener = await driver.listen(URL, CLEAR)
+    near = await driver.connect(Address.parse(listener.url), CLEAR)
+    await near.start()
+    far = await listener.accept()
+    assert isinstance(near, GrpcLink)
+    buffer, reads = memoryview(bytearray(1 << 20)), anyio.Event()
+
+    async def read() -> None:
+        while True:
+            await reads.wait()
+            await far.fill(buffer)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(read)
+        reads.set()
+        with anyio.fail_after(20):
+            while near.pace.size < LONG_MESSAGE_BYTES:
+                await near.send([bytes(1 << 20)])
+            reads = anyio.Event()
+            while near.outgoing.has_room:  # until all that is in between is full
+                near.try_send([bytes(1 << 20)])
+                await anyio.sleep(2 * SLOW_SECONDS)
+            reads.set()
+            while near.pace.size == LONG_MESSAGE_BYTES:
+                await anyio.sleep(0.001)
+        tasks.cancel_scope.cancel()
+    near.abort()
+    far.abort()
+    listener.close()
 
 
 def test_a_process_that_used_grpc_ends_by_itself() -> None:
