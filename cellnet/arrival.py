@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from cellnet.errors import ContentLost
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from cellnet.protocol.fetch import Fetch
     from cellnet.protocol.frames import Buffer
 
-__all__ = ["Arrival", "Memory", "Progress", "Target"]
+__all__ = ["Arrival", "Progress", "Target"]
 
 STEPS = 100
 """How often progress is told, at most, and once at the end."""
@@ -52,32 +51,12 @@ class Target(Protocol):
         ...
 
     def finish(self) -> bytes:
-        """Return what stands for all of them."""
+        """Return what stands for all of them; of arrays, what can be used like ``bytes``."""
         ...
 
     def discard(self) -> None:
         """Forget them, unless all is finished."""
         ...
-
-
-class Memory:
-    """The bytes themselves."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        # Grows as bytes come, whatever was announced; its value is then had without a copy.
-        self._bytes = io.BytesIO()
-
-    def write(self, data: Buffer) -> None:
-        """Take the next ones."""
-        self.size += self._bytes.write(data)
-
-    def finish(self) -> bytes:
-        """Return them."""
-        return self._bytes.getvalue()
-
-    def discard(self) -> None:
-        """Forget them."""
 
 
 class Arrival:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 import anyio.lowlevel
 
-from cellnet.arrival import Arrival, Memory, Progress
+from cellnet.arrival import Arrival, Progress
 from cellnet.departure import Departure
 from cellnet.errors import Busy, CellError, ConfigurationError, PayloadTooLarge, RemoteProtocolError
+from cellnet.memory import memory_for
 from cellnet.payload import Encoding, Packed, encode
 from cellnet.protocol.chunks import DIGEST_BYTES, MAX_OBJECT_BYTES, Listing
 from cellnet.protocol.frames import INLINE_LIMIT, unpack
@@ -217,7 +218,7 @@ class Contents:
         if reference.size > self._max_bytes:
             size, limit = reference.size, self._max_bytes
             raise PayloadTooLarge(f"a payload of {size} bytes is too large here: {limit} are allowed")
-        return Memory()
+        return memory_for(reference.size, is_arrays=reference.encoding == Encoding.ARRAYS)
 
     def _progressed(self, holder: FQCN, size: int) -> Callable[[int], None] | None:
         if self._progress is None:

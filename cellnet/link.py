@@ -11,8 +11,8 @@ import anyio.lowlevel
 from cellnet.clock import running_clock
 from cellnet.drivers.base import UNTOLD
 from cellnet.errors import CellError, ConnectError, HandshakeError
+from cellnet.pace import Pace
 from cellnet.pages import PAGE_BYTES
-from cellnet.protocol.connection import BATCH_BYTES
 from cellnet.protocol.frames import FRAME_BYTES
 from cellnet.wakeup import Wakeup
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Backoff", "RunningLink", "keep_connected"]
 
-SLOW_SECONDS = 0.02
-"""A batch that takes longer to leave is followed by smaller ones: what concerns the link waits for one at most."""
+BATCH_BYTES = 512 * 1024
+"""What is sent at a time while it leaves quickly. What concerns the link waits for one batch at most."""
 TURN_SECONDS = 0.002
 """How long a link may be read without waiting for bytes, before others have their turn."""
 LENT_BYTES = PAGE_BYTES // 4
@@ -82,7 +82,7 @@ class RunningLink:
         self._order = anyio.Lock()
         self._tasks = tasks
         self._unsent: Sequence[Buffer] = ()
-        self._batch = BATCH_BYTES
+        self._pace = Pace(FRAME_BYTES, BATCH_BYTES)
         self._pages = pages
         self._clean = 0
         self._writer: anyio.CancelScope | None = None
@@ -140,7 +140,7 @@ class RunningLink:
         connection = self.connection
         if self._is_writing or not self._running or not connection.has_output:
             return
-        buffers = connection.take(now, self._batch, contents=connection.feed.has_output and self._turn.take())
+        buffers = connection.take(now, self._pace.size, contents=connection.feed.has_output and self._turn.take())
         self._unsent = self._link.try_send(buffers) if buffers else ()
         if self._unsent:
             self._pages.waiting.append(self)
@@ -250,19 +250,19 @@ class RunningLink:
     async def _drain(self) -> None:
         connection = self.connection
         while self._unsent or connection.has_output:
-            began = self._clock()
-            buffers = self._unsent or connection.take(began, self._batch, contents=False)
+            began, before = self._clock(), connection.statistics.bytes_sent
+            buffers = self._unsent or connection.take(began, self._pace.size, contents=False)
             if not buffers:
                 async with self._turn.wait():
                     began = self._clock()
-                    if buffers := connection.take(began, self._batch):
+                    if buffers := connection.take(began, self._pace.size):
                         buffers = self._link.try_send(buffers)
+            size = connection.statistics.bytes_sent - before or sum(map(len, self._unsent))
             self._unsent = ()
             if buffers:
                 await self._link.send(buffers)
                 await anyio.lowlevel.checkpoint()  # the link may take all at once, and others have their turn
-            is_slow = self._clock() - began > SLOW_SECONDS
-            self._batch = FRAME_BYTES if is_slow else BATCH_BYTES
+            self._pace.sent(size, self._clock() - began)
             if not connection.is_full:
                 self._room.notify()
 

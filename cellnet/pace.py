@@ -6,12 +6,13 @@ __all__ = ["SLOW_SECONDS", "Pace"]
 
 SLOW_SECONDS = 0.02
 """What takes longer to leave was too much: whatever is urgent would wait behind it."""
-QUICK_SECONDS = SLOW_SECONDS / 4
-"""What leaves within this may be twice as much the next time."""
 
 
 class Pace:
-    """A number of bytes between two limits: it doubles while they leave quickly, and is least again if they do not."""
+    """A number of bytes between two limits: as many as leave in 20 ms, or half of that.
+
+    It doubles when so many left in less than half of that time. When they took longer, it becomes what would not have.
+    """
 
     __slots__ = ("least", "most", "size")
 
@@ -25,6 +26,6 @@ class Pace:
     def sent(self, count: int, seconds: float) -> None:
         """Take note that it took so long until *count* bytes had left."""
         if seconds > SLOW_SECONDS:
-            self.size = self.least
-        elif seconds < QUICK_SECONDS and 2 * count > self.size:
+            self.size = max(self.least, min(self.size, int(count * SLOW_SECONDS / seconds)))
+        elif seconds < SLOW_SECONDS / 2 and 2 * count > self.size:
             self.size = min(2 * self.size, self.most)

@@ -12,7 +12,7 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
-from cellnet.protocol.frames import FRAME_BYTES, MAX_DATA, OFFSET, Kind, pack, prefix
+from cellnet.protocol.frames import FRAME_BYTES, MAX_DATA, OFFSET, PREFIX, Kind, pack, prefix
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -163,19 +163,27 @@ class Feed:
 
 
 def _append_frame(supply: Supply, largest: int, buffers: list[Buffer], sent: Callable[[Kind], None]) -> int:
-    """Append the next frame of a content; return its size, 0 if there is none now."""
+    """Append the next frame of a content; return its size, 0 if there is none now.
+
+    What passes has come in pieces, as it was read: as one frame again, it costs the next cell less.
+    """
     origin, label, position = supply.origin, supply.label, supply.position
-    wanted = supply.upto - position
-    data = origin.read(position, min(wanted, largest)) if wanted > 0 else b""
-    if supply.is_ended:  # as it was withdrawn by what it was read from
-        return 0
-    if data:
-        header = OFFSET.pack(position)
-        supply.position = position + len(data)
-        buffers.append(prefix(Kind.DATA, 0, label, 0, header, data) + header)
+    head, count = len(buffers), 0
+    buffers.append(b"")  # says how much follows, which is not known yet
+    while not supply.is_ended and count < (most := min(supply.upto - position, largest)):
+        data = origin.read(position + count, most - count)
+        if supply.is_ended or not data:  # it may be withdrawn by what it is read from
+            break
         buffers.append(data)
+        count += len(data)
+        supply.position = position + count
+    if count:
+        buffers[head] = PREFIX.pack(OFFSET.size + count, OFFSET.size, Kind.DATA, 0, label, 0) + OFFSET.pack(position)
         sent(Kind.DATA)
-        return len(buffers[-2]) + len(data)
+        return len(buffers[head]) + count
+    del buffers[head]
+    if supply.is_ended:
+        return 0
     if origin.length == position:
         supply.is_ended = True
         header = pack(position)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cellnet.arrival import Arrival, Memory
+from cellnet.arrival import Arrival
 from cellnet.contents import Reference
+from cellnet.memory import Memory
 from cellnet.protocol.chunks import Listing
 from cellnet.protocol.frames import pack
 from cellnet.protocol.offer import Held

@@ -153,10 +153,8 @@ def test_what_is_wanted_below_is_wanted_above_and_what_comes_goes_down(
     data(above, 1, 0, whole[:600])
     data(above, 1, 600, whole[600:1000])
     frames = below.frames()
-    assert [(frame.label, *OFFSET.unpack(frame.header), bytes(frame.body)) for frame in frames] == [
-        (1, 0, whole[:600]),
-        (1, 600, whole[600:1000]),
-    ]
+    (frame,) = frames  # what has come in two leaves as one
+    assert (frame.label, *OFFSET.unpack(frame.header), bytes(frame.body)) == (1, 0, whole[:1000])
     want(below, 1, "server", acknowledged=700, upto=EVERYTHING)
     assert wanted(above) == {1: [0, 700, 1000 + WINDOW_BYTES]}
     data(above, 1, 1000, whole[1000:])
@@ -384,4 +382,4 @@ def test_what_lies_in_a_buffer_that_is_lent_is_not_copied(relay: Endpoint, above
     relay.receive(above.connection, memoryview(used_again), 0.0)
     assert relay.keep()
     used_again[:] = bytes(len(used_again))
-    assert [bytes(frame.body) for frame in below.frames()] == [b"as it left", b"as it came"]
+    assert [bytes(frame.body) for frame in below.frames()] == [b"as it left" + b"as it came"]

@@ -170,12 +170,19 @@ class Between:
         return encode_frame(frame.kind, header, body, label=frame.label, hop=frame.hop, remaining_ms=frame.remaining_ms)
 
 
+def _put(at: int, body: bytes, where: int, new: bytes) -> bytes:
+    """Return *body*, what a content has at *at*, with *new* at *where* of the content, as far as that is in it."""
+    start = min(max(where - at, 0), len(body))
+    stop = min(max(where + len(new) - at, start), len(body))
+    return body[:start] + new[at + start - where : at + stop - where] + body[stop:] if start < stop else body
+
+
 WHOLE = content(3 * TEXT_BYTES + 100)
 TRAVELS = sealed(WHOLE)
 STRANGER = sealed(content(len(WHOLE), 8), OTHER)
 CHANGES: dict[str, Callable[[int, bytes], bytes]] = {
-    "a bit": lambda at, body: body if at < FRAME_BYTES else body[:50] + bytes([body[50] ^ 4]) + body[51:],
-    "another record": lambda at, body: TRAVELS[: len(body)] if at == FRAME_BYTES else body,
+    "a bit": lambda at, body: _put(at, body, FRAME_BYTES + 50, bytes([TRAVELS[FRAME_BYTES + 50] ^ 4])),
+    "another record": lambda at, body: _put(at, body, FRAME_BYTES, TRAVELS[:FRAME_BYTES]),
     "another content": lambda at, body: STRANGER[at : at + len(body)],
     "zeros": lambda _at, body: bytes(len(body)),
 }
