@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import anyio
 
 from cellnet.drivers.base import CLEAR, place
-from cellnet.drivers.sock import SockListener, connect_socket
+from cellnet.drivers.sock import connect_socket
+from cellnet.drivers.sock_listener import SockListener
 from cellnet.errors import ConfigurationError, ConnectError
 
 if TYPE_CHECKING:

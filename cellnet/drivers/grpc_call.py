@@ -18,7 +18,7 @@ from cellnet.drivers.base import START_SECONDS, UNTOLD, place
 from cellnet.drivers.crossing import Host
 from cellnet.drivers.forward import proxy_for, reach
 from cellnet.drivers.grpc_link import METHOD, OPTIONS, SERVICE, GrpcLink, deserialize, one_line, pump, serialize
-from cellnet.drivers.sock import SockLink
+from cellnet.drivers.tls_link import link_over
 from cellnet.errors import ConnectError, HandshakeError
 from cellnet.protocol.greeting import speaker
 from cellnet.protocol.handshake import Transport
@@ -101,7 +101,7 @@ class GrpcCall(GrpcLink):
         """
         mode = self._security.mode
         sock = await reach(self._address, self._proxy)
-        link = SockLink(sock, "grpc", self._security, server_name=self._address.host)
+        link = link_over(sock, "grpc", self._security, server_name=self._address.host)
         try:
             await link.start()
             await link.send([_PREFACE])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cellnet.drivers.dial import listen
-from cellnet.drivers.sock import SockLink
+from cellnet.drivers.tls_link import link_over
 
 if TYPE_CHECKING:
     from cellnet.drivers.base import Address, Security
@@ -38,7 +38,7 @@ class HttpDriver:
         from cellnet.drivers.websocket import WsLink
 
         sock = await reach(address, proxy_for(address, security, self._proxy))
-        return WsLink(SockLink(sock, "http", security, server_name=address.host), address)
+        return WsLink(link_over(sock, "http", security, server_name=address.host), address)
 
     async def listen(self, address: Address, security: Security) -> WsListener:
         """Listen on the first address that the host name has."""

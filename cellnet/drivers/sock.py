@@ -1,4 +1,4 @@
-"""A link over a socket of our own, clear or TLS, the same on every event loop.
+"""A link over a socket of our own, the same on every event loop.
 
 Sockets are non-blocking and tried first; the event loop is asked only when the kernel has nothing to give or to
 take. That, and reading into a buffer that is used again, makes the difference to stream objects: about a third of
@@ -8,26 +8,24 @@ the processor time per byte.
 from __future__ import annotations
 
 import socket
-import ssl
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
-import anyio.lowlevel
 
-from cellnet.drivers.base import CLEAR, START_SECONDS, Buffer, Security
 from cellnet.drivers.readable import Readable
-from cellnet.errors import ConnectError, HandshakeError
+from cellnet.errors import ConnectError
 from cellnet.protocol.handshake import Transport
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["SockLink", "SockListener"]
+    from cellnet.drivers.base import Buffer
+
+__all__ = ["SockLink", "connect_socket"]
 
 MAX_IOV = 500
-JOIN_BYTES = 64 * 1024
-RECORD_BYTES = 16 * 1024
+SCRATCH_BYTES = 16 * 1024
 UNSENT_BYTES = 128 * 1024
 """What the kernel may hold back unsent. Without this, a stalled peer hides megabytes in front of control frames."""
 MAX_UNSENT_BYTES = 2 << 20
@@ -40,23 +38,14 @@ CLOSED = (OSError, ValueError, anyio.ClosedResourceError, anyio.BrokenResourceEr
 
 
 class SockLink:
-    """A connected stream socket, and the TLS over it if there is any."""
+    """A connected stream socket."""
 
-    def __init__(
-        self, sock: socket.socket, driver: str, security: Security = CLEAR, *, server_name: str | None = None
-    ) -> None:
-        """Take ownership of a connected socket.
-
-        :param server_name: the host to verify, for the side that dialled
-        """
+    def __init__(self, sock: socket.socket, driver: str) -> None:
+        """Take ownership of a connected socket."""
         sock.setblocking(False)
         _tune(sock)
         self._driver = driver
-        self._security = security
-        self._tls = security.context
-        self._server_name = server_name
         self._sock = sock
-        self._certificate: bytes | None = None
         self._address = _host(sock)
         self._readable = Readable(sock)
         self._unsent_bytes = UNSENT_BYTES
@@ -68,41 +57,10 @@ class SockLink:
     @property
     def transport(self) -> Transport:
         """Return what lies below."""
-        return Transport(self._driver, self._security.mode, self._certificate, self._address)
+        return Transport(self._driver, "clear", None, self._address)
 
     async def start(self) -> None:
-        """Shake hands for TLS.
-
-        :raises HandshakeError: with the reason, if one side refused the other's certificate
-        :raises ConnectError: if it takes too long
-        """
-        if self._tls is not None:
-            try:
-                with anyio.fail_after(START_SECONDS):
-                    await self._start_tls(self._tls)
-            except TimeoutError:
-                raise ConnectError(f"the other side did not finish TLS within {START_SECONDS:.0f} s") from None
-
-    async def _start_tls(self, context: ssl.SSLContext) -> None:
-        sock = context.wrap_socket(
-            self._sock,
-            server_side=self._server_name is None,
-            server_hostname=self._server_name,
-            do_handshake_on_connect=False,
-        )
-        self._sock, self._readable = sock, Readable(sock)
-        while True:
-            try:
-                sock.do_handshake()
-                break
-            except ssl.SSLWantReadError:
-                await self._wait_readable()
-            except ssl.SSLWantWriteError:
-                await self._wait_writable()
-            except (OSError, ValueError) as error:
-                raise explain(error) from None
-        if self._security.ingress is None:
-            self._certificate = sock.getpeercert(binary_form=True)
+        """Do nothing: it is connected."""
 
     async def fill(self, buffer: memoryview) -> int:
         """Read what is there, or wait until something is."""
@@ -113,49 +71,48 @@ class SockLink:
                 await self._wait_readable()
                 self._is_empty = False
             try:
-                count = self._sock.recv_into(buffer)
-                break
-            except (BlockingIOError, ssl.SSLWantReadError):
+                return self._read(buffer)
+            except BlockingIOError:
                 self._is_empty = True
-            except ssl.SSLWantWriteError:
-                await self._wait_writable()
-            except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
-                return 0
             except (OSError, ValueError) as error:
-                raise explain(error) from None
-        if self._tls is not None:
-            count += self._fill_more(buffer[count:]) if count else 0
-        else:
-            self._is_empty = 0 < count < len(buffer)  # to ask for more would most often say that there is none
-        return count
+                raise broken(error) from None
+
+    def fill_now(self, buffer: memoryview) -> int:
+        """Read what is there; nothing if there is none, or if it is over, which :meth:`fill` tells."""
+        if not self._is_empty:
+            try:
+                return self._read(buffer)
+            except BlockingIOError:
+                self._is_empty = True
+            except (OSError, ValueError):
+                pass
+        return 0
 
     def try_send(self, buffers: Sequence[Buffer]) -> Sequence[Buffer]:
         """Write as much of *buffers* as the kernel takes now."""
-        pending: list[Buffer] = list(buffers) if self._tls is None else _joined(buffers)
+        pending: list[Buffer] = list(buffers)
         with suppress(OSError, ValueError):  # would block, or broken: sending the rest will tell
             while pending:
                 before = len(pending)
                 pending = self._send_once(pending)
-                if before <= MAX_IOV and pending and self._tls is None:
+                if before <= MAX_IOV and pending:
                     break  # the kernel is full: to ask once more would say just that
         return pending
 
     async def send(self, buffers: Sequence[Buffer]) -> None:
         """Write all of *buffers*."""
-        pending: list[Buffer] = list(buffers) if self._tls is None else _joined(buffers)
+        pending: list[Buffer] = list(buffers)
         while pending:
             try:
                 pending = self._send_once(pending)
-            except (BlockingIOError, ssl.SSLWantWriteError):
+            except BlockingIOError:
                 await self._wait_writable()
-            except ssl.SSLWantReadError:
-                await self._wait_readable()
             except (OSError, ValueError) as error:
-                raise explain(error) from None
+                raise broken(error) from None
 
     def _send_once(self, pending: list[Buffer]) -> list[Buffer]:
         """Make one system call; return what is left."""
-        sent = self._sock.sendmsg(pending[:MAX_IOV]) if self._tls is None else self._sock.send(pending[0])
+        sent = self._sock.sendmsg(pending[:MAX_IOV])
         for index, buffer in enumerate(pending):
             if sent < len(buffer):
                 return [memoryview(buffer)[sent:], *pending[index + 1 :]]
@@ -171,11 +128,8 @@ class SockLink:
         """
         if self._closed:
             return
-        scratch = memoryview(bytearray(RECORD_BYTES))
+        scratch = memoryview(bytearray(SCRATCH_BYTES))
         with anyio.move_on_after(CLOSE_SECONDS, shield=True), suppress(OSError, ConnectError, ValueError):
-            if isinstance(self._sock, ssl.SSLSocket):
-                with suppress(ssl.SSLError):
-                    self._sock.unwrap()  # sends close_notify; the peer's is not waited for
             self._sock.shutdown(socket.SHUT_WR)
             while await self.fill(scratch):
                 pass
@@ -190,15 +144,9 @@ class SockLink:
                 anyio.notify_closing(self._sock)
             self._sock.close()
 
-    def _fill_more(self, room: memoryview) -> int:
-        """Read the further TLS records that have arrived: the event loop knows only of bytes not yet decrypted."""
-        count = 0
-        with suppress(ssl.SSLError, OSError):
-            while len(room) - count >= RECORD_BYTES:
-                more = self._sock.recv_into(room[count:])
-                if not more:
-                    break
-                count += more
+    def _read(self, buffer: memoryview) -> int:
+        count = self._sock.recv_into(buffer)
+        self._is_empty = 0 < count < len(buffer)  # to ask for more would most often say that there is none
         return count
 
     async def _wait_readable(self) -> None:
@@ -227,49 +175,6 @@ class SockLink:
             _hold_back(self._sock, allowed)
 
 
-class SockListener:
-    """A listening socket."""
-
-    def __init__(self, sock: socket.socket, url: str, driver: str, security: Security = CLEAR) -> None:
-        sock.setblocking(False)
-        self._sock = sock
-        self._url = url
-        self._driver = driver
-        self._security = security
-
-    @property
-    def url(self) -> str:
-        """Return where it listens."""
-        return self._url
-
-    async def accept(self) -> SockLink:
-        """Wait for the next connection.
-
-        :raises anyio.ClosedResourceError: after :meth:`close`
-        """
-        while True:
-            if self._sock.fileno() < 0:
-                raise anyio.ClosedResourceError
-            try:
-                sock, _address = self._sock.accept()
-            except BlockingIOError:
-                await anyio.wait_readable(self._sock)
-            except ConnectionError:
-                continue  # it was gone before it was accepted
-            except OSError:
-                if self._sock.fileno() < 0:
-                    raise anyio.ClosedResourceError from None
-                await anyio.sleep(0.1)  # out of descriptors: live links go on, and new ones wait
-            else:
-                return SockLink(sock, self._driver, self._security)
-
-    def close(self) -> None:
-        """Close the socket and wake whoever waits for it."""
-        if self._sock.fileno() >= 0:
-            anyio.notify_closing(self._sock)
-            self._sock.close()
-
-
 async def connect_socket(family: int, address: object) -> socket.socket:
     """Return a socket that is connected to *address*.
 
@@ -296,42 +201,10 @@ def _closed_here() -> ConnectError:
     return ConnectError("the link was closed here")
 
 
-def explain(error: Exception) -> ConnectError:
+def broken(error: Exception) -> ConnectError:
     """Say what an error of a socket means for the operator."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        reason = error.verify_message
-        return HandshakeError(f"the listener's certificate is not acceptable: {reason}", "untrusted")
-    if isinstance(error, ssl.SSLError):
-        reason = (error.reason or str(error)).lower().replace("_", " ")
-        if "protocol version" in reason or "unsupported protocol" in reason:
-            return HandshakeError("the other side knows no TLS 1.3: is an ingress in between?", "old-tls")
-        if "alert" in reason:
-            reason = reason.partition("alert ")[2]
-            return HandshakeError(f"the peer refused our certificate: {reason}", "untrusted")
-        if "certificate verify failed" in reason or "peer did not return a certificate" in reason:
-            return HandshakeError(f"the peer's certificate is not acceptable: {error.args[-1]}", "untrusted")
-        if "wrong version number" in reason or "http request" in reason or "record layer" in reason:
-            return HandshakeError("the other side does not speak TLS: compare connection_security", "not-tls")
-        return ConnectError(f"TLS failed: {reason}")
-    if isinstance(error, OSError) and error.strerror:
-        return ConnectError(f"the link broke: {error.strerror}")
-    return ConnectError(f"the link broke: {error}")
-
-
-def _joined(buffers: Sequence[Buffer]) -> list[Buffer]:
-    """Join small buffers, as every TLS write costs a record."""
-    pieces: list[Buffer] = []
-    run: list[Buffer] = []
-    size = 0
-    for buffer in buffers:
-        if size + len(buffer) > JOIN_BYTES and run:
-            pieces.append(b"".join(run))
-            run, size = [], 0
-        run.append(buffer)
-        size += len(buffer)
-    if run:
-        pieces.append(b"".join(run))
-    return pieces
+    reason = error.strerror if isinstance(error, OSError) else None
+    return ConnectError(f"the link broke: {reason or error}")
 
 
 def _host(sock: socket.socket) -> str:

@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cellnet.drivers.sock import SockLink, SockListener, connect_socket
+from cellnet.drivers.sock import SockLink, connect_socket
+from cellnet.drivers.sock_listener import SockListener
 from cellnet.errors import ConfigurationError, ConnectError
 
 if TYPE_CHECKING:

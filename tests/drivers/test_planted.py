@@ -8,7 +8,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from cellnet.drivers.sock import SockLink, SockListener
+from cellnet.drivers.sock import SockLink
+from cellnet.drivers.sock_listener import SockListener
 from cellnet.drivers.tcp import TcpDriver
 from cellnet.laws import LAWS, check_driver, check_law
 from cellnet.testing import Trial
