@@ -31,7 +31,7 @@ from cellnet.drivers.grpc_link import (
     deserialize,
     serialize,
 )
-from cellnet.pace import SLOW_SECONDS
+from cellnet.pace import SLOW_SECONDS, Pace
 
 if TYPE_CHECKING:
     from tests.conftest import Issue
@@ -200,7 +200,17 @@ def test_what_is_no_message_is_an_error(message: bytes) -> None:
         deserialize(message)
 
 
-async def test_messages_grow_while_the_other_side_reads_and_shrink_when_it_is_slow() -> None:
+async def test_messages_grow_while_the_other_side_reads_and_shrink_when_it_is_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes: list[int] = []
+    note = Pace.sent
+
+    def noted(pace: Pace, count: int, seconds: float) -> None:
+        note(pace, count, seconds)
+        sizes.append(pace.size)
+
+    monkeypatch.setattr(Pace, "sent", noted)
     driver = GrpcDriver()
     listener = await driver.listen(URL, CLEAR)
     near = await driver.connect(Address.parse(listener.url), CLEAR)
@@ -218,14 +228,15 @@ async def test_messages_grow_while_the_other_side_reads_and_shrink_when_it_is_sl
         tasks.start_soon(read)
         reads.set()
         with anyio.fail_after(20):
-            while near.pace.size < LONG_MESSAGE_BYTES:
+            while LONG_MESSAGE_BYTES not in sizes:
                 await near.send([bytes(1 << 20)])
             reads = anyio.Event()
             while near.outgoing.has_room:  # until all that is in between is full
                 near.try_send([bytes(1 << 20)])
                 await anyio.sleep(2 * SLOW_SECONDS)
+            sizes.clear()
             reads.set()
-            while near.pace.size == LONG_MESSAGE_BYTES:
+            while not any(size < LONG_MESSAGE_BYTES for size in sizes):
                 await anyio.sleep(0.001)
         tasks.cancel_scope.cancel()
     near.abort()
