@@ -49,6 +49,21 @@ class Host:
 class Crossing:
     """A bounded queue of bytes between two loops, in one direction."""
 
+    __slots__ = (
+        "_broken",
+        "_came",
+        "_end",
+        "_pieces",
+        "_put_bytes",
+        "_reader",
+        "_room",
+        "_taken_bytes",
+        "_waits_for_room",
+        "_wakes_reader",
+        "_writer",
+        "limit",
+    )
+
     def __init__(self, limit: int) -> None:
         """Make a queue. Each side says who it is by :meth:`write_from` and :meth:`read_from`.
 

@@ -105,7 +105,7 @@ class GrpcLink:
         """Ends the stream at once; to be called in gRPC's loop."""
         self._is_over = False
         self._over = Wakeup()
-        self._rest: deque[Buffer] = deque()
+        self._rest: list[Buffer] = []
         self._is_closed = False
 
     async def start(self) -> None:
@@ -119,12 +119,12 @@ class GrpcLink:
             self._rest.extend(await self.incoming.get(len(buffer)))
         count = 0
         while self._rest and count < len(buffer):
-            piece = self._rest.popleft()
+            piece = self._rest.pop(0)
             part = piece[: len(buffer) - count]
             buffer[count : count + len(part)] = part
             count += len(part)
             if len(part) < len(piece):
-                self._rest.appendleft(piece[len(part) :])
+                self._rest.insert(0, piece[len(part) :])
         return count
 
     def try_send(self, buffers: Sequence[Buffer]) -> Sequence[Buffer]:
