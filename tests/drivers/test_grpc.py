@@ -231,9 +231,11 @@ async def test_messages_grow_while_the_other_side_reads_and_shrink_when_it_is_sl
             while LONG_MESSAGE_BYTES not in sizes:
                 await near.send([bytes(1 << 20)])
             reads = anyio.Event()
-            while near.outgoing.has_room:  # until all that is in between is full
+            written = -1
+            while near.outgoing.has_room or written < len(sizes):  # until all that is in between is full
+                written = len(sizes)
                 near.try_send([bytes(1 << 20)])
-                await anyio.sleep(2 * SLOW_SECONDS)
+                await anyio.sleep(10 * SLOW_SECONDS)
             sizes.clear()
             reads.set()
             while not any(size < LONG_MESSAGE_BYTES for size in sizes):
