@@ -51,8 +51,8 @@ class Losing(SockLink):
 
 
 class Nameless(SockLink):
-    def __init__(self, sock: Any, driver: str, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, "mine", *args, **kwargs)
+    def __init__(self, sock: Any, _driver: str) -> None:
+        super().__init__(sock, "mine")
 
 
 class PlantedListener(SockListener):
@@ -61,7 +61,8 @@ class PlantedListener(SockListener):
     link: type[SockLink]
 
     async def accept(self) -> SockLink:
-        return self.link((await super().accept())._sock, "tcp", self._security)
+        # of a clear link, as all are that are planted
+        return self.link((await super().accept())._sock, "tcp")
 
 
 class Planted(TcpDriver):
@@ -72,7 +73,7 @@ class Planted(TcpDriver):
 
     async def connect(self, address: Address, security: Security) -> SockLink:
         link = await super().connect(address, security)
-        return self.link(link._sock, "tcp", security, server_name=address.host)
+        return self.link(link._sock, "tcp")
 
     async def listen(self, address: Address, security: Security) -> SockListener:
         listener = await super().listen(address, security)
