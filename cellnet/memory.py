@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ArrayMemory", "Memory", "memory_for"]
 
-LARGE_BYTES = 4 << 20
-"""From here on arrays get memory of their own, as numpy does."""
+LARGE_BYTES = 64 << 20
+"""From here on arrays get memory of their own. It costs some of that to find out whether large pages are dear here."""
 
 
 STEP_BYTES = 16 << 20
