@@ -13,6 +13,7 @@ from cellnet.drivers.base import UNTOLD
 from cellnet.errors import CellError, ConnectError, HandshakeError
 from cellnet.pace import Pace
 from cellnet.pages import PAGE_BYTES
+from cellnet.protocol.connection import BATCH_BYTES
 from cellnet.protocol.frames import FRAME_BYTES
 from cellnet.wakeup import Wakeup
 
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Backoff", "RunningLink", "keep_connected"]
 
-BATCH_BYTES = 512 * 1024
-"""What is sent at a time while it leaves quickly. What concerns the link waits for one batch at most."""
 TURN_SECONDS = 0.002
 """How long a link may be read without waiting for bytes, before others have their turn."""
 LENT_BYTES = PAGE_BYTES // 4

@@ -61,7 +61,7 @@ def test_large_pages_are_given_up_where_they_are_dear(monkeypatch: pytest.Monkey
     class Pages(mmap.mmap):
         advice: ClassVar[list[int]] = []
 
-        def madvise(self, option: int) -> None:  # type: ignore[override]
+        def madvise(self, option: int, *_range: int) -> None:
             self.advice.append(option)
 
     ticks = itertools.count()

@@ -33,6 +33,7 @@ __all__ = [
     "Security",
     "cut",
     "place",
+    "pour",
 ]
 
 Buffer = bytes | memoryview
@@ -144,6 +145,21 @@ def cut(buffers: deque[Buffer], size: int) -> bytes:
         parts.append(part)
         size -= len(part)
     return b"".join(parts)
+
+
+def pour(pieces: list[memoryview], buffer: memoryview) -> int:
+    """Move bytes off the front of *pieces* into *buffer*, as far as there is room; return how many."""
+    count = done = 0
+    for piece in pieces:
+        part = piece[: len(buffer) - count]
+        buffer[count : count + len(part)] = part
+        count += len(part)
+        if len(part) < len(piece):
+            pieces[done] = piece[len(part) :]
+            break
+        done += 1
+    del pieces[:done]
+    return count
 
 
 class Listener(Protocol):

@@ -15,7 +15,7 @@ import grpc
 import grpc.aio
 from google.protobuf.wrappers_pb2 import BytesValue
 
-from cellnet.drivers.base import cut
+from cellnet.drivers.base import cut, pour
 from cellnet.drivers.crossing import Crossing, Host
 from cellnet.drivers.grpc_loop import GrpcLoop
 from cellnet.errors import ConnectError
@@ -40,7 +40,8 @@ message wakes three threads on either side, whatever its size; but nothing of it
 MAX_MESSAGE_BYTES = 1 << 20
 """Of a message that is received."""
 MESSAGES = 2
-"""What may wait between the two loops, in each direction. gRPC holds about 1 MiB more for a peer that does not read."""
+"""So many of them may wait between the two loops: of those that are sent, as they are then, of those that came, short
+ones. gRPC holds about 1 MiB more for a peer that does not read."""
 CLOSE_SECONDS = 1.0
 CLOSED = "the link was closed here"
 
@@ -105,7 +106,7 @@ class GrpcLink:
         """Ends the stream at once; to be called in gRPC's loop."""
         self._is_over = False
         self._over = Wakeup()
-        self._rest: list[Buffer] = []
+        self._rest: list[memoryview] = []
         self._is_closed = False
 
     async def start(self) -> None:
@@ -116,16 +117,8 @@ class GrpcLink:
         self.waited = False
         if not self._rest:
             self.waited = not self.incoming.has_pieces
-            self._rest.extend(await self.incoming.get(len(buffer)))
-        count = 0
-        while self._rest and count < len(buffer):
-            piece = self._rest.pop(0)
-            part = piece[: len(buffer) - count]
-            buffer[count : count + len(part)] = part
-            count += len(part)
-            if len(part) < len(piece):
-                self._rest.insert(0, piece[len(part) :])
-        return count
+            self._rest = [memoryview(piece) for piece in await self.incoming.get(len(buffer))]
+        return pour(self._rest, buffer)
 
     def try_send(self, buffers: Sequence[Buffer]) -> Sequence[Buffer]:
         """Hand over what there is room for."""

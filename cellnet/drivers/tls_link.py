@@ -141,27 +141,20 @@ class TlsLink:
 
     async def _shake_hands(self) -> None:
         scratch = memoryview(bytearray(RECORD_BYTES))
-        while True:
-            error: ssl.SSLError | None = None
-            is_done = False
+        is_done = False
+        while not is_done:
             try:
                 self._tls.do_handshake()
                 is_done = True
             except ssl.SSLWantReadError:
                 pass
-            except ssl.SSLError as found:
-                error = found
-            if self._outgoing.pending:
-                said = self._outgoing.read()
-                if error is not None:
-                    self._below.try_send([said])  # why it is refused
-                else:
-                    await self._below.send([said])
-            if error is not None:
+            except ssl.SSLError as error:
+                self._below.try_send([self._outgoing.read()])  # which tells the other side why
                 raise explain(error) from None
-            if is_done:
-                return
-            self._take(scratch[: await self._below.fill(scratch)])
+            if self._outgoing.pending:
+                await self._below.send([self._outgoing.read()])
+            if not is_done:
+                self._take(scratch[: await self._below.fill(scratch)])
 
     def _take(self, data: memoryview) -> None:
         """Take what came of the link below; nothing at its end."""

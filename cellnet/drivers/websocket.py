@@ -19,7 +19,7 @@ from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 from websockets.uri import WebSocketURI
 
-from cellnet.drivers.base import START_SECONDS, UNTOLD, cut
+from cellnet.drivers.base import START_SECONDS, UNTOLD, cut, pour
 from cellnet.errors import ConnectError, HandshakeError
 from cellnet.protocol.greeting import speaker
 
@@ -104,7 +104,7 @@ class WsLink:
             self._protocol.receive_data(bytes(buffer[:count]))
             if not self._take_events(self._protocol.events_received()):
                 return 0
-        return self._fetch(buffer)
+        return pour(self._received, buffer)
 
     def try_send(self, buffers: Sequence[Buffer]) -> Sequence[Buffer]:
         """Send what the inner link takes at once. What it does not take of a message waits for the next call."""
@@ -177,20 +177,6 @@ class WsLink:
         if protocol.writes and not self._is_sending and not self._unsent:
             self._unsent = self._inner.try_send(self._output())
         return protocol.state is OPEN or bool(self._received)
-
-    def _fetch(self, buffer: memoryview) -> int:
-        """Move what was received into *buffer*, as far as there is room; return how much."""
-        received, count = self._received, 0
-        while received and count < len(buffer):
-            part = received[0]
-            size = min(len(part), len(buffer) - count)
-            buffer[count : count + size] = part[:size]
-            count += size
-            if size == len(part):
-                del received[0]
-            else:
-                received[0] = part[size:]
-        return count
 
     # The handshake.
 

@@ -65,7 +65,7 @@ def test_each_of_several_contents_gets_the_same_bytes_however_small_its_pieces_a
 def test_what_has_nothing_to_send_saves_up_no_turns(holder: Endpoint, peer: Peer) -> None:
     growing = Growing()
     held = offered(holder, growing)
-    want(peer, 1, "server", offered(holder, Counted(content(4 * MIB))).content, upto=EVERYTHING)
+    want(peer, 1, "server", offered(holder, Counted(content(8 * MIB))).content, upto=EVERYTHING)
     want(peer, 2, "server", held.content, upto=EVERYTHING)
     for _ in range(10):
         assert taken(peer)[1].keys() == {1}
