@@ -113,17 +113,29 @@ async def test_what_was_encrypted_alone_calls_for_another_call(links: tuple[TlsL
             came += await far.fill(buffer)
 
 
-async def test_a_link_that_is_closed_ends_in_order_and_one_that_breaks_ends_too(
-    links: tuple[TlsLink, TlsLink],
+async def test_a_link_that_is_closed_says_so_and_stays_ended(
+    links: tuple[TlsLink, TlsLink], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     near, far = links
-    buffer = memoryview(bytearray(100))
+    buffer, came = memoryview(bytearray(100)), 0
+    fill = far._below.fill
+
+    async def noted(room: memoryview) -> int:
+        nonlocal came
+        count = await fill(room)
+        came += count
+        return count
+
+    monkeypatch.setattr(far._below, "fill", noted)
     await near.send([b"the last"])
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(near.aclose)
         assert await far.fill(buffer) == 8
         assert await far.fill(buffer) == 0
         assert await far.fill(buffer) == 0, "and stays ended"
+        assert came == len("the last") + 2 + 2 * (5 + 1 + 16), (
+            "two records: of what was sent, and of two bytes that say that it was all"
+        )
         await far.aclose()
     await near.aclose()  # safe to repeat
 
