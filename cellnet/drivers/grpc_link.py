@@ -36,7 +36,7 @@ MESSAGE_BYTES = 64 * 1024
 """Of a message that is sent, at least if there is more to send."""
 LONG_MESSAGE_BYTES = 528 * 1024
 """Of a message that is sent while they leave quickly: room for half a MiB of contents and the heads of its frames. Each
-message wakes three threads on either side, whatever its size; but nothing of it arrives before all of it has."""
+message costs several switches of threads on either side, whatever its size; but nothing arrives before all has."""
 MAX_MESSAGE_BYTES = 1 << 20
 """Of a message that is received."""
 MESSAGES = 2

@@ -1,7 +1,6 @@
 """TLS over another link, without the socket: many records come and go with each call to the kernel.
 
-A TLS socket makes two such calls for each record of 16 KiB that it reads, and one for each that it writes, so that the
-other side is woken for each of them.
+A TLS socket makes two such calls for each record of 16 KiB that it reads, and one for each that it writes.
 """
 
 from __future__ import annotations
