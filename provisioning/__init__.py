@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 from provisioning.authority import Authority
 from provisioning.kits import open_authority, write_kits
 from provisioning.plan import Node, Plan, draw
-from provisioning.source import Problem, ProjectError, Source
+from provisioning.problems import Code, Problem, ProjectError
+from provisioning.source import Source
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Authority", "Node", "Plan", "Problem", "ProjectError", "Provisioned", "provision", "read_plan"]
+__all__ = ["Authority", "Code", "Node", "Plan", "Problem", "ProjectError", "Provisioned", "provision", "read_plan"]
 
 
 @dataclass(frozen=True, slots=True)

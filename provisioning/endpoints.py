@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cellnet.fqcn import ROOT
-from provisioning.schema import ConnectTo, Participant, Relay, Scheme, Server
-from provisioning.source import did_you_mean
+from provisioning.problems import Code, did_you_mean
+from provisioning.schema import Admin, Client, ConnectTo, Participant, Relay, Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from cellnet.kit import Security
     from provisioning.project import Project
+    from provisioning.rules import Scheme
     from provisioning.source import Source, YamlPath
 
 __all__ = ["Link", "Listener", "draw_links", "listeners_of"]
@@ -76,35 +77,35 @@ def is_loopback(host: str) -> bool:
 
 def listeners_of(project: Project) -> dict[str, Listener]:
     """Return the place of each node that listens, by the node's name."""
-    security = project.security or "mtls"
     listeners = {}
     for participant in project.participants:
         name = participant.name
         if isinstance(participant, Server):
             host = participant.default_host or name
-            own = participant.connection_security or security
+            security = participant.connection_security or project.security or "mtls"
             hosts = _unique(host, *participant.host_names)
             place = project.path(name, "default_host")
             port = participant.fed_learn_port
-            listeners[name] = Listener(name, ROOT, project.scheme, host, hosts, port, own, place)
-        elif isinstance(participant, Relay):
+            listeners[name] = Listener(name, ROOT, project.scheme, host, hosts, port, security, place)
+        elif not isinstance(participant, Admin) and participant.listening_host and participant.listening_host.port:
             at = participant.listening_host
-            own = at.connection_security or security
+            security = at.connection_security or project.security or "mtls"
             hosts = _unique(at.default_host, *at.host_names)
             place = project.path(name, "listening_host")
             scheme = at.scheme or project.scheme
-            listeners[name] = Listener(name, name, scheme, at.default_host, hosts, at.port, own, place)
+            listeners[name] = Listener(name, name, scheme, at.default_host, hosts, at.port, security, place)
     return listeners
 
 
 def draw_links(project: Project, listeners: Mapping[str, Listener], source: Source) -> dict[str, Link]:
     """Return whereto each node connects, by its name; what leads nowhere is noted in *source*."""
     links = {}
-    server = next((listener for listener in listeners.values() if listener.base_name == ROOT), None)
+    parents = {name: listener for name, listener in listeners.items() if project.roles[name] != "client"}
+    server = next((listener for listener in parents.values() if listener.base_name == ROOT), None)
     for participant in project.participants:
         if isinstance(participant, Server):
             continue
-        link = _link(project, participant, participant.connect_to, listeners, server, source)
+        link = _link(project, participant, parents, server, source)
         if link is not None:
             links[participant.name] = link
     return links
@@ -112,34 +113,46 @@ def draw_links(project: Project, listeners: Mapping[str, Listener], source: Sour
 
 def _link(
     project: Project,
-    participant: Participant,
-    to: ConnectTo | None,
+    participant: Relay | Client | Admin,
     listeners: Mapping[str, Listener],
     server: Listener | None,
     source: Source,
 ) -> Link | None:
+    to = participant.connect_to
     if to is None:
         return _to_listener(server, ConnectTo(name=ROOT)) if server else None
     if to.name is not None:
         problem = _refuse_name(project, participant, to.name)
         if problem:
-            source.error(project.path(participant.name, "connect_to", "name"), problem)
+            source.error(project.path(participant.name, "connect_to", "name"), *problem)
             return None
         found = listeners.get(to.name) or (server if to.name == ROOT else None)
         return _to_listener(found, to) if found else None
-    matches = _at_host(listeners.values(), str(to.host), to.port)
-    if server in matches and to.port is None:
-        matches = [server]  # a host without a port has always meant the server, where it is the server's
+    return _to_host(project, participant, to, listeners, server, source)
+
+
+def _to_host(
+    project: Project,
+    participant: Relay | Client | Admin,
+    to: ConnectTo,
+    listeners: Mapping[str, Listener],
+    server: Listener | None,
+    source: Source,
+) -> Link | None:
+    """Find who listens at a host; an admin only ever means the server."""
+    place = project.path(participant.name, "connect_to", "host")
+    among = [server] if isinstance(participant, Admin) and server else listeners.values()
+    matches = [match for match in _at_host(among, str(to.host), to.port) if match.name != participant.name]
     if len(matches) > 1:
         names = ", ".join(match.name for match in matches)
-        message = f"{to.host!r} is the host of several nodes ({names}): name one, as 'name: {matches[0].name}'"
-        source.error(project.path(participant.name, "connect_to", "host"), message)
+        hint = f"write 'connect_to: {{name: {matches[0].name}}}', or give the port"
+        source.error(place, Code.AMBIGUOUS_HOST, f"{to.host!r} is the host of several nodes ({names})", hint)
         return None
     if matches:
         return _to_listener(matches[0], to)
     if project.roles.get(str(to.host)) == "relay":
-        message = f"{to.host!r} stands for a host here, and is a relay: write 'connect_to: {{name: {to.host}}}'"
-        source.error(project.path(participant.name, "connect_to", "host"), message)
+        hint = f"write 'connect_to: {{name: {to.host}}}'"
+        source.error(place, Code.HOST_IS_A_NODE, f"{to.host!r} stands for a host here, and is a relay", hint)
         return None
     if server is None:
         return None
@@ -153,21 +166,22 @@ def _to_listener(listener: Listener, to: ConnectTo) -> Link:
     return Link(address, security, listener.name, listener.base_name, named=to.name is not None)
 
 
-def _refuse_name(project: Project, participant: Participant, name: str) -> str | None:
+def _refuse_name(project: Project, participant: Participant, name: str) -> tuple[Code, str, str] | None:
     """Say why a node cannot connect to the node of that name, if it cannot."""
     role = project.roles.get(name)
     if name == participant.name:
-        return "a node cannot connect to itself"
+        return Code.CONNECTS_TO_ITSELF, "a node cannot connect to itself", ""
     if role in ("client", "admin"):
         article = "an" if role == "admin" else "a"
-        hint = ": 'parent' gives a client its place among the clients" if role == "client" else ""
-        return f"{name!r} is {article} {role}, which does not listen: connect to the server or a relay{hint}"
+        hint = "'parent' gives a client its place among the clients" if role == "client" else ""
+        message = f"{name!r} is {article} {role}, which no node can join: connect to the server or a relay"
+        return Code.UNKNOWN_NODE, message, hint
     if role is not None or name == ROOT:
         return None
     options = [
         other for other, kind in project.roles.items() if kind in ("server", "relay") and other != participant.name
     ]
-    return f"there is no server or relay {name!r}{did_you_mean(name, options)}"
+    return Code.UNKNOWN_NODE, f"there is no server or relay {name!r}", did_you_mean(name, options)
 
 
 def _at_host(listeners: Iterable[Listener], host: str, port: int | None) -> list[Listener]:

@@ -5,18 +5,18 @@ Pure: a Project goes in, a Plan comes out, and what does not fit together is not
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cellnet.credentials import Identity
 from cellnet.errors import InvalidName
 from cellnet.fqcn import FQCN, FQSN, MAX_SEGMENTS, ROOT
 from cellnet.kit import Endpoint, Member, Role
 from provisioning.endpoints import Link, Listener, draw_links, listeners_of
+from provisioning.problems import Code, Problem, did_you_mean, in_order
 from provisioning.project import read_project
 from provisioning.schema import Admin, Client, Participant, Server
-from provisioning.source import did_you_mean
+from provisioning.second_look import look_again
 from provisioning.tree import walk
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Node", "Plan", "draw"]
 
-CROWD = 100
-"""From so many children on, the guide recommends another relay."""
+CONTROL_PORT = 9093
+"""Where the Control API is, unless the file says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,10 @@ class Node:
     connect: Endpoint | None
     hosts: tuple[str, ...]
     """Names and addresses by which others reach it: for its server certificate."""
+    ingress_ca: bytes = b""
+    """Who certifies the ingress that it goes through, in PEM; empty: somebody whom its machine trusts."""
+    control_port: int | None = None
+    """Where users reach the Control API; None unless it is the server."""
 
     @property
     def base_name(self) -> str:
@@ -54,9 +58,36 @@ class Node:
         return ROOT if self.role == "server" else self.name
 
     @property
+    def parent(self) -> str | None:
+        """The base name of its parent in the client hierarchy; None for a relay or admin, and for the server."""
+        above = self.fqsn.parent if self.fqsn else None
+        return above.base_name if above else None
+
+    @property
     def parents(self) -> tuple[str, ...]:
         """Base names of the nodes below which it may join; empty: below any."""
         return (self.connect.parent,) if self.connect and self.connect.parent else ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what programs read."""
+        listen = {"url": self.listen.url, "security": self.listen.security} if self.listen else None
+        connect = None
+        if self.connect:
+            connect = {"name": self.connect.parent, "url": self.connect.url, "security": self.connect.security}
+        security = self.listen or self.connect
+        return {
+            "name": self.name,
+            "type": self.role,
+            "org": self.org,
+            "fqcn": str(self.fqcn) if self.fqcn else None,
+            "fqsn": str(self.fqsn) if self.fqsn else None,
+            "parent": self.parent,
+            "connect_to": connect,
+            "listen": listen,
+            "security": security.security if security else None,
+            "hosts": list(self.hosts),
+            "control_port": self.control_port,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +97,12 @@ class Plan:
     project: str
     nodes: tuple[Node, ...]
     """In the order of the file."""
-    warnings: tuple[str, ...]
-    """What is worth a second look, each with its place."""
+    warnings: tuple[Problem, ...]
+    """What is worth a second look, in the order of the file."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what programs read: everything that follows from the file, without keys and certificates."""
+        return {"project": self.project, "participants": [node.as_json() for node in self.nodes]}
 
     def identity(self, node: Node) -> Identity:
         """Return what the certificates of *node* say."""
@@ -97,12 +132,13 @@ def draw(source: Source) -> Plan:
     project = read_project(source)
     listeners = listeners_of(project)
     links = draw_links(project, listeners, source)
+    control_port = _control_port(project, source)
     fqcns = _place_cells(project, links, source)
     fqsns = _place_sites(project, source)
     source.stop_if_wrong()
-    _warn(project, links, listeners, source)
-    nodes = tuple(_node(project, p, links, listeners, fqcns, fqsns) for p in project.participants)
-    return Plan(project.name, nodes, tuple(map(str, sorted(source.warnings))))
+    look_again(project, links, listeners, source)
+    nodes = tuple(_node(project, p, links, listeners, fqcns, fqsns, control_port) for p in project.participants)
+    return Plan(project.name, nodes, in_order(source.warnings))
 
 
 def _node(
@@ -112,14 +148,52 @@ def _node(
     listeners: Mapping[str, Listener],
     fqcns: Mapping[str, FQCN],
     fqsns: Mapping[str, FQSN],
+    control_port: int,
 ) -> Node:
     name = participant.name
     link, listener = links.get(name), listeners.get(name)
     listen = Endpoint(url=listener.bind_url, security=listener.security) if listener else None
     connect = Endpoint(url=link.url, security=link.security, parent=link.parent) if link else None
     fqcn = None if isinstance(participant, Admin) else fqcns[name]
-    hosts = listener.hosts if listener else ()
-    return Node(name, participant.type, participant.org, fqcn, fqsns.get(name), listen, connect, hosts)
+    return Node(
+        name,
+        participant.type,
+        participant.org,
+        fqcn,
+        fqsns.get(name),
+        listen,
+        connect,
+        _hosts(participant, listener),
+        project.ingress_ca.get(name, b""),
+        control_port if isinstance(participant, Server) else None,
+    )
+
+
+def _hosts(participant: Participant, listener: Listener | None) -> tuple[str, ...]:
+    """Return the names for a node's certificate to listen with; a client may have one and not listen."""
+    if listener:
+        return listener.hosts
+    if isinstance(participant, Client) and (at := participant.listening_host):
+        return tuple(dict.fromkeys((at.default_host, *at.host_names)))
+    return ()
+
+
+def _control_port(project: Project, source: Source) -> int:
+    """Return where the Control API listens; a port that links have already cannot be shared with it."""
+    server = next((p for p in project.participants if isinstance(p, Server)), None)
+    if server is None:
+        return CONTROL_PORT
+    wanted, taken = server.admin_port or CONTROL_PORT, server.fed_learn_port
+    if wanted != taken:
+        return wanted
+    if taken == CONTROL_PORT:
+        place = project.path(server.name, "admin_port" if server.admin_port else "fed_learn_port")
+        message = f"{CONTROL_PORT} cannot be the port of links and of the Control API"
+        source.error(place, Code.ADMIN_PORT, message, "give 'admin_port' another one")
+    else:
+        message = f"{wanted} is the port of links already: the Control API takes {CONTROL_PORT}"
+        source.warning(project.path(server.name, "admin_port"), Code.ADMIN_PORT, message)
+    return CONTROL_PORT
 
 
 def _place_cells(project: Project, links: Mapping[str, Link], source: Source) -> dict[str, FQCN]:
@@ -128,7 +202,7 @@ def _place_cells(project: Project, links: Mapping[str, Link], source: Source) ->
     above = {name: link.parent_name or server for name, link in links.items()}
     order, cycles = walk(above)
     for cycle in cycles:
-        _note_cycle(project, cycle, "connect_to", source)
+        _note_circle(project, cycle, "connect_to", Code.CONNECTION_CIRCLE, source)
     fqcns = {server: FQCN(ROOT)}
     clients = {p.name for p in project.participants if isinstance(p, Client)}
     admins = {p.name for p in project.participants if isinstance(p, Admin)}
@@ -142,7 +216,7 @@ def _place_cells(project: Project, links: Mapping[str, Link], source: Source) ->
                     f"{str(fqcns[name])!r} leaves no room for job cells: {MAX_SEGMENTS} segments are allowed"
                 )
         except InvalidName as error:
-            source.error(project.path(name, "name"), f"too far from the server: {error.message}")
+            source.error(project.path(name, "name"), Code.TOO_DEEP, f"too far from the server: {error.message}")
     return fqcns
 
 
@@ -152,14 +226,16 @@ def _place_sites(project: Project, source: Source) -> dict[str, FQSN]:
     for participant in project.participants:
         if not isinstance(participant, Client):
             continue
-        above[participant.name] = participant.parent or ""
-        problem = _refuse_parent(project, participant) if participant.parent is not None else None
-        if problem:
-            source.error(project.path(participant.name, "parent"), problem)
-            del above[participant.name]
+        parent = participant.parent
+        if parent is None or parent == ROOT or project.roles.get(parent) == "server":
+            above[participant.name] = ""
+        elif problem := _refuse_parent(project, participant, parent):
+            source.error(project.path(participant.name, "parent"), *problem)
+        else:
+            above[participant.name] = parent
     order, cycles = walk(above)
     for cycle in cycles:
-        _note_cycle(project, cycle, "parent", source)
+        _note_circle(project, cycle, "parent", Code.PARENT_CIRCLE, source)
     fqsns = {p.name: FQSN(ROOT) for p in project.participants if isinstance(p, Server)}
     for name in order:
         parent = above[name]
@@ -168,67 +244,29 @@ def _place_sites(project: Project, source: Source) -> dict[str, FQSN]:
         try:
             fqsns[name] = fqsns[parent].child(name) if parent else FQSN(ROOT).child(name)
         except InvalidName as error:
-            source.error(project.path(name, "parent"), f"too far from the server: {error.message}")
+            source.error(project.path(name, "parent"), Code.TOO_DEEP, f"too far from the server: {error.message}")
     return fqsns
 
 
-def _refuse_parent(project: Project, client: Client) -> str | None:
+def _refuse_parent(project: Project, client: Client, parent: str) -> tuple[Code, str, str] | None:
     """Say what is wrong with a client's parent, if something is."""
-    parent = str(client.parent)
     role = project.roles.get(parent)
     if parent == client.name:
-        return "a client cannot be its own parent"
-    if role == "server" or parent == ROOT:
-        return "leave 'parent' out: a client without one stands directly below the server"
-    if role in ("relay", "admin"):
-        hint = ": 'connect_to' says where a client connects" if role == "relay" else ""
-        return (
-            f"{parent!r} is a {role}, and no client{hint}"
-            if role == "relay"
-            else f"{parent!r} is an admin, and no client"
-        )
+        return Code.OWN_PARENT, "a client cannot be its own parent", ""
+    if role == "relay":
+        return Code.UNKNOWN_PARENT, f"{parent!r} is a relay, and no client", "'connect_to' says where a client connects"
+    if role == "admin":
+        return Code.UNKNOWN_PARENT, f"{parent!r} is an admin, and no client", ""
     if role is not None:
         return None
     last = parent.rpartition(".")[2]
     if "." in parent and project.roles.get(last) == "client":
-        return f"{parent!r} is a full name: write the base name {last!r}"
+        return Code.UNKNOWN_PARENT, f"{parent!r} is a full name", f"write the base name {last!r}"
     clients = [name for name, kind in project.roles.items() if kind == "client" and name != client.name]
-    return f"there is no client {parent!r}{did_you_mean(parent, clients)}"
+    return Code.UNKNOWN_PARENT, f"there is no client {parent!r}", did_you_mean(parent, clients)
 
 
-def _note_cycle(project: Project, cycle: list[str], key: str, source: Source) -> None:
-    steps = [f"{name} (line {source.place(project.path(name, key))[0]})" for name in cycle]
-    source.error(project.path(cycle[0], key), f"{key!r} goes round in a circle: {' -> '.join([*steps, cycle[0]])}")
-
-
-def _warn(project: Project, links: Mapping[str, Link], listeners: Mapping[str, Listener], source: Source) -> None:
-    """Note what can be provisioned, and will hardly be meant."""
-    cells = Counter(
-        link.parent_name for name, link in links.items() if link.parent_name and project.roles[name] != "admin"
-    )
-    for name, count in cells.items():
-        if count >= CROWD:
-            source.warning(project.path(name, "name"), f"{count} nodes connect here: relays between them would help")
-    sites = Counter(p.parent for p in project.participants if isinstance(p, Client) and p.parent)
-    for name, count in sites.items():
-        if count >= CROWD:
-            source.warning(project.path(name, "name"), f"{count} clients have this parent")
-    taken: dict[tuple[str, int], str] = {}
-    for name, listener in listeners.items():
-        first = taken.setdefault((listener.host.lower(), listener.port), name)
-        if first != name:
-            source.warning(listener.place, f"listens at {listener.host}:{listener.port}, as {first!r} does")
-        if listener.security == "clear" and not listener.is_local:
-            message = f"listens at {listener.host} without TLS: links are authenticated, but others can read along"
-            source.warning(listener.place, message)
-    for name, link in links.items():
-        if link.parent_name is None:
-            source.warning(
-                project.path(name, "connect_to"),
-                f"{link.url} is no listener of this project: taken for an ingress in front of one",
-            )
-            continue
-        parent = listeners.get(link.parent_name)
-        if parent and link.named and parent.security != link.security:
-            message = f"connects with {link.security!r}, but {link.parent_name!r} listens with {parent.security!r}"
-            source.warning(project.path(name, "connect_to", "connection_security"), message)
+def _note_circle(project: Project, circle: list[str], key: str, code: Code, source: Source) -> None:
+    steps = [f"{name} (line {source.place(project.path(name, key))[0]})" for name in circle]
+    message = f"{key!r} goes round in a circle: {' -> '.join([*steps, circle[0]])}"
+    source.error(project.path(circle[0], key), code, message)

@@ -1,52 +1,38 @@
 """Read a project.yml: from a text with lines to a frozen Project, and every error with its place.
 
-Nothing that the file names is imported or run: builders are known by the last part of their names.
+Rules about one participant are here and in ``schema``, those that join several in ``plan``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
+from cryptography import x509
 
-from provisioning.schema import (
-    LEGACY_KEYS,
-    MODELS,
-    SYNONYMS,
-    Admin,
-    Builder,
-    Listening,
-    Participant,
-    Scheme,
-    Server,
-    Top,
-)
-from provisioning.source import Source, YamlPath, did_you_mean
+from cellnet.fqcn import ROOT
+from provisioning.builders import scheme_of
+from provisioning.problems import Code, did_you_mean
+from provisioning.schema import MODELS, Admin, Participant, Server, Top
+from provisioning.validation import listed, salvage, validate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from cellnet.kit import Security
+    from provisioning.rules import Scheme
+    from provisioning.source import Source, YamlPath
 
 __all__ = ["Project", "read_project"]
 
-_Model = TypeVar("_Model", bound=BaseModel)
-
-_BUILDERS: dict[str, tuple[str, ...]] = {
-    "WorkspaceBuilder": ("template_file",),
-    "TemplateBuilder": (),
-    "StaticFileBuilder": ("config_folder", "scheme", "app_validator", "docker_image", "download_job_url"),
-    "CertBuilder": (),
-    "SignatureBuilder": (),
-}
 _RESERVED_FOLDERS = ("authority",)
-_PLACEHOLDERS: dict[str, Any] = {
-    "org": "unknown",
-    "role": "member",
-    "listening_host": {"default_host": "unknown.invalid", "port": 1},
-}
 _ADMIN_ROLES = ("project_admin", "org_admin", "lead", "member")
+_NOT_SUPPORTED = {
+    "include": "write the content here",
+    "edge": "cellnet tree writes a project with a tree of any depth and width",
+}
+_MAX_CA_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +48,8 @@ class Project:
     """The role of every name in the file, also of participants that could not be understood."""
     positions: Mapping[str, int]
     """Where each name stands in the list of participants."""
+    ingress_ca: Mapping[str, bytes]
+    """Whom a participant trusts to certify the ingress that it goes through, in PEM, where the file says so."""
 
     def path(self, name: str, *keys: str) -> YamlPath:
         """Return the place of a participant, or of something in it."""
@@ -75,23 +63,42 @@ def read_project(source: Source) -> Project:
     """
     data = source.value
     if not isinstance(data, dict):
-        source.error((), "a mapping is wanted at the top, with 'api_version', 'name' and 'participants'")
+        message = "a mapping is wanted at the top, with 'api_version', 'name' and 'participants'"
+        source.error((), Code.WRONG_KIND, message)
         source.stop_if_wrong()
-    if "include" in data:
-        source.error(("include",), "'include' is not supported: write the content here", key=True)
-    data = {key: value for key, value in data.items() if key != "include"}
-    top = _validate(Top, data, (), source)
-    if top is not None and top.allow_error_sending:
-        source.warning(("allow_error_sending",), "sites do not send error logs yet: it is taken as false", key=True)
-    listed = data.get("participants")
-    entries = listed if isinstance(listed, list) else []
-    if isinstance(listed, list) and not listed:
-        source.error(("participants",), "there are no participants: at least a server is wanted")
-    participants, roles, positions = _read_participants(entries, source)
-    scheme = _scheme(data, top, source)
+    for key in _NOT_SUPPORTED.keys() & data.keys():
+        source.error((key,), Code.NOT_SUPPORTED, f"{key!r} is not supported: {_NOT_SUPPORTED[key]}", key=True)
+    data = {key: value for key, value in data.items() if key not in _NOT_SUPPORTED}
+    top = validate(Top, data, (), source)
+    if top is not None:
+        _check_top(top, source)
+    entries = data.get("participants")
+    if isinstance(entries, list) and not entries:
+        source.error(
+            ("participants",), Code.NO_SERVER, "there are no participants: at least a server is wanted", key=True
+        )
+    participants, roles, positions = _read_participants(entries if isinstance(entries, list) else [], source)
+    scheme = scheme_of(data, top, source)
     return Project(
-        top.name if top else "?", scheme, top.connection_security if top else None, participants, roles, positions
+        top.name if top else "?",
+        scheme,
+        top.connection_security if top else None,
+        participants,
+        roles,
+        positions,
+        _read_authorities(top, participants, positions, source),
     )
+
+
+def _check_top(top: Top, source: Source) -> None:
+    if top.studies is not None and top.api_version < 4:
+        source.error(("studies",), Code.UNKNOWN_KEY, "'studies' needs 'api_version: 4'", key=True)
+    elif top.studies is not None:
+        message = "'studies' is ignored: who may see which data is not the network's to decide"
+        source.warning(("studies",), Code.IGNORED_KEY, message, key=True)
+    if top.allow_error_sending:
+        message = "sites do not send error logs yet: it is taken as false"
+        source.warning(("allow_error_sending",), Code.IGNORED_KEY, message, key=True)
 
 
 def _read_participants(
@@ -104,7 +111,7 @@ def _read_participants(
     for position, entry in enumerate(entries):
         path = ("participants", position)
         if not isinstance(entry, dict):
-            source.error(path, "a mapping is wanted, with 'name', 'type' and 'org'")
+            source.error(path, Code.WRONG_KIND, "a mapping is wanted, with 'name', 'type' and 'org'")
             continue
         participant = _read_participant(entry, path, source)
         name = entry.get("name")
@@ -115,8 +122,7 @@ def _read_participants(
             _note_twice(name, entries[first]["name"], first, position, source)
             continue
         roles[name], positions[name] = str(entry.get("type")), position
-        if participant is not None:
-            _check_reserved(participant, path, source)
+        if participant is not None and not _is_reserved(participant, path, source):
             participants.append(participant)
     _check_one_server(entries, source)
     return tuple(participants), roles, positions
@@ -125,164 +131,87 @@ def _read_participants(
 def _read_participant(entry: dict[str, Any], path: YamlPath, source: Source) -> Participant | None:
     kind = entry.get("type")
     if "type" not in entry:
-        source.error(path, f"'type' is missing: one of {_listed(MODELS)} is wanted")
+        source.error(path, Code.MISSING_KEY, f"'type' is missing: one of {listed(MODELS)} is wanted")
         return None
     if not isinstance(kind, str) or kind not in MODELS:
-        source.error((*path, "type"), f"{kind!r} is no type: {_listed(MODELS)} are{did_you_mean(kind, MODELS)}")
+        message = f"{kind!r} is no type: {listed(MODELS)} are"
+        source.error((*path, "type"), Code.NOT_AN_OPTION, message, did_you_mean(kind, MODELS))
         return None
-    misplaced = {"server": ("listening_host",), "client": ("listening_host",)}.get(kind, ())
-    for key in misplaced:
-        if key in entry:
-            source.warning((*path, key), f"{key!r} is ignored: only a relay has one", key=True)
+    if kind == "server" and "listening_host" in entry:
+        message = "'listening_host' is ignored: a server has 'default_host', 'host_names' and 'fed_learn_port'"
+        source.warning((*path, "listening_host"), Code.IGNORED_KEY, message, key=True)
+        entry = {key: value for key, value in entry.items() if key != "listening_host"}
     for key in ("connect_to", "parent"):
         if key in entry and entry[key] is None:
-            source.warning((*path, key), f"{key!r} is empty, as if it were not there", key=True)
-    kept = {key: value for key, value in entry.items() if key not in misplaced}
-    participant = _validate(MODELS[kind], kept, path, source) or _salvage(kept, MODELS[kind])
+            message = f"{key!r} is empty, as if it were not there"
+            source.warning((*path, key), Code.EMPTY_KEY, message, key=True)
+    participant = validate(MODELS[kind], entry, path, source) or salvage(entry, MODELS[kind])
     if isinstance(participant, Admin) and participant.role not in _ADMIN_ROLES:
+        message = f"{participant.role!r} is no known role: {listed(_ADMIN_ROLES)} are"
         hint = did_you_mean(participant.role, _ADMIN_ROLES)
-        source.warning((*path, "role"), f"{participant.role!r} is no known role: {_listed(_ADMIN_ROLES)} are{hint}")
+        source.warning((*path, "role"), Code.UNKNOWN_ROLE, message, hint)
     return participant
-
-
-def _salvage(entry: dict[str, Any], model: type[_Model]) -> _Model | None:
-    """Replace what is wrong in a participant, so that the rest of it can still be checked against the others."""
-    known = {key: value for key, value in entry.items() if key in model.model_fields}
-    try:
-        return model.model_validate(known)
-    except ValidationError as error:
-        wrong = {found["loc"][0] for found in error.errors(include_url=False) if found["loc"]}
-    kept = {key: value for key, value in known.items() if key not in wrong}
-    placeholders = {key: value for key, value in _PLACEHOLDERS.items() if key in model.model_fields}
-    try:
-        return model.model_validate({**placeholders, **kept})
-    except ValidationError:
-        return None
 
 
 def _note_twice(name: str, other: str, first: int, position: int, source: Source) -> None:
     line = source.place(("participants", first, "name"))[0]
     if name == other:
-        message = f"the name {name!r} is given twice (first at line {line})"
+        code, message = Code.DUPLICATE_NAME, f"the name {name!r} is given twice (first at line {line})"
     else:
+        code = Code.NAMES_DIFFER_IN_CASE
         message = f"the names {name!r} and {other!r} (line {line}) differ in case only: kits are folders, so they clash"
-    source.error(("participants", position, "name"), message)
+    source.error(("participants", position, "name"), code, message)
 
 
-def _check_reserved(participant: Participant, path: YamlPath, source: Source) -> None:
+def _is_reserved(participant: Participant, path: YamlPath, source: Source) -> bool:
     name = participant.name
-    if name == "server" and not isinstance(participant, Server):
-        source.error((*path, "name"), "the name 'server' is the root's: no other participant may have it")
-    if name.lower() in _RESERVED_FOLDERS:
-        source.error((*path, "name"), f"the name {name!r} is reserved: the folder {name.lower()!r} is not a kit")
+    if name == ROOT and not isinstance(participant, Server):
+        message = f"the name {name!r} is the root's: no other participant may have it"
+    elif name.lower() in _RESERVED_FOLDERS:
+        message = f"the name {name!r} is reserved: the folder {name.lower()!r} is not a kit"
+    else:
+        return False
+    source.error((*path, "name"), Code.RESERVED_NAME, message)
+    return True
 
 
 def _check_one_server(entries: list[Any], source: Source) -> None:
     kinds = [entry.get("type") if isinstance(entry, dict) else None for entry in entries]
     servers = [position for position, kind in enumerate(kinds) if kind == "server"]
     if not servers and all(kind in MODELS for kind in map(str, kinds)) and entries:  # else one of those may be it
-        source.error(("participants",), "there is no server: exactly one participant has 'type: server'")
+        message = "there is no server: exactly one participant has 'type: server'"
+        source.error(("participants",), Code.NO_SERVER, message, key=True)
     for position in servers[1:]:
         line = source.place(("participants", servers[0]))[0]
-        source.error(("participants", position, "type"), f"this is a second server (the first is at line {line})")
+        message = f"this is a second server (the first is at line {line})"
+        source.error(("participants", position, "type"), Code.SECOND_SERVER, message)
 
 
-def _scheme(data: Mapping[str, Any], top: Top | None, source: Source) -> Scheme:
-    scheme = top.scheme if top else None
-    builders = data.get("builders")
-    for position, entry in enumerate(builders if isinstance(builders, list) else []):
-        path: YamlPath = ("builders", position)
-        builder = _validate(Builder, entry, path, source)
-        if builder is None:
-            continue
-        short = builder.path.rpartition(".")[2]
-        if short not in _BUILDERS:
-            hint = did_you_mean(short, _BUILDERS)
-            source.error((*path, "path"), f"{builder.path!r} is no known builder{hint}")
-            continue
-        found = _builder_scheme(builder, short, (*path, "args"), source)
-        if found and scheme and found != scheme:
-            source.error((*path, "args", "scheme"), f"the scheme {found!r} contradicts {scheme!r}: give it once")
-        scheme = scheme or found
-    return scheme or "grpc"
+def _read_authorities(
+    top: Top | None, participants: Iterable[Participant], positions: Mapping[str, int], source: Source
+) -> dict[str, bytes]:
+    """Read the certificates of ingresses' authorities, which the file names by paths beside itself."""
+    own = {p.name: p.custom_ca_cert for p in participants if not isinstance(p, Server)}
+    general = _read_authority(top.custom_ca_cert, ("custom_ca_cert",), source) if top and top.custom_ca_cert else None
+    authorities = {}
+    for name, file in own.items():
+        path = ("participants", positions[name], "custom_ca_cert")
+        content = _read_authority(file, path, source) if file else general
+        if content is not None:
+            authorities[name] = content
+    return authorities
 
 
-def _builder_scheme(builder: Builder, short: str, path: YamlPath, source: Source) -> Scheme | None:
-    for key in builder.args or {}:
-        if key in LEGACY_KEYS:
-            source.warning((*path, key), f"{key!r} is ignored", key=True)
-        elif key not in _BUILDERS[short]:
-            hint = did_you_mean(key, _BUILDERS[short])
-            source.error((*path, key), f"unknown setting {key!r} of the {short}{hint}", key=True)
-    value = (builder.args or {}).get("scheme")
-    if short != "StaticFileBuilder" or value is None:
-        return None
-    for scheme in get_args(Scheme):
-        if isinstance(value, str) and value.lower() == scheme:
-            return scheme  # type: ignore[no-any-return]  # get_args does not know what a Literal holds
-    options = get_args(Scheme)
-    source.error((*path, "scheme"), f"{value!r} is no scheme: {_listed(options)} are{did_you_mean(value, options)}")
-    return None
-
-
-def _validate(model: type[_Model], data: Any, path: YamlPath, source: Source) -> _Model | None:
-    """Turn *data* into a model, and note every error with its place."""
-    if isinstance(data, dict):
-        for key in sorted(LEGACY_KEYS.intersection(data)):
-            source.warning((*path, key), f"{key!r} is ignored", key=True)
-        data = {key: value for key, value in data.items() if key not in LEGACY_KEYS}
+def _read_authority(file: str, path: YamlPath, source: Source) -> bytes | None:
+    place = Path(source.file).parent / file
     try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        for found in error.errors(include_url=False):
-            _note(found, model, path, source)
-        return None
-
-
-def _note(found: Any, model: type[BaseModel], path: YamlPath, source: Source) -> None:
-    place, key = (*path, *found["loc"]), str(found["loc"][-1]) if found["loc"] else ""
-    match found["type"]:
-        case "missing":
-            source.error(place, f"{key!r} is missing")
-        case "extra_forbidden":
-            source.error(
-                place, f"unknown key {key!r}{_suggest(key, _keys_at(model, found['loc'][:-1]), model)}", key=True
-            )
-        case "literal_error":
-            options = found["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
-            hint = did_you_mean(found["input"], options)
-            source.error(place, f"{found['input']!r} is not allowed for {key!r}: {_listed(options)} are{hint}")
-        case "value_error":
-            source.error(place, f"{found['ctx']['error']}")
-        case "model_type" | "dict_type":
-            source.error(place, "a mapping is wanted")
-        case "tuple_type" | "list_type":
-            source.error(place, "a list is wanted")
-        case _:
-            source.error(place, found["msg"])
-
-
-def _keys_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
-    """Return the keys of the model that *loc* leads to."""
-    for step in loc:
-        inner = model.model_fields.get(str(step))
-        options = [inner.annotation, *get_args(inner.annotation)] if inner else []
-        model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), model)
-    return list(model.model_fields)
-
-
-def _suggest(key: str, keys: list[str], model: type[BaseModel]) -> str:
-    for meant in SYNONYMS.get(key, ()):
-        if meant in keys:
-            return f" (did you mean {meant!r}?)"
-    if "listening_host" in keys and key in Listening.model_fields:
-        return f" (did you mean 'listening_host: {key}'?)"
-    if key == "parent":
-        return ": only a client has a parent; 'connect_to' says where a node connects"
-    if key == "connect_to" and model is Server:
-        return ": the server connects nowhere"
-    return did_you_mean(key, keys)
-
-
-def _listed(options: Iterable[str]) -> str:
-    return ", ".join(options)
+        with place.open("rb") as opened:
+            content = opened.read(_MAX_CA_BYTES)
+        x509.load_pem_x509_certificates(content)
+    except OSError as error:
+        source.error(path, Code.CA_FILE, f"{place} cannot be read: {error.strerror}")
+    except ValueError:
+        source.error(path, Code.CA_FILE, f"{place} holds no certificates in PEM")
+    else:
+        return content
+    return None

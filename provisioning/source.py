@@ -5,20 +5,18 @@ PyYAML builds the nodes, we the values: only plain texts, integers, truth values
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from cellnet.errors import ConfigurationError
+from provisioning.problems import Code, Problem, ProjectError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
-__all__ = ["Problem", "ProjectError", "Source", "YamlPath", "did_you_mean"]
+__all__ = ["Source", "YamlPath"]
 
 YamlPath = tuple[str | int, ...]
 """Keys and positions from the top of the file to a value."""
@@ -28,27 +26,6 @@ _TAG = "tag:yaml.org,2002:"
 _MAX_DEPTH = 20
 _TOO_DEEP = "this is nested too deeply"
 _MAX_BYTES = 16 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Problem:
-    """One thing that is wrong with a file, or that is worth a second look."""
-
-    line: int
-    column: int
-    text: str
-    file: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}: {self.text}"
-
-
-class ProjectError(ConfigurationError):
-    """Say all that is wrong with a project file, a line for each problem."""
-
-    def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems = tuple(sorted(problems))
-        super().__init__("\n".join(map(str, self.problems)))
 
 
 @dataclass(slots=True)
@@ -66,14 +43,14 @@ class Source:
     def read(cls, path: Path) -> Source:
         """Read a file.
 
-        :raises ProjectError: if it is no YAML, has a duplicate key, or anything else that has no plain value
-        :raises ConfigurationError: if it cannot be read
+        :raises ProjectError: if it cannot be read, is no YAML, has a duplicate key, or what has no plain value
         """
         try:
             with path.open("rb") as file:
                 data = file.read(_MAX_BYTES + 1)
         except OSError as error:
-            raise ConfigurationError(f"cannot be read: {error.strerror}", str(path)) from None
+            problem = Problem(1, 1, Code.UNREADABLE, "", f"cannot be read: {error.strerror}", "", str(path))
+            raise ProjectError([problem]) from None
         return cls.parse(data, str(path))
 
     @classmethod
@@ -85,19 +62,19 @@ class Source:
         source = cls(file)
         root = source._compose(data)
         if root is None:
-            source._add(source.errors, 1, 1, "the file is empty")
+            source._add(source.errors, (1, 1), Code.EMPTY_FILE, "the file is empty")
             source.stop_if_wrong()
         source.value = source._build(root, ())
         source.stop_if_wrong()
         return source
 
-    def error(self, path: YamlPath, message: str, *, key: bool = False) -> None:
+    def error(self, path: YamlPath, code: Code, message: str, hint: str = "", *, key: bool = False) -> None:
         """Note what is wrong with the value at *path*, or with its key."""
-        self._add(self.errors, *self.place(path, key=key), self._about(path) + message)
+        self._add(self.errors, self.place(path, key=key), code, message, hint, self._about(path))
 
-    def warning(self, path: YamlPath, message: str, *, key: bool = False) -> None:
+    def warning(self, path: YamlPath, code: Code, message: str, hint: str = "", *, key: bool = False) -> None:
         """Note what is worth a second look at *path*."""
-        self._add(self.warnings, *self.place(path, key=key), self._about(path) + message)
+        self._add(self.warnings, self.place(path, key=key), code, message, hint, self._about(path))
 
     def stop_if_wrong(self) -> None:
         """Raise all errors so far, if there are any.
@@ -105,7 +82,7 @@ class Source:
         :raises ProjectError: naming every one of them
         """
         if self.errors:
-            raise ProjectError(self.errors)
+            raise ProjectError(self.errors, self.warnings)
 
     def place(self, path: YamlPath, *, key: bool = False) -> tuple[int, int]:
         """Return line and column of the value at *path*, or of the nearest one around it."""
@@ -120,30 +97,39 @@ class Source:
             return ""
         entry = self.value["participants"][path[1]] if isinstance(self.value, dict) else None
         name = entry.get("name") if isinstance(entry, dict) else None
-        return f"participant {name!r}: " if isinstance(name, str) else f"participant {path[1] + 1}: "
+        return name if isinstance(name, str) and re.fullmatch(r"[^\s:]+", name) else f"participants[{path[1]}]"
 
-    def _add(self, problems: list[Problem], line: int, column: int, text: str) -> None:
-        problems.append(Problem(line, column, text, self.file))
+    def _add(
+        self,
+        problems: list[Problem],
+        place: tuple[int, int],
+        code: Code,
+        message: str,
+        hint: str = "",
+        participant: str = "",
+    ) -> None:
+        problems.append(Problem(*place, code, participant, message, hint, self.file))
 
     def _compose(self, data: bytes) -> Any:
         if len(data) > _MAX_BYTES:
-            raise ConfigurationError(f"is larger than {_MAX_BYTES // 2**20} MiB", self.file)
+            self._add(self.errors, (1, 1), Code.UNREADABLE, f"the file is larger than {_MAX_BYTES // 2**20} MiB")
+            self.stop_if_wrong()
         try:
             text = data.decode("utf-8-sig")
             self._check_shape(text)
             return yaml.compose(text, Loader=_LOADER)
         except UnicodeDecodeError as error:
             head = error.object[: error.start].decode()  # its object has no byte order mark, our data may have one
-            self._add(self.errors, *_end(head), "this byte is no UTF-8")
+            self._add(self.errors, _end(head), Code.NOT_YAML, "this byte is no UTF-8")
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
-            self._add(self.errors, *_place(mark), _explain(error, text))
+            self._add(self.errors, _place(mark), Code.NOT_YAML, _explain(error, text))
         except yaml.reader.ReaderError as error:
             # not by its position: the C loader counts bytes
             head = text.partition(chr(error.character))[0]
-            self._add(self.errors, *_end(head), "a character that YAML does not allow")
+            self._add(self.errors, _end(head), Code.NOT_YAML, "a character that YAML does not allow")
         except yaml.YAMLError as error:
-            self._add(self.errors, 1, 1, f"this is no YAML: {error}")
+            self._add(self.errors, (1, 1), Code.NOT_YAML, f"this is no YAML: {error}")
         raise ProjectError(self.errors)
 
     def _check_shape(self, text: str) -> None:
@@ -164,9 +150,9 @@ class Source:
                     collections.discard(event.anchor)
                 case yaml.AliasEvent() if event.anchor in collections:
                     message = "an alias (*) may only stand for a plain text: write the list or mapping out"
-                    self._add(self.errors, *_place(event.start_mark), message)
+                    self._add(self.errors, _place(event.start_mark), Code.NOT_YAML, message)
             if depth > _MAX_DEPTH:
-                self._add(self.errors, *_place(event.start_mark), _TOO_DEEP)
+                self._add(self.errors, _place(event.start_mark), Code.NOT_YAML, _TOO_DEEP)
                 break
         self.stop_if_wrong()
 
@@ -176,7 +162,7 @@ class Source:
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, place)
         if node.tag not in (_TAG + "map", _TAG + "seq"):
-            self._add(self.errors, *place, f"the tag {node.tag!r} is not allowed here")
+            self._add(self.errors, place, Code.NOT_YAML, f"the tag {node.tag!r} is not allowed here")
             return None
         if isinstance(node, yaml.SequenceNode):
             return [self._build(item, (*path, position)) for position, item in enumerate(node.value)]
@@ -187,14 +173,14 @@ class Source:
         for key_node, value_node in node.value:
             place = _place(key_node.start_mark)
             if not isinstance(key_node, yaml.ScalarNode):
-                self._add(self.errors, *place, "a key must be a text")
+                self._add(self.errors, place, Code.NOT_YAML, "a key must be a text")
                 continue
             key = str(key_node.value)
             if key_node.tag == _TAG + "merge":
-                self._add(self.errors, *place, "merge keys (<<) are not supported: write the keys out")
+                self._add(self.errors, place, Code.NOT_YAML, "merge keys (<<) are not supported: write the keys out")
             elif key in mapping:
                 first = self._keys[(*path, key)][0]
-                self._add(self.errors, *place, f"duplicate key {key!r} (first at line {first})")
+                self._add(self.errors, place, Code.DUPLICATE_KEY, f"duplicate key {key!r} (first at line {first})")
             else:
                 self._keys[(*path, key)] = place
                 mapping[key] = self._build(value_node, (*path, key))
@@ -213,7 +199,7 @@ class Source:
             # YAML 1.1 also reads 010 as eight and 80:02 as 4802: nobody who writes a port means that
             return int(text) if re.fullmatch(r"[+-]?(0|[1-9][0-9]{0,17})", text) else _Number(text)
         if kind not in ("str", "timestamp"):
-            self._add(self.errors, *place, f"the tag {node.tag!r} is not allowed here")
+            self._add(self.errors, place, Code.NOT_YAML, f"the tag {node.tag!r} is not allowed here")
         return text
 
 
@@ -230,13 +216,6 @@ class _Number(float):
 
     def __repr__(self) -> str:
         return self.text
-
-
-def did_you_mean(word: object, options: Iterable[str]) -> str:
-    """Return a suggestion in brackets, or nothing if no option comes near *word*."""
-    folded = {option.lower(): option for option in options}
-    close = difflib.get_close_matches(str(word).lower(), folded, n=1, cutoff=0.6)
-    return f" (did you mean {folded[close[0]]!r}?)" if close else ""
 
 
 def _place(mark: Any) -> tuple[int, int]:

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_ELSEWHERE = {"demo": ("cellnet.cli.demo", "demo"), "provision": ("provisioning.__main__", "main")}
+_ELSEWHERE = {
+    "demo": ("cellnet.cli.demo", "demo"),
+    "plan": ("provisioning.cli", "plan"),
+    "provision": ("provisioning.cli", "provision_"),
+    "schema": ("provisioning.cli", "schema"),
+    "validate": ("provisioning.cli", "validate"),
+}
 """Commands that live elsewhere: their module, and their name in it."""
 
 INTERRUPTED = 130

@@ -298,7 +298,7 @@ def test_a_node_that_dies_is_named_and_all_else_ends(victim: str) -> None:
     ("content", "expected"),
     [
         (None, ": cannot be read: No such file or directory"),
-        ("participants: [}\n", ":1:16: this is no YAML"),
+        ("participants: [}\n", ":1:16: PRJ001: this is no YAML"),
         ("api_version: 3\nname: x\nparticpants: []\n", ":3:1: "),
     ],
 )

@@ -15,6 +15,7 @@ from provisioning.source import Source
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+BUILDERS = "builders: [{path: a.StaticFileBuilder}]"
 GUIDE = Path(__file__).parent / "fixtures" / "guide-project.yml"
 EXAMPLE = Path(__file__).parents[2] / "project.yml.example"
 
@@ -33,7 +34,7 @@ def example() -> Path:
 def project() -> Callable[..., str]:
     """Return the text of a project: a server, and the participants given; further keys for the top."""
 
-    def write(*participants: str, server: str = "default_host: localhost", top: str = "") -> str:
+    def write(*participants: str, server: str = "default_host: localhost", top: str = BUILDERS) -> str:
         first = f"name: server\ntype: server\norg: acme\n{dedent(server)}"
         entries = [indent(dedent(entry).strip(), "    ") for entry in (first, *participants)]
         listed = "\n".join("  - " + entry[4:] for entry in entries)

@@ -75,7 +75,8 @@ def test_the_guides_example_gives_nothing_to_think_about(guide: Path) -> None:
 def test_what_the_project_allows_and_nodes_cannot_do_yet_is_said(guide: Path, tmp_path: Path) -> None:
     path = tmp_path / "project.yml"
     path.write_text(guide.read_text().replace("allow_error_sending: false", "allow_error_sending: true"))
-    assert read_plan(path).warnings == (f"{path}:5:1: sites do not send error logs yet: it is taken as false",)
+    (warning,) = read_plan(path).warnings
+    assert str(warning) == f"{path}:5:1: PRJ105: sites do not send error logs yet: it is taken as false"
 
 
 def test_the_example_differs_from_the_guides_in_security_only(guide: Path, example: Path) -> None:

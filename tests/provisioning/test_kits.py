@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from cellnet.errors import ConfigurationError
 from cellnet.kit import Kit
 from provisioning import provision
-from provisioning.__main__ import main
+from provisioning.cli import main
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -224,11 +224,11 @@ def test_start_sh_says_what_is_missing(kits: Path) -> None:
 def test_the_command_lists_the_kits_and_warns_on_the_other_stream(guide: Path, tmp_path: Path) -> None:
     source = tmp_path / "project.yml"
     source.write_text(guide.read_text().replace("allow_error_sending: false", "allow_error_sending: true"))
-    done = CliRunner().invoke(main, [str(source), "--out", str(tmp_path / "kits")])
+    done = CliRunner().invoke(main, ["provision", str(source), "--out", str(tmp_path / "kits")])
     assert done.exit_code == 0, done.output
     assert re.search(r"^C11 +client +R1\.C11 +C1\.C11 +\S+/kits/C11$", done.stdout, re.MULTILINE)
     assert re.search(r"^admin@nvidia\.com +admin +- +- ", done.stdout, re.MULTILINE)
-    assert done.stderr == f"warning: {source}:5:1: sites do not send error logs yet: it is taken as false\n"
+    assert done.stderr == f"warning: {source}:5:1: PRJ105: sites do not send error logs yet: it is taken as false\n"
 
 
 def test_the_command_prints_every_error_and_fails_without_a_traceback(guide: Path, tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_the_command_prints_every_error_and_fails_without_a_traceback(guide: Pat
         guide.read_text().replace("port: 18004", "port: x").replace("R2\n", "R3\n", 1)
     )
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "provisioning", "project.yml", "--out", "kits"],
+        [sys.executable, "-P", "-m", "provisioning", "provision", "project.yml", "--out", "kits"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -244,21 +244,28 @@ def test_the_command_prints_every_error_and_fails_without_a_traceback(guide: Pat
     )
     assert (done.returncode, done.stdout) == (1, "")
     lines = done.stderr.splitlines()
-    assert lines[0].startswith("project.yml:19:13: participant 'R1': 'x' is no port")
+    assert lines[0].startswith("project.yml:19:13: PRJ302 R1: 'x' is no port")
     assert len(lines) == 4
     assert all(
-        re.match(r"project\.yml:\d+:\d+: participant 'C2\d?': there is no server or relay 'R2'", line)
-        for line in lines[1:]
+        re.match(r"project\.yml:\d+:\d+: PRJ402 C2\d?: there is no server or relay 'R2'", line) for line in lines[1:]
     )
     assert not (tmp_path / "kits").exists()
 
 
 def test_provisioning_imports_nothing_that_the_file_names(project: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "canary.py").write_text("raise SystemExit('imported')\n")
-    text = project() + "builders:\n  - path: canary.StaticFileBuilder\n    args: {scheme: tcp}\n"
+    text = project(top="") + "builders:\n  - path: canary.StaticFileBuilder\n    args: {scheme: tcp}\n"
     (tmp_path / "project.yml").write_text(text)
     done = subprocess.run(
-        [sys.executable, "-m", "provisioning", "project.yml", "--out", "kits"],  # no -P: canary could be imported
+        [
+            sys.executable,
+            "-m",
+            "provisioning",
+            "provision",
+            "project.yml",
+            "--out",
+            "kits",
+        ],  # no -P: canary could be imported
         cwd=tmp_path,
         capture_output=True,
         text=True,

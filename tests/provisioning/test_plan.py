@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cellnet.fqcn import FQCN, MAX_SEGMENTS
+from provisioning import Code
 from provisioning.plan import draw
 from provisioning.source import Source
 from provisioning.tree import walk
@@ -17,7 +18,7 @@ from provisioning.tree import walk
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from provisioning import Node, Plan
+    from provisioning import Node, Plan, Problem
 
     Write = Callable[..., str]
     Draw = Callable[[str], Plan]
@@ -71,7 +72,7 @@ def test_a_child_speaks_its_parents_scheme_and_security(project: Write, plan: Dr
     )
     assert endpoints(drawn, "C1") == [("http://localhost:18000", "tls", "R1")]
     assert endpoints(drawn, "C2") == [("http://localhost:443", "clear", "R1")]
-    assert any("connects with 'clear', but 'R1' listens with 'tls'" in warning for warning in drawn.warnings)
+    assert any("connects with 'clear', but 'R1' listens with 'tls'" in found.message for found in drawn.warnings)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_the_servers_base_name_is_server_whatever_it_is_called(project: Write, p
 @pytest.mark.parametrize(
     ("connect", "url", "parent"),
     [
-        ("10.1.1.1", "grpc://10.1.1.1:8002", "server"),
+        ("{host: 10.1.1.1, port: 8002}", "grpc://10.1.1.1:8002", "server"),
         ("FL.acme.com", "grpc://FL.acme.com:8002", "server"),
         ("{host: fl.acme.com, port: 8002}", "grpc://fl.acme.com:8002", "server"),
         ("{host: r1.acme.com}", "tcp://r1.acme.com:18000", "R1"),
@@ -137,7 +138,7 @@ def test_a_host_is_looked_up_among_the_listeners_and_is_an_ingress_if_it_is_none
     drawn = plan(text)
     assert endpoints(drawn, "C1") == [(url, "mtls", parent)]
     assert node(drawn, "C1").parents == ((parent,) if parent else ())
-    assert any("taken for an ingress" in warning for warning in drawn.warnings) == (parent is None)
+    assert any(found.code == Code.INGRESS for found in drawn.warnings) == (parent is None)
 
 
 def test_the_client_hierarchy_may_lie_over_any_communication_hierarchy(project: Write, plan: Draw) -> None:
@@ -170,21 +171,21 @@ def test_a_chain_of_relays_may_be_as_deep_as_names_are_and_leaves_room_for_job_c
     fits = client("C1", f"connect_to: {{name: R{MAX_SEGMENTS - 2}}}")
     drawn = plan(project(*chain, fits))
     assert len(str(node(drawn, "C1").fqcn).split(".")) == MAX_SEGMENTS - 1
-    with pytest.raises(Exception, match=r"participant 'C1': too far from the server: .* no room for job cells"):
+    with pytest.raises(Exception, match=r"PRJ207 C1: too far from the server: .* no room for job cells"):
         plan(project(*chain, client("C1", f"connect_to: {{name: R{MAX_SEGMENTS - 1}}}")))
     deeper = [relay(f"R{n}", f"connect_to: {{name: R{n - 1}}}", port=n) for n in range(MAX_SEGMENTS, MAX_SEGMENTS + 9)]
-    with pytest.raises(Exception, match=r"participant 'R17': too far from the server") as caught:
+    with pytest.raises(Exception, match=r"PRJ207 R17: too far from the server") as caught:
         plan(project(*chain, *deeper))
     assert len(str(caught.value).splitlines()) == 1, "what lies below is not wrong by itself"
 
 
 def test_a_crowd_gets_a_warning_and_one_fewer_does_not(project: Write, plan: Draw) -> None:
-    def crowd(count: int) -> tuple[str, ...]:
+    def crowd(count: int) -> tuple[Problem, ...]:
         return plan(project(*(client(f"C{n}") for n in range(count)))).warnings
 
     assert crowd(99) == ()
     (warning,) = crowd(100)
-    assert warning.startswith("project.yml:5:11: participant 'server': 100 nodes connect here")
+    assert str(warning).startswith("project.yml:5:11: PRJ409 server: 100 nodes connect here")
 
 
 @pytest.mark.measured
@@ -208,17 +209,16 @@ def test_what_is_hardly_meant_is_a_warning_with_a_place(project: Write, plan: Dr
         project(
             relay("R1", default_host="r.acme.com", connection_security="clear", port=1),
             relay("R2", default_host="r.acme.com", port=1),
-            client("C1", "listening_host: {port: 1}", "connect_to:"),
+            client("C1", "resource: {port: 1}", "connect_to:"),
             "name: a@b.c\ntype: admin\norg: acme\nrole: boss",
         )
     )
-    assert [warning.removeprefix("project.yml:") for warning in drawn.warnings] == [
-        "12:21: participant 'R1': listens at r.acme.com without TLS: "
-        "links are authenticated, but others can read along",
-        "16:21: participant 'R2': listens at r.acme.com:1, as 'R1' does",
-        "20:5: participant 'C1': 'listening_host' is ignored: only a relay has one",
-        "21:5: participant 'C1': 'connect_to' is empty, as if it were not there",
-        "25:11: participant 'a@b.c': 'boss' is no known role: project_admin, org_admin, lead, member are",
+    assert [str(warning).removeprefix("project.yml:") for warning in drawn.warnings] == [
+        "12:21: PRJ305 R1: listens at r.acme.com without TLS: links are authenticated, but others can read along",
+        "16:21: PRJ304 R2: listens at r.acme.com:1, as 'R1' does",
+        "20:5: PRJ105 C1: 'resource' is ignored",
+        "21:5: PRJ106 C1: 'connect_to' is empty, as if it were not there",
+        "25:11: PRJ208 a@b.c: 'boss' is no known role: project_admin, org_admin, lead, member are",
     ]
 
 

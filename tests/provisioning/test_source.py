@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from cellnet.errors import ConfigurationError
 from provisioning import ProjectError
 from provisioning.plan import draw
-from provisioning.source import Source, did_you_mean
+from provisioning.problems import did_you_mean
+from provisioning.source import Source
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,28 +24,31 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"", "f.yml:1:1: the file is empty"),
-        (b"# nothing\n", "f.yml:1:1: the file is empty"),
-        (b"a: 1\nb:\n\t- c\n", "f.yml:3:1: a tab may not indent a line: use spaces"),
-        (b"a: 1\n---\nb: 2\n", "f.yml:2:1: a second document begins here: one is allowed"),
-        (b"a: 1\nb: !!python/name:os.system x\n", "f.yml:2:4: the tag 'tag:yaml.org,2002:python/name:os.system'"),
-        (b"a: !!python/object/apply:os.system [x]\n", "f.yml:1:4: the tag"),
-        (b"a: !!set {x}\n", "f.yml:1:4: the tag"),
-        (b"a: !!binary aGk=\n", "f.yml:1:4: the tag"),
-        (b"name: x\nb: 1\n\nname: y\n", "f.yml:4:1: duplicate key 'name' (first at line 1)"),
-        (b"a: {b: 1, b: 2}\n", "f.yml:1:11: duplicate key 'b' (first at line 1)"),
-        (b"a: &x [*x]\n", "f.yml:1:8: an alias (*) may only stand for a plain text"),
-        (b"a: &x {b: 1}\nc: *x\n", "f.yml:2:4: an alias (*) may only stand for a plain text"),
-        (b"a:\n  b: 1\n  <<: {c: 1}\n", "f.yml:3:3: merge keys (<<) are not supported"),
-        (b"? [a]\n: 1\n", "f.yml:1:3: a key must be a text"),
-        (b"a: *nowhere\n", "f.yml:1:4: this is no YAML: found undefined alias"),
-        (b"a: [1\n", "f.yml:2:1: this is no YAML"),
-        (b"a: 1\nb: \xff\n", "f.yml:2:4: this byte is no UTF-8"),
-        (b"\xef\xbb\xbfa: 1\nb: \xff\n", "f.yml:2:4: this byte is no UTF-8"),
-        ("a: é\né: ".encode() + b"\xff\n", "f.yml:2:4: this byte is no UTF-8"),
-        (b"a: 1\nbc: \x07\n", "f.yml:2:5: a character that YAML does not allow"),
-        ("# é\nbc: \x07\n".encode(), "f.yml:2:5: a character that YAML does not allow"),
-        (b"a: " + b"[" * 21 + b"]" * 21, "f.yml:1:23: this is nested too deeply"),
+        (b"", "f.yml:1:1: PRJ003: the file is empty"),
+        (b"# nothing\n", "f.yml:1:1: PRJ003: the file is empty"),
+        (b"a: 1\nb:\n\t- c\n", "f.yml:3:1: PRJ001: a tab may not indent a line: use spaces"),
+        (b"a: 1\n---\nb: 2\n", "f.yml:2:1: PRJ001: a second document begins here: one is allowed"),
+        (
+            b"a: 1\nb: !!python/name:os.system x\n",
+            "f.yml:2:4: PRJ001: the tag 'tag:yaml.org,2002:python/name:os",
+        ),
+        (b"a: !!python/object/apply:os.system [x]\n", "f.yml:1:4: PRJ001: the tag"),
+        (b"a: !!set {x}\n", "f.yml:1:4: PRJ001: the tag"),
+        (b"a: !!binary aGk=\n", "f.yml:1:4: PRJ001: the tag"),
+        (b"name: x\nb: 1\n\nname: y\n", "f.yml:4:1: PRJ002: duplicate key 'name' (first at line 1)"),
+        (b"a: {b: 1, b: 2}\n", "f.yml:1:11: PRJ002: duplicate key 'b' (first at line 1)"),
+        (b"a: &x [*x]\n", "f.yml:1:8: PRJ001: an alias (*) may only stand for a plain text"),
+        (b"a: &x {b: 1}\nc: *x\n", "f.yml:2:4: PRJ001: an alias (*) may only stand for a plain text"),
+        (b"a:\n  b: 1\n  <<: {c: 1}\n", "f.yml:3:3: PRJ001: merge keys (<<) are not supported"),
+        (b"? [a]\n: 1\n", "f.yml:1:3: PRJ001: a key must be a text"),
+        (b"a: *nowhere\n", "f.yml:1:4: PRJ001: this is no YAML: found undefined alias"),
+        (b"a: [1\n", "f.yml:2:1: PRJ001: this is no YAML"),
+        (b"a: 1\nb: \xff\n", "f.yml:2:4: PRJ001: this byte is no UTF-8"),
+        (b"\xef\xbb\xbfa: 1\nb: \xff\n", "f.yml:2:4: PRJ001: this byte is no UTF-8"),
+        ("a: é\né: ".encode() + b"\xff\n", "f.yml:2:4: PRJ001: this byte is no UTF-8"),
+        (b"a: 1\nbc: \x07\n", "f.yml:2:5: PRJ001: a character that YAML does not allow"),
+        ("# é\nbc: \x07\n".encode(), "f.yml:2:5: PRJ001: a character that YAML does not allow"),
+        (b"a: " + b"[" * 21 + b"]" * 21, "f.yml:1:23: PRJ001: this is nested too deeply"),
     ],
 )
 def test_a_text_that_is_no_plain_yaml_is_refused_at_the_place(text: bytes, message: str) -> None:
@@ -84,7 +88,7 @@ def test_nesting_that_would_kill_the_c_parser_is_an_error_with_a_place() -> None
     done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, timeout=60, check=False)
     # A C parser that has a limit of its own looks ahead, and is there before us.
     assert done.returncode == 1
-    assert re.fullmatch(r"f:1:(21|1001): this is nested too deeply", done.stderr.strip())
+    assert re.fullmatch(r"f:1:(21|1001): PRJ001: this is nested too deeply", done.stderr.strip())
 
 
 def test_a_billion_laughs_cost_nothing() -> None:
@@ -97,7 +101,7 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     for path in (tmp_path / "none.yml", tmp_path):
         with pytest.raises(ConfigurationError) as caught:
             Source.read(path)
-        assert str(caught.value).startswith(f"{path}: cannot be read: ")
+        assert str(caught.value).startswith(f"{path}:1:1: PRJ000: cannot be read: ")
 
 
 @given(st.binary(max_size=200) | st.text(alphabet="ab:-[]{}&*!|>'\"#%@,? \n\t\x00é01.", max_size=120).map(str.encode))
@@ -113,7 +117,7 @@ def test_no_bytes_raise_anything_but_a_project_error(data: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("word", "hint"),
-    [("shceme", " (did you mean 'scheme'?)"), ("SCHEME", " (did you mean 'scheme'?)"), ("xyz", ""), (7, "")],
+    [("shceme", "did you mean 'scheme'?"), ("SCHEME", "did you mean 'scheme'?"), ("xyz", ""), (7, "")],
 )
 def test_a_suggestion_is_made_when_one_comes_near(word: object, hint: str) -> None:
     assert did_you_mean(word, ["scheme", "port"]) == hint
