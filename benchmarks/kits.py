@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from provisioning import provision
+from provisioning import Lock, provision
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,5 +28,5 @@ def write(folder: Path, *, with_relay: bool) -> Path:
     :param with_relay: whether the client is placed below the relay
     """
     (folder / "project.yml").write_text(PROJECT.replace("PARENT", "R1" if with_relay else "server"))
-    provision(folder / "project.yml", folder / "kits")
+    provision(folder / "project.yml", folder / "kits", Lock.of_file(folder / "lock", create=True))
     return folder / "kits"

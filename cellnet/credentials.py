@@ -132,7 +132,7 @@ class Credentials:
                 loaded_key,
                 tuple(chain),
                 anchors,
-                Placement.verify(placement, _public_key(anchors[0])),
+                Placement.verify(placement, credentials.issuer_key),
                 files=credentials.files,
                 listening=listening,
             )
@@ -150,9 +150,9 @@ class Credentials:
         return [certificate.public_bytes(serialization.Encoding.DER) for certificate in self.chain]
 
     @property
-    def authority_key(self) -> ec.EllipticCurvePublicKey:
-        """The key that signs the project's placements and kits."""
-        return _public_key(self.roots[0])
+    def issuer_key(self) -> ec.EllipticCurvePublicKey:
+        """The key of who issued the certificate, and signed the placement with it."""
+        return _public_key(self.chain[1] if len(self.chain) > 1 else self.roots[0])
 
     def site(self, now: datetime.datetime) -> Peer:
         """Return the site of this certificate as its own job cells see it, whatever the certificate's usage.
@@ -161,7 +161,7 @@ class Credentials:
         """
         if now > self.chain[0].not_valid_after_utc:
             raise HandshakeError(f"the certificate of {self.identity.name} has expired: renew it", "expired")
-        return Peer(self.identity, _public_key(self.chain[0]), self.chain_der[0])
+        return Peer(self.identity, _public_key(self.chain[0]), self.chain_der[0], self.issuer_key)
 
     def delegate(self, job: str, role: str, not_after: datetime.datetime) -> Credentials:
         """Make credentials for a job cell of this site: a new key, and the site's delegation to it."""
@@ -209,7 +209,7 @@ class Credentials:
         :raises HandshakeError: saying which rule it breaks
         """
         try:
-            identity, key, usages = self._verify(chain, now)
+            identity, key, usages, issuer = self._verify(chain, now)
         except HandshakeError:
             raise
         except Exception as error:  # bytes that somebody made up bring the library to raise nearly anything
@@ -217,11 +217,11 @@ class Credentials:
         if usage not in usages:
             wanted = "listening" if usage == LISTEN else "connecting"
             raise HandshakeError(f"the certificate of {identity.name} is not for {wanted}", "wrong-usage")
-        return Peer(identity, key, bytes(chain[0]))
+        return Peer(identity, key, bytes(chain[0]), issuer)
 
     def _verify(
         self, chain: Sequence[bytes], now: datetime.datetime
-    ) -> tuple[Identity, ec.EllipticCurvePublicKey, x509.ExtendedKeyUsage]:
+    ) -> tuple[Identity, ec.EllipticCurvePublicKey, x509.ExtendedKeyUsage, ec.EllipticCurvePublicKey]:
         certificates = [x509.load_der_x509_certificate(der) for der in chain]
         leaf = certificates[0]
         identity = Identity.of(leaf)
@@ -233,11 +233,11 @@ class Credentials:
             .build_client_verifier()
         )
         try:
-            verifier.verify(leaf, certificates[1:])
+            path = verifier.verify(leaf, certificates[1:]).chain
         except VerificationError as error:
             raise HandshakeError(_explain(leaf, now, error), "untrusted") from None
         usages = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-        return identity, _public_key(leaf), usages
+        return identity, _public_key(leaf), usages, _public_key(path[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +248,8 @@ class Peer:
     key: ec.EllipticCurvePublicKey = field(repr=False)
     certificate: bytes = field(repr=False)
     """In DER."""
+    issuer: ec.EllipticCurvePublicKey = field(repr=False)
+    """The key of the authority that issued it, which signs its placement too."""
 
 
 # An absent key usage means "any use" to TLS libraries, so presence is demanded and the usage checked by us.

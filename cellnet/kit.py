@@ -2,8 +2,8 @@
 
 ::
 
-    <kit>/startup/   kit.json, certificates, keys, placement.bin, roster.json, rootCA.pem, start.sh,
-                     manifest.json (the SHA-256 of every file but itself), manifest.sig (the authority's signature)
+    <kit>/startup/   kit.json, certificates, keys, placement.bin, roster.bin, rootCA.pem, issuer.crt, start.sh,
+                     manifest.json (the SHA-256 of every file but itself), manifest.sig (the issuer's signature)
     <kit>/local/     the node's own state, free to edit
     <kit>/transfer/  what users hand to the node, and take from it
 
@@ -15,26 +15,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from pydantic import AfterValidator, BaseModel, ConfigDict, RootModel, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
 from cellnet.credentials import Credentials, Identity
+from cellnet.document import authority_key
 from cellnet.errors import ConfigurationError, HandshakeError
+from cellnet.roster import Member, Role, Roster
 from cellnet.signing import sign, verify
 from cellnet.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ENDPOINTS", "Endpoint", "Kit", "KitFile", "Member", "Role", "Roster", "Security", "sign_manifest"]
+    from cryptography.hazmat.primitives.asymmetric import ec
 
-Role = Literal["server", "relay", "client", "admin"]
+__all__ = ["ENDPOINTS", "Endpoint", "Kit", "KitFile", "Role", "Security", "sign_manifest"]
+
 Security = Literal["clear", "tls", "mtls"]
 
 ENDPOINTS: dict[Role, tuple[bool, bool]] = {
@@ -48,6 +51,9 @@ ENDPOINTS: dict[Role, tuple[bool, bool]] = {
 _MANIFEST = "manifest.json"
 _SIGNATURE = "manifest.sig"
 _ROOTS = "rootCA.pem"
+_ISSUER = "issuer.crt"
+_ROSTER = "roster.bin"
+_INGRESS = "ingressCA.pem"
 _CONTEXT = b"cellnet kit 1"
 _REMEDY = "take the kit from its origin again, or provision it anew"
 
@@ -73,35 +79,17 @@ class Endpoint(_Frozen):
     """The base name of the node at the other end; None to listen, and behind an ingress, where it is learned."""
 
 
-class Member(_Frozen):
-    """Describe a participant to the server."""
-
-    name: str
-    role: Role
-    fqcn: str
-    """As provisioned; a cell's real one follows from its link. Empty for an admin, who is no cell."""
-    fqsn: str
-    """Empty unless the member is a client."""
-    parent: str
-    """The base name of the node that it connects to; empty behind an ingress."""
-
-
-class Roster(RootModel[tuple[Member, ...]]):
-    """Hold what ``roster.json`` says: all members of the project but the server."""
-
-    # JSON has no tuples: strict for the members, lax for the list around them
-    model_config = ConfigDict(frozen=True)
-
-
 class KitFile(_Frozen):
     """Hold what ``kit.json`` says."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     project: str
     name: str
     role: Role
     listen: Endpoint | None = None
     connect: Endpoint | None = None
+    control_port: int | None = None
+    """Where users reach the Control API; of the server only."""
 
     @model_validator(mode="after")
     def _role_has_its_endpoints(self) -> KitFile:
@@ -126,6 +114,8 @@ class Kit:
     credentials: Credentials = field(repr=False)
     roster: tuple[Member, ...] = field(default=(), repr=False)
     """The other members of the project; only the server knows them."""
+    ingress_ca: Path | None = None
+    """Who certifies the ingress in front of the parent, if the project says so."""
 
     @property
     def local(self) -> Path:
@@ -159,9 +149,7 @@ class Kit:
         placement = _take(startup / "placement.bin", files) if connects else b""
         credentials = _load_credentials(startup, listens, connects, placement)
         _check_identity(startup, config, credentials)
-        roster: tuple[Member, ...] = ()
-        if config.role == "server":
-            roster = _parse(Roster, startup / "roster.json", files).root
+        roster = _load_roster(startup, config, files) if config.role == "server" else ()
         return cls(
             path,
             config.project,
@@ -172,19 +160,28 @@ class Kit:
             placement,
             credentials,
             roster,
+            startup / _INGRESS if _INGRESS in files else None,
         )
 
 
-def sign_manifest(files: Mapping[str, bytes], authority: ec.EllipticCurvePrivateKey) -> dict[str, bytes]:
-    """Return *files*, the content of ``startup/``, with a manifest and its signature added."""
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
-    manifest = json.dumps({"format": 1, "files": digests}, indent=1).encode() + b"\n"
-    return {**files, _MANIFEST: manifest, _SIGNATURE: sign(authority, _CONTEXT, manifest)}
+def sign_manifest(files: Mapping[str, bytes | None], issuer: ec.EllipticCurvePrivateKey) -> dict[str, bytes]:
+    """Return *files*, the content of ``startup/``, with a manifest and its signature added.
+
+    The manifest names a roster without its digest, as it has a signature of its own, and so it does with a key that is
+    None: it was made by its owner, and never left the site.
+    """
+    digests = {
+        name: None if content is None or name == _ROSTER else hashlib.sha256(content).hexdigest()
+        for name, content in sorted(files.items())
+    }
+    manifest = json.dumps({"format": 2, "files": digests}, indent=1).encode() + b"\n"
+    known = {name: content for name, content in files.items() if content is not None}
+    return {**known, _MANIFEST: manifest, _SIGNATURE: sign(issuer, _CONTEXT, manifest)}
 
 
 class _Manifest(_Frozen):
-    format: Literal[1]
-    files: dict[str, str]
+    format: Literal[2]
+    files: dict[str, str | None]
 
 
 def _check_folders(path: Path) -> Path:
@@ -203,13 +200,14 @@ def _check_folders(path: Path) -> Path:
 
 def _verified_files(startup: Path) -> dict[str, bytes]:
     """Read every file of the manifest, after checking that there are no others, and that none was altered."""
+    _check_owner(startup)
     manifest = _read(startup / _MANIFEST)
     signature = _read(startup / _SIGNATURE)
-    authority = _root_key(startup / _ROOTS)
+    issuer = _issuer_key(startup)
     try:
-        verify(authority, signature, _CONTEXT, manifest)
+        verify(issuer, signature, _CONTEXT, manifest)
     except HandshakeError:
-        message = f"was altered, or is not from the authority in {_ROOTS}: {_REMEDY}"
+        message = f"was altered, or is not from the authority in {_ISSUER}: {_REMEDY}"
         raise ConfigurationError(message, str(startup / _MANIFEST)) from None
     expected = _parse(_Manifest, startup / _MANIFEST, {_MANIFEST: manifest}).files
     _check_names(startup, set(expected) | {_MANIFEST, _SIGNATURE})
@@ -218,20 +216,29 @@ def _verified_files(startup: Path) -> dict[str, bytes]:
         if name.endswith(".key"):
             _check_private(startup / name)
         files[name] = _read(startup / name)
-        if hashlib.sha256(files[name]).hexdigest() != digest:
+        if digest is None and not name.endswith(".key") and name != _ROSTER:
+            raise ConfigurationError(f"the manifest says nothing about it: {_REMEDY}", str(startup / name))
+        if digest is not None and hashlib.sha256(files[name]).hexdigest() != digest:
             raise ConfigurationError(f"was altered after it was provisioned: {_REMEDY}", str(startup / name))
     return files
 
 
-def _root_key(path: Path) -> ec.EllipticCurvePublicKey:
+def _issuer_key(startup: Path) -> ec.EllipticCurvePublicKey:
+    """Return the key of who made the kit, once one of the roots says that it may."""
+    roots, (issuer, *_rest) = _certificates(startup / _ROOTS), _certificates(startup / _ISSUER)
+    try:
+        return authority_key(issuer, roots)
+    except HandshakeError:
+        message = f"was not issued by the authority in {_ROOTS}: {_REMEDY}"
+        raise ConfigurationError(message, str(startup / _ISSUER)) from None
+
+
+def _certificates(path: Path) -> list[x509.Certificate]:
     content = _read(path)
     try:
-        key = x509.load_pem_x509_certificates(content)[0].public_key()
+        return x509.load_pem_x509_certificates(content)
     except Exception as error:  # the library has many words for a damaged certificate, and no common one
         raise ConfigurationError(f"is no certificate ({error}): {_REMEDY}", str(path)) from None
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise ConfigurationError(f"does not hold a P-256 key: {_REMEDY}", str(path))
-    return key
 
 
 def _check_names(startup: Path, expected: set[str]) -> None:
@@ -246,14 +253,40 @@ def _check_names(startup: Path, expected: set[str]) -> None:
         raise ConfigurationError(message, str(startup / name))
 
 
+def _check_owner(startup: Path) -> None:
+    mode = _stat(startup).st_mode
+    if mode & 0o022:
+        message = f"others may write here (mode {mode & 0o777:04o}): run chmod 700, and check what is in it"
+        raise ConfigurationError(message, str(startup))
+
+
 def _check_private(path: Path) -> None:
+    found = _stat(path)
+    if found.st_mode & 0o077:
+        message = f"is readable by others (mode {found.st_mode & 0o777:04o}): the key may be known; run chmod 600"
+        raise ConfigurationError(message, str(path))
+    if found.st_uid not in (os.geteuid(), 0):
+        raise ConfigurationError("belongs to somebody else, who may know the key: run chown", str(path))
+
+
+def _stat(path: Path) -> os.stat_result:
     try:
-        mode = path.stat().st_mode
+        return path.stat()
+    except FileNotFoundError:
+        raise ConfigurationError(f"the file is missing: {_REMEDY}", str(path)) from None
     except OSError as error:
         raise ConfigurationError(f"cannot be read: {error.strerror}", str(path)) from None
-    if mode & 0o077:
-        message = f"is readable by others (mode {mode & 0o777:04o}): the key may be known; at least run chmod 600"
-        raise ConfigurationError(message, str(path))
+
+
+def _load_roster(startup: Path, config: KitFile, files: Mapping[str, bytes]) -> tuple[Member, ...]:
+    path = startup / _ROSTER
+    try:
+        roster = Roster.verify(_take(path, files), _certificates(startup / _ROOTS))
+    except HandshakeError as error:
+        raise ConfigurationError(f"{error}: {_REMEDY}", str(path)) from None
+    if roster.project != config.project:
+        raise ConfigurationError(f"is the roster of project {roster.project}: {_REMEDY}", str(path))
+    return roster.members
 
 
 def _load_credentials(startup: Path, listens: bool, connects: bool, placement: bytes) -> Credentials:
@@ -294,6 +327,8 @@ def _take(path: Path, files: Mapping[str, bytes]) -> bytes:
 
 def _read(path: Path) -> bytes:
     try:
+        if path.is_symlink():
+            raise ConfigurationError(f"is a link, and no file: {_REMEDY}", str(path))
         return path.read_bytes()
     except FileNotFoundError:
         raise ConfigurationError(f"the file is missing: {_REMEDY}", str(path)) from None

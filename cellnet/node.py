@@ -121,7 +121,7 @@ def joined_line(cell: Cell, connect: Endpoint) -> str:
 
 def ingress_of(kit: Kit) -> Ingress | None:
     """Return what is in front of a node's parent, if something is: by the project file, or by what its site says."""
-    authorities = kit.surroundings.ingress_ca
+    authorities = kit.surroundings.ingress_ca or kit.ingress_ca
     if authorities is None and (kit.connect is None or kit.connect.parent is not None):
         return None
     return Ingress(authorities)

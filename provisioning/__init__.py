@@ -3,25 +3,44 @@
 ::
 
     project.yml -> source (YAML with lines) -> project (schema) -> plan (names, addresses) -> kits (folders)
+                                                     records (what kits were made from) -> changes -^
 
 The kit on disk is the only thing that a node and this package share.
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cellnet.errors import ConfigurationError
 from provisioning.authority import Authority
-from provisioning.kits import open_authority, write_kits
+from provisioning.kits import write_kits
+from provisioning.lock import Lock
 from provisioning.plan import Node, Plan, draw
 from provisioning.problems import Code, Problem, ProjectError
+from provisioning.records import Change, compare
+from provisioning.registry import FOLDER, Registry, held
 from provisioning.source import Source
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Authority", "Code", "Node", "Plan", "Problem", "ProjectError", "Provisioned", "provision", "read_plan"]
+__all__ = [
+    "Authority",
+    "Change",
+    "Code",
+    "Lock",
+    "Node",
+    "Plan",
+    "Problem",
+    "ProjectError",
+    "Provisioned",
+    "provision",
+    "read_plan",
+    "update",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,25 +48,49 @@ class Provisioned:
     """What :func:`provision` did."""
 
     plan: Plan
-    obsolete: tuple[str, ...]
-    """Kits in the folder whose participants are no longer in the project."""
+    changes: tuple[Change, ...]
+    """What became of every participant's kit, and of those that are no longer in the project."""
 
 
 def read_plan(project_file: Path) -> Plan:
     """Plan the project that a file describes; nothing is written.
 
     :raises ProjectError: naming every error in the file, each with its line
-    :raises ConfigurationError: if the file cannot be read
     """
     return draw(Source.read(project_file))
 
 
-def provision(project_file: Path, out: Path) -> Provisioned:
-    """Write a startup kit for every participant into the folder *out*; nothing, if anything is wrong.
+def provision(project_file: Path, out: Path, lock: Lock) -> Provisioned:
+    """Bring the startup kits in the folder *out* up to date; nothing is written, if anything is wrong.
 
+    A kit whose participant did not change stays as it is, byte for byte.
+
+    :param lock: what opens the authority's keys, or encrypts those of a new one
     :raises ProjectError: naming every error in the file, each with its line
-    :raises ConfigurationError: if a file or folder cannot be read or written
+    :raises ConfigurationError: if a file or folder cannot be read or written, or *lock* is not the right one
     """
     plan = read_plan(project_file)
-    authority = open_authority(plan.project, out)
-    return Provisioned(plan, write_kits(plan, authority, out))
+    return Provisioned(plan, update(plan, out, lock))
+
+
+def update(plan: Plan, out: Path, lock: Lock) -> tuple[Change, ...]:
+    """Do what :func:`provision` does with a plan, and say what became of every kit.
+
+    :raises ConfigurationError: if a file or folder cannot be read or written, or *lock* is not the right one
+    """
+    folder = out / FOLDER
+    with held(folder) if folder.is_dir() else nullcontext():
+        registry = _open_registry(plan, folder, lock)
+        changes = compare(plan, registry.records, out, registry.now)
+        write_kits(plan, changes, registry, out)
+    return changes
+
+
+def _open_registry(plan: Plan, folder: Path, lock: Lock) -> Registry:
+    if not folder.exists():
+        return Registry.create(plan.project, lock)
+    registry = Registry.load(folder, lock)
+    if registry.project != plan.project:
+        message = f"is the authority of project {registry.project!r}, not {plan.project!r}: give another folder"
+        raise ConfigurationError(message, str(folder))
+    return registry

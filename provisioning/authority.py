@@ -1,6 +1,7 @@
-"""The project's own certificate authority: one root, which issues to every participant directly.
+"""The project's certificate authorities: a root, which is needed rarely, and an issuing one, which serves every day.
 
-The same key signs certificates, placements and the kits' manifests; whoever holds it is the project.
+Every kit trusts the root alone. The issuing authority's key signs certificates, placements, rosters and the kits'
+manifests; its certificate travels with what it issued. Nobody below it can issue anything.
 """
 
 from __future__ import annotations
@@ -17,92 +18,80 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from cellnet.errors import ConfigurationError
-from provisioning.files import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from cellnet.credentials import Identity
 
-__all__ = ["Authority", "key_pem"]
+__all__ = ["ISSUER_LIFE", "LEAF_LIFE", "ROOT_LIFE", "SKEW", "Authority", "certificates_pem", "key_pem"]
 
 ROOT_LIFE = datetime.timedelta(days=3653)
+ISSUER_LIFE = datetime.timedelta(days=731)
 LEAF_LIFE = datetime.timedelta(days=90)
 SKEW = datetime.timedelta(minutes=5)
 """How far a site's clock may be behind ours before a new certificate looks like one from the future."""
 
-_CERTIFICATE = "rootCA.pem"
-_KEY = "rootCA.key"
-
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """A project's root certificate and its key."""
+    """An authority of a project, with its key."""
 
     project: str
     certificate: x509.Certificate
+    """Its own."""
     key: ec.EllipticCurvePrivateKey = field(repr=False)
+    root: x509.Certificate | None = None
+    """Who issued its certificate; None if it did so itself."""
 
     @classmethod
     def create(cls, project: str, now: datetime.datetime | None = None) -> Authority:
-        """Make a new authority for *project*."""
+        """Make a new root for *project*."""
         now = now or datetime.datetime.now(datetime.UTC)
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, project)])
-        identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(subject)
-            .public_key(key.public_key())
-            .serial_number(_serial())
-            .not_valid_before(now - SKEW)
-            .not_valid_after(now + ROOT_LIFE)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_key_usage(certificates=True), critical=True)
-            .add_extension(identifier, critical=False)
-            .sign(key, hashes.SHA256())
-        )
-        return cls(project, certificate, key)
+        subject = _subject("root", project)
+        builder = _ca(subject, key, now, now + ROOT_LIFE, path_length=1).issuer_name(subject)
+        return cls(project, builder.sign(key, hashes.SHA256()), key)
 
     @classmethod
-    def load(cls, folder: Path) -> Authority:
-        """Read what :meth:`save` wrote.
+    def adopt(cls, certificate: x509.Certificate, key: object, root: x509.Certificate | None = None) -> Authority:
+        """Take a certificate and its key, as they were kept.
 
-        :raises ConfigurationError: naming the file that is missing, malformed or readable by others
+        :raises ValueError: if they are no authority's, or do not belong together
         """
-        certificate_file, key_file = folder / _CERTIFICATE, folder / _KEY
-        remedy = "restore it from a backup, or give another folder to start anew, with kits that trust a new root"
-        try:
-            mode = key_file.stat().st_mode
-            certificate = x509.load_pem_x509_certificate(certificate_file.read_bytes())
-            certificate.verify_directly_issued_by(certificate)
-            (name,) = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-            key = serialization.load_pem_private_key(key_file.read_bytes(), None)
-            belongs = key.public_key() == certificate.public_key()
-        except OSError as error:
-            raise ConfigurationError(f"cannot be read ({error.strerror}): {remedy}", str(error.filename)) from None
-        except Exception as error:  # the library has many words for a damaged file, and no common one
-            raise ConfigurationError(f"holds no certificate and key ({error!r}): {remedy}", str(folder)) from None
-        if mode & 0o077:
-            message = f"is readable by others (mode {mode & 0o777:04o}): the key may be known; at least run chmod 600"
-            raise ConfigurationError(message, str(key_file))
-        if not isinstance(key, ec.EllipticCurvePrivateKey) or not belongs:
-            raise ConfigurationError(f"is not the key of {_CERTIFICATE}: {remedy}", str(key_file))
-        return cls(str(name.value), certificate, key)
+        certificate.verify_directly_issued_by(root or certificate)
+        (project,) = certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+            raise ValueError("the key is not that of the certificate")
+        return cls(str(project.value), certificate, key, root)
 
-    def save(self, folder: Path) -> None:
-        """Write certificate and key to *folder*, which is made if need be; only its owner can look inside."""
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.chmod(0o700)
-        write_file(folder / _KEY, key_pem(self.key), 0o600)
-        write_file(folder / _CERTIFICATE, self.certificate_pem, 0o600)
+    def issuing(self, now: datetime.datetime | None = None) -> Authority:
+        """Make a new issuing authority below this root.
+
+        :raises ConfigurationError: if the root has expired
+        """
+        now = now or datetime.datetime.now(datetime.UTC)
+        self._check_time(now)
+        key = ec.generate_private_key(ec.SECP256R1())
+        end = min(now + ISSUER_LIFE, self.certificate.not_valid_after_utc)
+        builder = _ca(_subject(f"issuer {now:%Y-%m-%d}", self.project), key, now, end, path_length=0)
+        signed = builder.issuer_name(self.certificate.subject).add_extension(self._key_identifier, critical=False)
+        return Authority(self.project, signed.sign(self.key, hashes.SHA256()), key, self.certificate)
+
+    @property
+    def chain(self) -> tuple[x509.Certificate, ...]:
+        """What a holder of its certificates shows beside them: everything between them and the root."""
+        return (self.certificate,) if self.root else ()
+
+    @property
+    def anchor(self) -> x509.Certificate:
+        """The root certificate."""
+        return self.root or self.certificate
 
     @property
     def certificate_pem(self) -> bytes:
         """The root certificate, as every kit has it."""
-        return self.certificate.public_bytes(serialization.Encoding.PEM)
+        return certificates_pem(self.anchor)
 
     def issue(
         self,
@@ -126,14 +115,12 @@ class Authority:
         now = now or datetime.datetime.now(datetime.UTC)
         if identity.project != self.project:
             raise ConfigurationError(f"this is the authority of project {self.project!r}, not of {identity.project!r}")
-        if now >= self.certificate.not_valid_after_utc:
-            raise ConfigurationError(f"the authority expired on {self.certificate.not_valid_after_utc:%Y-%m-%d}")
+        self._check_time(now)
         names = [x509.UniformResourceIdentifier(identity.uri), *map(_host_name, hosts)]
         subject = [
             x509.NameAttribute(NameOID.COMMON_NAME, common_name),
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, org),
         ]
-        root = self.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
         return (
             x509.CertificateBuilder()
             .subject_name(x509.Name(subject))
@@ -146,16 +133,56 @@ class Authority:
             .add_extension(_key_usage(certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(root), critical=False)
+            .add_extension(self._key_identifier, critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
             .sign(self.key, hashes.SHA256())
         )
+
+    @property
+    def _key_identifier(self) -> x509.AuthorityKeyIdentifier:
+        own = self.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+        return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
+
+    def _check_time(self, now: datetime.datetime) -> None:
+        if now >= self.certificate.not_valid_after_utc:
+            raise ConfigurationError(f"the authority expired on {self.certificate.not_valid_after_utc:%Y-%m-%d}")
+
+
+def certificates_pem(*certificates: x509.Certificate) -> bytes:
+    """Return certificates as TLS libraries read them."""
+    return b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in certificates)
 
 
 def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     """Return a private key, not encrypted, as TLS libraries read it."""
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _subject(name: str, project: str) -> x509.Name:
+    return x509.Name(
+        [x509.NameAttribute(NameOID.COMMON_NAME, name), x509.NameAttribute(NameOID.ORGANIZATION_NAME, project)]
+    )
+
+
+def _ca(
+    subject: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    now: datetime.datetime,
+    end: datetime.datetime,
+    path_length: int,
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .public_key(key.public_key())
+        .serial_number(_serial())
+        .not_valid_before(now - SKEW)
+        .not_valid_after(end)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
+        .add_extension(_key_usage(certificates=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
 
 
@@ -172,7 +199,7 @@ def _host_name(host: str) -> x509.GeneralName:
 
 def _key_usage(*, certificates: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
-        digital_signature=True,  # the root's too: it signs placements and manifests
+        digital_signature=True,  # an authority's too: it signs placements and manifests
         content_commitment=False,
         key_encipherment=False,
         data_encipherment=False,

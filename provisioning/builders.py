@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, get_args
 from provisioning.problems import Code, did_you_mean
 from provisioning.rules import Scheme
 from provisioning.schema import LEGACY_KEYS, Builder
-from provisioning.validation import listed, validate
+from provisioning.validation import validate
+from provisioning.wording import listed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from cellnet.errors import ConfigurationError
-from provisioning import ProjectError, provision, read_plan
+from provisioning import Lock, ProjectError, read_plan, update
+from provisioning.analysis import analyze
+from provisioning.generator import Shape, project_text
+from provisioning.lock import default_key_file
+from provisioning.plan import draw
+from provisioning.records import compare
+from provisioning.registry import FOLDER, Registry
 from provisioning.schema import json_schema
+from provisioning.source import Source
+from provisioning.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from provisioning.plan import Node, Plan
     from provisioning.problems import Problem
+    from provisioning.records import Change
 
 __all__ = ["main"]
 
@@ -54,49 +65,89 @@ def validate(project_file: Path, strict: bool, as_json: bool) -> None:
     else:
         _say(errors, "")
         _say(warnings, "warning: ")
-        count = f"{_count(len(errors), 'error')}, {_count(len(warnings), 'warning')}"
+        count = f"{counted(len(errors), 'error')}, {counted(len(warnings), 'warning')}"
         click.echo(f"{project_file}: {count}" + (f", {len(plan.nodes)} participants" if plan else ""))
     sys.exit(1 if failed else 0)
 
 
 @main.command()
 @_PROJECT
+@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Compare with the kits in DIR.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def plan(project_file: Path, as_json: bool) -> None:
-    """Show what every participant is called in both hierarchies, and how it is reached; nothing is written."""
+def plan(project_file: Path, out: Path | None, as_json: bool) -> None:
+    """Show what every participant is called in both hierarchies, and how it is reached; nothing is written.
+
+    With --out, show what a run into DIR would do: added, changed and why, unchanged, removed.
+    """
     drawn = _read(project_file)
+    changes = _compare(drawn, out) if out else ()
     if as_json:
-        click.echo(json.dumps(drawn.as_json(), indent=1))
+        shown = {"changes": [change._asdict() for change in changes]} if out else {}
+        click.echo(json.dumps({**drawn.as_json(), **shown}, indent=1))
         return
     titles = ("NAME", "TYPE", "FQCN", "FQSN", "LISTENS AT", "CONNECTS TO")
     rows = [titles, *(_row(node) for node in drawn.nodes)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if out:
+        click.echo("")
+        _show(changes, out)
 
 
 @main.command("provision")
 @_PROJECT
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), required=True, help="The folder for the kits.")
-def provision_(project_file: Path, out: Path) -> None:
-    """Write a startup kit for every participant of a project into DIR, beside the project's authority.
+@click.option("--key-file", metavar="FILE", type=click.Path(path_type=Path), help="What opens the authority's keys.")
+@click.option("--passphrase", is_flag=True, help="Ask for a passphrase, in place of a key file.")
+def provision_(project_file: Path, out: Path, key_file: Path | None, passphrase: bool) -> None:
+    """Bring the startup kits of a project's participants in DIR up to date, beside the project's authority.
 
-    A second run into the same DIR keeps the authority, and replaces the certificates of every kit.
+    Kits whose participants did not change stay as they are. The authority's keys are encrypted, with a key file in
+    ~/.config/cellnet/keys unless you say otherwise: keep copies of both, in two places.
     """
+    drawn = _read(project_file)
     try:
-        done = provision(project_file, out)
+        changes = update(drawn, out, _lock(drawn.project, out, key_file, passphrase))
     except ConfigurationError as error:
         click.echo(str(error), err=True)
         sys.exit(1)
-    _say(done.plan.warnings, "warning: ")
-    for name in done.obsolete:
-        message = f"is no longer in {project_file}: its certificates hold until they expire"
-        click.echo(f"warning: {out / name}: {message}", err=True)
-    width = max(len(node.name) for node in done.plan.nodes)
-    for node in done.plan.nodes:
-        names = f"{node.fqcn or '-'!s:<24} {node.fqsn or '-'!s:<24}"
-        click.echo(f"{node.name:<{width}}  {node.role:<7} {names} {out / node.name}")
-    click.echo(f"{len(done.plan.nodes)} kits of project {done.plan.project}; {out / 'authority'} stays here")
+    _show(changes, out)
+    click.echo(f"kits of project {drawn.project}; {out / FOLDER} stays here")
+
+
+@main.command()
+@click.option("--depth", default=2, show_default=True, help="Tiers of relays; 0: none.")
+@click.option("--width", default=2, show_default=True, help="Relays below each node.")
+@click.option("--clients", default=3, show_default=True, help="Clients below each lead client of the last tier.")
+@click.option("--name", default="tree", show_default=True, help="The project's name.")
+@click.option("--scheme", default="grpc", show_default=True, help="Of all links: grpc, tcp or http.")
+@click.option("--security", default="mtls", show_default=True, help="Of all links: mtls, tls or clear.")
+@click.option("--host", default="localhost", show_default=True, help="Where all nodes listen.")
+@click.option("--analyze", "shows", is_flag=True, help="Print what follows from the tree, and not the file.")
+@click.option("--json", "as_json", is_flag=True, help="Print the analysis as one JSON object.")
+def tree(
+    depth: int,
+    width: int,
+    clients: int,
+    name: str,
+    scheme: str,
+    security: str,
+    host: str,
+    shows: bool,
+    as_json: bool,
+) -> None:
+    """Print a project.yml with tiers of relays, and with clients whose hierarchy follows them."""
+    try:
+        text = project_text(Shape(depth, width, clients), name=name, scheme=scheme, security=security, host=host)
+    except ConfigurationError as error:
+        click.echo(str(error), err=True)
+        sys.exit(1)
+    if not shows:
+        click.echo(text, nl=False)
+        return
+    found = analyze(draw(Source.parse(text.encode(), "tree")))
+    click.echo(json.dumps(found.as_json(), indent=1) if as_json else "\n".join(found.lines()))
 
 
 @main.command()
@@ -116,13 +167,44 @@ def _read(project_file: Path) -> Plan:
     return drawn
 
 
+def _lock(project: str, out: Path, key_file: Path | None, passphrase: bool) -> Lock:
+    """Find out what opens the keys in *out*, or is to encrypt those that will be there."""
+    kind = Registry.lock_of(out / FOLDER)
+    if passphrase or (kind == "passphrase" and key_file is None):
+        return Lock.of_passphrase(
+            click.prompt("Passphrase", hide_input=True, confirmation_prompt=kind is None, err=True)
+        )
+    path = key_file or default_key_file(project)
+    if kind is None and not path.exists():
+        click.echo(f"note: the authority's keys are encrypted with {path}: keep a copy of it elsewhere", err=True)
+    return Lock.of_file(path, create=kind is None)
+
+
+def _compare(drawn: Plan, out: Path) -> tuple[Change, ...]:
+    try:
+        records = Registry.records_in(out / FOLDER)
+    except ConfigurationError as error:
+        click.echo(str(error), err=True)
+        sys.exit(1)
+    return compare(drawn, records, out, datetime.datetime.now(datetime.UTC))
+
+
+def _show(changes: Sequence[Change], out: Path) -> None:
+    """Print every change, and how many there are of each kind."""
+    for change in changes:
+        if change.kind == "removed":
+            message = "is no longer in the project: its certificates hold until they expire"
+            click.echo(f"warning: {change.name} {message}", err=True)
+        elif change.kind != "unchanged":
+            why = f"  ({'; '.join(change.reasons)})" if change.reasons else ""
+            click.echo(f"{change.kind:<9}  {out / change.name}{why}")
+    counts = Counter(change.kind for change in changes)
+    click.echo(", ".join(f"{counts[kind]} {kind}" for kind in ("added", "changed", "unchanged", "removed")))
+
+
 def _say(problems: Sequence[Problem], prefix: str) -> None:
     for problem in problems:
         click.echo(f"{prefix}{problem}", err=True)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _row(node: Node) -> tuple[str, ...]:

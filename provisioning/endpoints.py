@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from provisioning.problems import Code, did_you_mean
 from provisioning.schema import Admin, Client, ConnectTo, Participant, Relay, Server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping, Sequence
 
     from cellnet.kit import Security
     from provisioning.project import Project
@@ -87,7 +88,7 @@ def listeners_of(project: Project) -> dict[str, Listener]:
             place = project.path(name, "default_host")
             port = participant.fed_learn_port
             listeners[name] = Listener(name, ROOT, project.scheme, host, hosts, port, security, place)
-        elif not isinstance(participant, Admin) and participant.listening_host and participant.listening_host.port:
+        elif isinstance(participant, Relay):
             at = participant.listening_host
             security = at.connection_security or project.security or "mtls"
             hosts = _unique(at.default_host, *at.host_names)
@@ -100,12 +101,15 @@ def listeners_of(project: Project) -> dict[str, Listener]:
 def draw_links(project: Project, listeners: Mapping[str, Listener], source: Source) -> dict[str, Link]:
     """Return whereto each node connects, by its name; what leads nowhere is noted in *source*."""
     links = {}
-    parents = {name: listener for name, listener in listeners.items() if project.roles[name] != "client"}
-    server = next((listener for listener in parents.values() if listener.base_name == ROOT), None)
+    server = next((listener for listener in listeners.values() if listener.base_name == ROOT), None)
+    at_host: dict[str, list[Listener]] = defaultdict(list)
+    for listener in listeners.values():
+        for host in listener.hosts:
+            at_host[host.lower()].append(listener)
     for participant in project.participants:
         if isinstance(participant, Server):
             continue
-        link = _link(project, participant, parents, server, source)
+        link = _link(project, participant, listeners, at_host, server, source)
         if link is not None:
             links[participant.name] = link
     return links
@@ -115,6 +119,7 @@ def _link(
     project: Project,
     participant: Relay | Client | Admin,
     listeners: Mapping[str, Listener],
+    at_host: Mapping[str, Sequence[Listener]],
     server: Listener | None,
     source: Source,
 ) -> Link | None:
@@ -128,21 +133,29 @@ def _link(
             return None
         found = listeners.get(to.name) or (server if to.name == ROOT else None)
         return _to_listener(found, to) if found else None
-    return _to_host(project, participant, to, listeners, server, source)
+    return _to_host(project, participant, to, at_host.get(str(to.host).lower(), ()), server, source)
 
 
 def _to_host(
     project: Project,
     participant: Relay | Client | Admin,
     to: ConnectTo,
-    listeners: Mapping[str, Listener],
+    there: Sequence[Listener],
     server: Listener | None,
     source: Source,
 ) -> Link | None:
-    """Find who listens at a host; an admin only ever means the server."""
+    """Find the one who listens there; an admin only ever means the server.
+
+    :param there: all who listen at the host
+    """
     place = project.path(participant.name, "connect_to", "host")
-    among = [server] if isinstance(participant, Admin) and server else listeners.values()
-    matches = [match for match in _at_host(among, str(to.host), to.port) if match.name != participant.name]
+    matches = [
+        listener
+        for listener in there
+        if to.port in (None, listener.port)
+        and listener.name != participant.name
+        and (listener is server or not isinstance(participant, Admin))
+    ]
     if len(matches) > 1:
         names = ", ".join(match.name for match in matches)
         hint = f"write 'connect_to: {{name: {matches[0].name}}}', or give the port"
@@ -182,15 +195,6 @@ def _refuse_name(project: Project, participant: Participant, name: str) -> tuple
         other for other, kind in project.roles.items() if kind in ("server", "relay") and other != participant.name
     ]
     return Code.UNKNOWN_NODE, f"there is no server or relay {name!r}", did_you_mean(name, options)
-
-
-def _at_host(listeners: Iterable[Listener], host: str, port: int | None) -> list[Listener]:
-    """Return those who listen at that host, and at that port if one is given."""
-    return [
-        listener
-        for listener in listeners
-        if port in (None, listener.port) and host.lower() in {name.lower() for name in listener.hosts}
-    ]
 
 
 def _unique(*hosts: str) -> tuple[str, ...]:

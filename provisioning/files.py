@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import tempfile
+from pathlib import Path
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-__all__ = ["write_file"]
+__all__ = ["replace_file", "write_file"]
 
 
 def write_file(path: Path, content: bytes, mode: int) -> None:
@@ -21,3 +19,21 @@ def write_file(path: Path, content: bytes, mode: int) -> None:
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
         os.fchmod(descriptor, mode)
+
+
+def replace_file(path: Path, content: bytes, mode: int) -> None:
+    """Put *content* in the place of a file, if there is one: whoever reads meanwhile finds the old or the new.
+
+    :raises OSError: if it cannot be written; the old one is then still there
+    """
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            os.fchmod(descriptor, mode)
+            file.flush()
+            os.fsync(descriptor)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink()
+        raise

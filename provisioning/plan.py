@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from cellnet.credentials import Identity
 from cellnet.errors import InvalidName
 from cellnet.fqcn import FQCN, FQSN, MAX_SEGMENTS, ROOT
-from cellnet.kit import Endpoint, Member, Role
+from cellnet.kit import Endpoint, Role
+from cellnet.roster import Member
 from provisioning.endpoints import Link, Listener, draw_links, listeners_of
 from provisioning.problems import Code, Problem, did_you_mean, in_order
 from provisioning.project import read_project
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from provisioning.project import Project
     from provisioning.source import Source
 
-__all__ = ["Node", "Plan", "draw"]
+__all__ = ["CONTROL_PORT", "Node", "Plan", "draw"]
 
 CONTROL_PORT = 9093
 """Where the Control API is, unless the file says otherwise."""
@@ -109,7 +110,7 @@ class Plan:
         return Identity(self.project, node.role, node.base_name)
 
     @property
-    def roster(self) -> tuple[Member, ...]:
+    def members(self) -> tuple[Member, ...]:
         """All members but the server, as the server's kit lists them."""
         return tuple(
             Member(
@@ -136,7 +137,7 @@ def draw(source: Source) -> Plan:
     fqcns = _place_cells(project, links, source)
     fqsns = _place_sites(project, source)
     source.stop_if_wrong()
-    look_again(project, links, listeners, source)
+    look_again(project, links, listeners, control_port, source)
     nodes = tuple(_node(project, p, links, listeners, fqcns, fqsns, control_port) for p in project.participants)
     return Plan(project.name, nodes, in_order(source.warnings))
 

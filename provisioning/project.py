@@ -15,7 +15,8 @@ from cellnet.fqcn import ROOT
 from provisioning.builders import scheme_of
 from provisioning.problems import Code, did_you_mean
 from provisioning.schema import MODELS, Admin, Participant, Server, Top
-from provisioning.validation import listed, salvage, validate
+from provisioning.validation import salvage, validate
+from provisioning.wording import listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

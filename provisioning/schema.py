@@ -93,10 +93,14 @@ class Listening(_Keys):
     """The project's by default, else mtls."""
 
 
-class SiteListening(Listening):
-    """A client's own listener, for job processes on other machines of its site; a plain text stands for its host."""
+class SiteHost(_Keys):
+    """Where other programs of a client's site listen, with a certificate that is in its kit."""
 
-    port: Port | None = None  # type: ignore[assignment]  # without one, the client only gets a certificate to listen with
+    host_names: Hosts = ()
+    default_host: Host
+    port: Port | None = None
+    scheme: FoldedScheme | None = None
+    connection_security: FoldedSecurity | None = None
 
 
 class ConnectTo(_Keys):
@@ -125,7 +129,7 @@ def _connect_to(value: Any) -> Any:
     return {"host": value} if isinstance(value, str) else value
 
 
-def _site_listening(value: Any) -> Any:
+def _site_host(value: Any) -> Any:
     return {"default_host": value} if isinstance(value, str) else value
 
 
@@ -171,7 +175,7 @@ class Client(_Connecting):
     parent: Text | None = None
     """The client whose child it is in the client hierarchy."""
     listening_host: Annotated[
-        SiteListening | None, BeforeValidator(_site_listening, json_schema_input_type=str | SiteListening | None)
+        SiteHost | None, BeforeValidator(_site_host, json_schema_input_type=str | SiteHost | None)
     ] = None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from cellnet.fqcn import ROOT
 from provisioning.problems import Code
 from provisioning.schema import Client
 
@@ -21,10 +22,16 @@ CROWD = 100
 """From so many children on, the guide recommends another relay."""
 
 
-def look_again(project: Project, links: Mapping[str, Link], listeners: Mapping[str, Listener], source: Source) -> None:
+def look_again(
+    project: Project,
+    links: Mapping[str, Link],
+    listeners: Mapping[str, Listener],
+    control_port: int,
+    source: Source,
+) -> None:
     """Note in *source* what is worth a second look in a project without errors."""
     _crowds(project, links, source)
-    _listeners(listeners, source)
+    _listeners(listeners, control_port, source)
     _links(project, links, listeners, source)
 
 
@@ -42,12 +49,16 @@ def _crowds(project: Project, links: Mapping[str, Link], source: Source) -> None
             source.warning(project.path(parent, "name"), Code.CROWD, f"{count} clients have this parent")
 
 
-def _listeners(listeners: Mapping[str, Listener], source: Source) -> None:
-    taken: dict[tuple[str, int], str] = {}
+def _listeners(listeners: Mapping[str, Listener], control_port: int, source: Source) -> None:
+    taken = {
+        (listener.host.lower(), control_port): f"{name}'s Control API"
+        for name, listener in listeners.items()
+        if listener.base_name == ROOT
+    }
     for name, listener in listeners.items():
         first = taken.setdefault((listener.host.lower(), listener.port), name)
         if first != name:
-            message = f"listens at {listener.host}:{listener.port}, as {first!r} does"
+            message = f"listens at {listener.host}:{listener.port}, as {first} does"
             source.warning(listener.place, Code.SHARED_ADDRESS, message)
         if listener.security == "clear" and not listener.is_local:
             message = f"listens at {listener.host} without TLS: links are authenticated, but others can read along"

@@ -16,7 +16,7 @@ from provisioning.problems import Code, Problem, ProjectError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Source", "YamlPath"]
+__all__ = ["MAX_BYTES", "Source", "YamlPath"]
 
 YamlPath = tuple[str | int, ...]
 """Keys and positions from the top of the file to a value."""
@@ -25,7 +25,8 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is six
 _TAG = "tag:yaml.org,2002:"
 _MAX_DEPTH = 20
 _TOO_DEEP = "this is nested too deeply"
-_MAX_BYTES = 16 * 1024 * 1024
+MAX_BYTES = 16 * 1024 * 1024
+"""Of a project file; one with 100,000 participants has about as many."""
 
 
 @dataclass(slots=True)
@@ -47,7 +48,7 @@ class Source:
         """
         try:
             with path.open("rb") as file:
-                data = file.read(_MAX_BYTES + 1)
+                data = file.read(MAX_BYTES + 1)
         except OSError as error:
             problem = Problem(1, 1, Code.UNREADABLE, "", f"cannot be read: {error.strerror}", "", str(path))
             raise ProjectError([problem]) from None
@@ -111,8 +112,8 @@ class Source:
         problems.append(Problem(*place, code, participant, message, hint, self.file))
 
     def _compose(self, data: bytes) -> Any:
-        if len(data) > _MAX_BYTES:
-            self._add(self.errors, (1, 1), Code.UNREADABLE, f"the file is larger than {_MAX_BYTES // 2**20} MiB")
+        if len(data) > MAX_BYTES:
+            self._add(self.errors, (1, 1), Code.UNREADABLE, f"the file is larger than {MAX_BYTES // 2**20} MiB")
             self.stop_if_wrong()
         try:
             text = data.decode("utf-8-sig")

@@ -8,13 +8,12 @@ from pydantic import BaseModel, ValidationError
 
 from provisioning.problems import Code, Wrong, did_you_mean
 from provisioning.schema import LEGACY_KEYS, SYNONYMS, Listening, Server
+from provisioning.wording import listed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from provisioning.source import Source, YamlPath
 
-__all__ = ["listed", "salvage", "validate"]
+__all__ = ["salvage", "validate"]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -53,11 +52,6 @@ def salvage(entry: dict[str, Any], model: type[_Model]) -> _Model | None:
         return model.model_validate({**placeholders, **kept})
     except ValidationError:
         return None
-
-
-def listed(options: Iterable[str]) -> str:
-    """Return *options* as people list them."""
-    return ", ".join(options)
 
 
 def _note(found: Any, model: type[BaseModel], path: YamlPath, source: Source) -> None:

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cellnet.credentials import CONNECT, LISTEN, Credentials, Identity
 from cellnet.placement import Placement
-from provisioning import provision
+from provisioning import Lock, provision
 from provisioning.authority import Authority, key_pem
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def provisioned(project: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="cellnet-") as name:
         folder = Path(name)
         (folder / "project.yml").write_text(project)
-        provision(folder / "project.yml", folder / "kits")
+        provision(folder / "project.yml", folder / "kits", Lock.of_file(folder / "lock", create=True))
         yield folder
 
 

@@ -25,6 +25,7 @@ _ELSEWHERE = {
     "plan": ("provisioning.cli", "plan"),
     "provision": ("provisioning.cli", "provision_"),
     "schema": ("provisioning.cli", "schema"),
+    "tree": ("provisioning.cli", "tree"),
     "validate": ("provisioning.cli", "validate"),
 }
 """Commands that live elsewhere: their module, and their name in it."""

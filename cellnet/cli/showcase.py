@@ -84,7 +84,7 @@ async def show(
 def _provision(project: Path | None, settings: Mapping[str, str], folder: Path) -> Plan:
     """Provision a copy of the project, whose ports are free on this machine, into ``kits``."""
     # the command line may import provisioning, and only here it is needed
-    from provisioning import provision
+    from provisioning import Lock, provision
 
     original = project or example_project()
     copy = folder / "project.yml"
@@ -93,7 +93,7 @@ def _provision(project: Path | None, settings: Mapping[str, str], folder: Path) 
     except OSError as error:
         raise ConfigurationError(f"cannot be read: {error.strerror}", str(original)) from None
     try:
-        return provision(copy, folder / "kits").plan
+        return provision(copy, folder / "kits", Lock.of_file(folder / "authority.key", create=True)).plan
     except ConfigurationError as error:
         # the lines are those of the original: name it, as the copy is about to vanish
         raise ConfigurationError(str(error).replace(str(copy), str(original))) from None

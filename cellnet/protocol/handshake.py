@@ -134,7 +134,7 @@ class Handshake:
             else:
                 peer = mine.verify_chain(chain, CONNECT, self._wall)
                 self._check_identity(peer, name, role)
-                placement = self._check_placement(mine, peer, signed_placement)
+                placement = self._check_placement(peer, signed_placement)
                 key = peer.key
             verify(key, signature, _JOIN_CONTEXT, self._hello, header, what="JOIN")
         try:
@@ -259,8 +259,8 @@ class Handshake:
                 "identity-mismatch",
             )
 
-    def _check_placement(self, mine: Credentials, peer: Peer, signed: bytes) -> Placement:
-        placement = Placement.verify(signed, mine.authority_key)
+    def _check_placement(self, peer: Peer, signed: bytes) -> Placement:
+        placement = Placement.verify(signed, peer.issuer)
         identity = peer.identity
         if (placement.project, placement.role, placement.name) != (identity.project, identity.role, identity.name):
             raise HandshakeError(f"the placement is for {placement.name}, not for {identity.name}", "bad-placement")

@@ -18,7 +18,7 @@ import numpy as np
 from cellnet import Cell
 from cellnet.errors import CellError
 from cellnet.simulation.history import Outcome
-from provisioning import provision
+from provisioning import Lock, provision
 from tests.faults.cell import credentials
 from tests.faults.load import Load
 from tests.faults.processes import free_url
@@ -122,7 +122,7 @@ class Bench:
             return
         folder = Path(tempfile.mkdtemp(dir=self.processes.folder))
         (folder / "project.yml").write_text(_project(parents))
-        provision(folder / "project.yml", folder / "kits")
+        provision(folder / "project.yml", folder / "kits", Lock.of_file(folder / "lock", create=True))
         self.kits = folder / "kits"
 
     def kit(self, name: str) -> Path | None:

@@ -11,14 +11,17 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cellnet.credentials import CONNECT, Credentials, Identity
 from cellnet.errors import ConfigurationError, HandshakeError, JournalError
 from cellnet.fqcn import FQCN
-from cellnet.kit import Endpoint, Kit, KitFile, Member, Roster, sign_manifest
+from cellnet.kit import Endpoint, Kit, KitFile, sign_manifest
 from cellnet.ledger import Ledger
 from cellnet.placement import Delegation, Placement
 from cellnet.protocol.envelope import Status
 from cellnet.protocol.events import Message
+from cellnet.roster import Member, Roster
 from cellnet.signing import sign
 from provisioning.authority import Authority, key_pem
+from provisioning.lock import Lock
 from provisioning.plan import draw
+from provisioning.registry import Registry
 from provisioning.source import Source
 from tests.fuzz.mutation import vary_packed
 from tests.fuzz.signed import recertified, resigned
@@ -133,7 +136,7 @@ class Kits:
     def make(self, rng: random.Random) -> bytes:
         """Return a change: the kit, one of its files, and what is in it now."""
         kit = rng.choice(list(self._files))
-        name = rng.choice((*self._names[kit], "kit.json", "manifest.json", "roster.json"))
+        name = rng.choice((*self._names[kit], "kit.json", "manifest.json", "roster.bin"))
         whole = sign_manifest(self._files[kit], self._authority.key)
         content = mutate(rng, whole.get(name, b"[]"))
         packed: bytes = msgpack.packb([kit, name, content, rng.random() < 0.1])
@@ -166,10 +169,11 @@ class Kits:
         credentials = project.server()
         listen = Endpoint(url="tcp://0.0.0.0:8002", security="mtls")
         config = KitFile(project="mobile", name="fl.example.com", role="server", listen=listen)
-        roster = Roster((Member(name="C1", role="client", fqcn="R1.C1", fqsn="C1", parent="R1"),))
+        member = Member(name="C1", role="client", fqcn="R1.C1", fqsn="C1", parent="R1")
+        roster = Roster(project="mobile", version=1, members=(member,))
         return {
             **self._pair("server", credentials, config),
-            "roster.json": roster.model_dump_json(indent=1).encode(),
+            "roster.bin": roster.issue(self._authority.certificate, self._authority.key),
         }
 
     def _relay(self, project: Project) -> dict[str, bytes]:
@@ -189,6 +193,7 @@ class Kits:
         return {
             "kit.json": config.model_dump_json(indent=1).encode(),
             "rootCA.pem": self._authority.certificate_pem,
+            "issuer.crt": self._authority.certificate_pem,
             f"{stem}.key": key_pem(credentials.key),
             f"{stem}.crt": credentials.chain[0].public_bytes(serialization.Encoding.PEM),
         }
@@ -201,8 +206,8 @@ def kits(lab: Lab) -> Target:
 
 def authorities(lab: Lab) -> Target:
     """Mutate the files of the authority itself, as they lie where kits are made."""
-    folder = lab.folder / "authority"
-    Project().authority.save(folder)
+    folder, lock = lab.folder / "authority", Lock("key file", b"k" * 64)
+    Registry.create("mobile", lock, WALL).save(folder)
     valid = {path.name: path.read_bytes() for path in folder.iterdir()}
 
     def make(rng: random.Random) -> bytes:
@@ -214,7 +219,7 @@ def authorities(lab: Lab) -> Target:
         name, content = msgpack.unpackb(data)
         for other, was in valid.items():
             (folder / other).write_bytes(content if other == name else was)
-        Authority.load(folder)
+        Registry.load(folder, lock, WALL)
 
     return Target(make, take, (ConfigurationError,))
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from provisioning import Plan, ProjectError, Provisioned, provision
+from provisioning import Lock, Plan, ProjectError, Provisioned, provision
 from provisioning.plan import draw
 from provisioning.source import Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+LOCK = Lock("key file", b"k" * 64)
 BUILDERS = "builders: [{path: a.StaticFileBuilder}]"
 GUIDE = Path(__file__).parent / "fixtures" / "guide-project.yml"
 EXAMPLE = Path(__file__).parents[2] / "project.yml.example"
@@ -61,9 +62,17 @@ def errors(plan: Callable[[str], Plan]) -> Callable[[str], list[str]]:
 
 
 @pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return where the user's settings are, which is not where those of who runs the tests are."""
+    folder = tmp_path / "settings"
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
 def kits(example: Path, tmp_path: Path) -> Path:
     """Provision the example, and return the folder of its kits."""
     out = tmp_path / "kits"
-    done = provision(example, out)
+    done = provision(example, out, LOCK)
     assert isinstance(done, Provisioned)
     return out

@@ -152,6 +152,20 @@ def test_every_command_tells_all_errors_and_writes_nothing(command: tuple[str, .
     assert [path.name for path in wrong.parent.iterdir()] == [wrong.name]
 
 
+def test_a_tree_is_a_project_and_can_be_looked_at_before(tmp_path: Path) -> None:
+    code, out, err = run("tree", "--depth", 2, "--width", 2, "--clients", 3)
+    assert (code, err) == (0, "")
+    (tmp_path / "project.yml").write_text(out)
+    assert run("validate", tmp_path / "project.yml", "--strict")[0] == 0
+    shown = run("tree", "--depth", 2, "--width", 2, "--clients", 3, "--analyze")[1]
+    assert "18 of 18 clients" in shown
+    figures = json.loads(run("tree", "--depth", 2, "--width", 2, "--clients", 3, "--analyze", "--json")[1])
+    assert (figures["relays"], figures["clients"]) == (6, 18)
+    code, out, err = run("tree", "--depth", 99)
+    assert (code, out) == (1, "")
+    assert "depth" in err
+
+
 def accepted(document: Any) -> bool:
     return bool(jsonschema.Draft202012Validator(json_schema()).is_valid(document))
 

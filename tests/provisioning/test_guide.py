@@ -11,11 +11,12 @@ from cryptography import x509
 
 from cellnet.credentials import CONNECT, LISTEN
 from cellnet.kit import Kit
-from provisioning import provision, read_plan
+from provisioning import Lock, provision, read_plan
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+LOCK = Lock("key file", b"k" * 64)
 FQCNS = {
     "server": "server",
     "R1": "R1",
@@ -88,8 +89,8 @@ def test_the_example_differs_from_the_guides_in_security_only(guide: Path, examp
 
 @pytest.mark.parametrize("file", ["guide", "example"])
 def test_nine_nodes_and_an_admin_get_kits_that_load(file: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    done = provision(request.getfixturevalue(file), tmp_path / "kits")
-    assert done.obsolete == ()
+    done = provision(request.getfixturevalue(file), tmp_path / "kits", LOCK)
+    assert {change.kind for change in done.changes} == {"added"}
     loaded = {node.name: Kit.load(tmp_path / "kits" / node.name) for node in done.plan.nodes}
     assert set(loaded) == {*FQCNS, "admin@nvidia.com"}
     for node in done.plan.nodes:

@@ -201,7 +201,7 @@ def test_a_thousand_clients_are_planned_in_a_moment() -> None:
     drawn = draw(Source.parse(text.encode(), "f"))
     assert time.process_time() - before < 5, "a fifth of a second is usual"
     assert str(node(drawn, "C999").fqcn) == "R9.C999"
-    assert len(drawn.roster) == 1010
+    assert len(drawn.members) == 1010
 
 
 def test_what_is_hardly_meant_is_a_warning_with_a_place(project: Write, plan: Draw) -> None:
@@ -215,7 +215,7 @@ def test_what_is_hardly_meant_is_a_warning_with_a_place(project: Write, plan: Dr
     )
     assert [str(warning).removeprefix("project.yml:") for warning in drawn.warnings] == [
         "12:21: PRJ305 R1: listens at r.acme.com without TLS: links are authenticated, but others can read along",
-        "16:21: PRJ304 R2: listens at r.acme.com:1, as 'R1' does",
+        "16:21: PRJ304 R2: listens at r.acme.com:1, as R1 does",
         "20:5: PRJ105 C1: 'resource' is ignored",
         "21:5: PRJ106 C1: 'connect_to' is empty, as if it were not there",
         "25:11: PRJ208 a@b.c: 'boss' is no known role: project_admin, org_admin, lead, member are",
@@ -248,7 +248,7 @@ def test_a_chain_of_a_hundred_thousand_is_walked_without_recursion() -> None:
 
 def test_the_roster_holds_everyone_but_the_server(project: Write, plan: Draw) -> None:
     drawn = plan(project(relay("R1"), client("C1", "connect_to: {name: R1}"), client("C2", "connect_to: gate")))
-    assert [(m.name, m.role, m.fqcn, m.fqsn, m.parent) for m in drawn.roster] == [
+    assert [(m.name, m.role, m.fqcn, m.fqsn, m.parent) for m in drawn.members] == [
         ("R1", "relay", "R1", "", "server"),
         ("C1", "client", "R1.C1", "C1", "R1"),
         ("C2", "client", "C2", "C2", ""),
