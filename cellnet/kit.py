@@ -210,6 +210,9 @@ def _verified_files(startup: Path) -> dict[str, bytes]:
         message = f"was altered, or is not from the authority in {_ISSUER}: {_REMEDY}"
         raise ConfigurationError(message, str(startup / _MANIFEST)) from None
     expected = _parse(_Manifest, startup / _MANIFEST, {_MANIFEST: manifest}).files
+    for name, digest in expected.items():
+        if digest is None and name.endswith(".key") and not (startup / name).exists():
+            raise ConfigurationError("put the key here that was made for the request", str(startup / name))
     _check_names(startup, set(expected) | {_MANIFEST, _SIGNATURE})
     files = {}
     for name, digest in expected.items():

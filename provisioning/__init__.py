@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cellnet.errors import ConfigurationError
 from provisioning.authority import Authority
@@ -22,9 +22,11 @@ from provisioning.plan import Node, Plan, draw
 from provisioning.problems import Code, Problem, ProjectError
 from provisioning.records import Change, compare
 from provisioning.registry import FOLDER, Registry, held
+from provisioning.requests import Request
 from provisioning.source import Source
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "Problem",
     "ProjectError",
     "Provisioned",
+    "Request",
     "provision",
     "read_plan",
     "update",
@@ -73,17 +76,34 @@ def provision(project_file: Path, out: Path, lock: Lock) -> Provisioned:
     return Provisioned(plan, update(plan, out, lock))
 
 
-def update(plan: Plan, out: Path, lock: Lock) -> tuple[Change, ...]:
+def update(plan: Plan, out: Path, lock: Lock, requests: Sequence[Request] = ()) -> tuple[Change, ...]:
     """Do what :func:`provision` does with a plan, and say what became of every kit.
 
+    :param requests: of sites that made their keys themselves: then only their kits are made
     :raises ConfigurationError: if a file or folder cannot be read or written, or *lock* is not the right one
     """
     folder = out / FOLDER
     with held(folder) if folder.is_dir() else nullcontext():
         registry = _open_registry(plan, folder, lock)
         changes = compare(plan, registry.records, out, registry.now)
-        write_kits(plan, changes, registry, out)
+        if requests:
+            changes = _requested(plan, changes, requests)
+        write_kits(plan, changes, registry, out, {request.identity.name: request.keys for request in requests})
     return changes
+
+
+def _requested(plan: Plan, changes: Sequence[Change], requests: Sequence[Request]) -> tuple[Change, ...]:
+    """Return what is to be done for sites that ask; all of them must be in the plan, as what they say they are."""
+    nodes = {plan.identity(node): node.name for node in plan.nodes}
+    kinds = {change.name: change.kind for change in changes}
+    found = []
+    for request in requests:
+        name = nodes.get(request.identity)
+        if name is None:
+            raise ConfigurationError(f"{request.identity.uri} asks for a kit, and is no participant of this project")
+        kind: Literal["added", "changed"] = "added" if kinds[name] == "added" else "changed"
+        found.append(Change(name, kind, ("its site asked for it, with keys of its own",), renewed=True))
+    return tuple(found)
 
 
 def _open_registry(plan: Plan, folder: Path, lock: Lock) -> Registry:

@@ -7,13 +7,17 @@ import json
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from cellnet.credentials import Identity
 from cellnet.errors import ConfigurationError
-from provisioning import Lock, ProjectError, read_plan, update
+from provisioning import Lock, ProjectError, Request, read_plan, update
 from provisioning.analysis import analyze
+from provisioning.authority import key_pem
+from provisioning.entry import with_participant
+from provisioning.files import replace_file, write_file
 from provisioning.generator import Shape, project_text
 from provisioning.lock import default_key_file
 from provisioning.plan import draw
@@ -24,7 +28,7 @@ from provisioning.source import Source
 from provisioning.wording import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from provisioning.plan import Node, Plan
     from provisioning.problems import Problem
@@ -33,9 +37,31 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _PROJECT = click.argument("project_file", metavar="PROJECT.YML", type=click.Path(path_type=Path))
+_OUT = click.option(
+    "--out", metavar="DIR", type=click.Path(path_type=Path), required=True, help="The folder with the kits."
+)
+_KEY_FILE = click.option(
+    "--key-file", metavar="FILE", type=click.Path(path_type=Path), help="What opens the authority's keys."
+)
+_PASSPHRASE = click.option("--passphrase", is_flag=True, help="Ask for a passphrase, in place of a key file.")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Command(click.Command):
+    """Show an error of ours as its text alone, which says file, line and column first."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ConfigurationError as error:
+            click.echo(str(error), err=True)
+            sys.exit(1)
+
+
+class _Commands(click.Group):
+    command_class = _Command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Turn a project.yml into startup kits, and look after them."""
 
@@ -97,9 +123,9 @@ def plan(project_file: Path, out: Path | None, as_json: bool) -> None:
 
 @main.command("provision")
 @_PROJECT
-@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), required=True, help="The folder for the kits.")
-@click.option("--key-file", metavar="FILE", type=click.Path(path_type=Path), help="What opens the authority's keys.")
-@click.option("--passphrase", is_flag=True, help="Ask for a passphrase, in place of a key file.")
+@_OUT
+@_KEY_FILE
+@_PASSPHRASE
 def provision_(project_file: Path, out: Path, key_file: Path | None, passphrase: bool) -> None:
     """Bring the startup kits of a project's participants in DIR up to date, beside the project's authority.
 
@@ -107,13 +133,73 @@ def provision_(project_file: Path, out: Path, key_file: Path | None, passphrase:
     ~/.config/cellnet/keys unless you say otherwise: keep copies of both, in two places.
     """
     drawn = _read(project_file)
-    try:
-        changes = update(drawn, out, _lock(drawn.project, out, key_file, passphrase))
-    except ConfigurationError as error:
-        click.echo(str(error), err=True)
-        sys.exit(1)
+    changes = update(drawn, out, _lock(drawn.project, out, key_file, passphrase))
     _show(changes, out)
     click.echo(f"kits of project {drawn.project}; {out / FOLDER} stays here")
+
+
+@main.command()
+@_PROJECT
+@click.argument("name")
+@click.option("--type", "role", type=click.Choice(["client", "relay"]), default="client", show_default=True)
+@click.option("--org", required=True, help="Whose it is.")
+@click.option("--connect-to", metavar="NAME", help="The relay that it connects to; the server, if left out.")
+@click.option("--parent", metavar="NAME", help="The client that it is below, if it is a client.")
+@click.option("--host", help="Where it listens, if it is a relay.")
+@click.option("--port", type=int, help="And at which port.")
+@_OUT
+@_KEY_FILE
+@_PASSPHRASE
+def add(project_file: Path, name: str, out: Path, key_file: Path | None, passphrase: bool, **given: Any) -> None:
+    """Add a client or relay NAME to the project, and make its kit; no other kit changes but for the server's roster."""
+    _read(project_file)  # what is wrong before is not the new participant's fault
+    text = with_participant(project_file.read_text(encoding="utf-8"), _entry(name, given), str(project_file))
+    drawn = draw(Source.parse(text.encode(), str(project_file)))
+    changes = update(drawn, out, _lock(drawn.project, out, key_file, passphrase))
+    replace_file(project_file, text.encode(), project_file.stat().st_mode & 0o777)
+    _show(changes, out)
+
+
+@main.command()
+@click.argument("name")
+@click.option("--project", required=True, help="The project's name.")
+@click.option("--type", "role", type=click.Choice(["client", "relay", "server", "admin"]), default="client")
+@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), required=True, help="A folder for the keys.")
+def request(name: str, project: str, role: str, out: Path) -> None:
+    """Ask for a kit, at the site: make the keys of NAME in DIR, where they stay, and a file to send to the project.
+
+    The kit that comes back has no keys: put these into its startup folder.
+    """
+    data, keys = Request.make(Identity(project, role, name))
+    file = out / f"{name}.request"
+    try:
+        out.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for stem, key in keys.items():
+            write_file(out / f"{stem}.key", key_pem(key), 0o600)
+        write_file(file, data, 0o644)
+    except OSError as error:
+        raise ConfigurationError(f"cannot be written: {error.strerror}", str(error.filename or out)) from None
+    click.echo(f"send {file} to the project; the fingerprint of its keys is")
+    click.echo(Request.read(file).fingerprint)
+
+
+@main.command()
+@_PROJECT
+@click.argument("requests", metavar="REQUEST...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@_OUT
+@_KEY_FILE
+@_PASSPHRASE
+def sign(project_file: Path, requests: tuple[Path, ...], out: Path, key_file: Path | None, passphrase: bool) -> None:
+    """Make the kits of sites that made their keys themselves, from their REQUESTs; the kits have no keys.
+
+    Compare each fingerprint with what the site says: whoever is in between could have sent a request of their own.
+    """
+    drawn = _read(project_file)
+    asked = [Request.read(path) for path in requests]
+    changes = update(drawn, out, _lock(drawn.project, out, key_file, passphrase), asked)
+    for one in asked:
+        click.echo(f"{one.identity.name}  {one.fingerprint}")
+    _show(changes, out)
 
 
 @main.command()
@@ -138,11 +224,7 @@ def tree(
     as_json: bool,
 ) -> None:
     """Print a project.yml with tiers of relays, and with clients whose hierarchy follows them."""
-    try:
-        text = project_text(Shape(depth, width, clients), name=name, scheme=scheme, security=security, host=host)
-    except ConfigurationError as error:
-        click.echo(str(error), err=True)
-        sys.exit(1)
+    text = project_text(Shape(depth, width, clients), name=name, scheme=scheme, security=security, host=host)
     if not shows:
         click.echo(text, nl=False)
         return
@@ -157,14 +239,22 @@ def schema() -> None:
 
 
 def _read(project_file: Path) -> Plan:
-    """Read a project, say its warnings, and end the command if it has errors."""
-    try:
-        drawn = read_plan(project_file)
-    except ConfigurationError as error:
-        click.echo(str(error), err=True)
-        sys.exit(1)
+    """Read a project, and say its warnings."""
+    drawn = read_plan(project_file)
     _say(drawn.warnings, "warning: ")
     return drawn
+
+
+def _entry(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a participant as it stands in a project.yml."""
+    entry = {"name": name, "type": given["role"], "org": given["org"]}
+    if given["host"] or given["port"]:
+        entry["listening_host"] = {"default_host": given["host"], "port": given["port"]}
+    if given["parent"]:
+        entry["parent"] = given["parent"]
+    if given["connect_to"]:
+        entry["connect_to"] = {"name": given["connect_to"]}
+    return entry
 
 
 def _lock(project: str, out: Path, key_file: Path | None, passphrase: bool) -> Lock:
@@ -181,11 +271,7 @@ def _lock(project: str, out: Path, key_file: Path | None, passphrase: bool) -> L
 
 
 def _compare(drawn: Plan, out: Path) -> tuple[Change, ...]:
-    try:
-        records = Registry.records_in(out / FOLDER)
-    except ConfigurationError as error:
-        click.echo(str(error), err=True)
-        sys.exit(1)
+    records = Registry.records_in(out / FOLDER)
     return compare(drawn, records, out, datetime.datetime.now(datetime.UTC))
 
 

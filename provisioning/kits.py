@@ -13,22 +13,18 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-
-from cellnet.credentials import CONNECT, LISTEN
 from cellnet.errors import ConfigurationError
 from cellnet.kit import KitFile, sign_manifest
 from cellnet.placement import Placement
 from cellnet.roster import Roster
-from provisioning.authority import certificates_pem, key_pem
+from provisioning.authority import certificates_pem
 from provisioning.files import replace_file, write_file
-from provisioning.records import CERTIFIED, Record, facts_of
+from provisioning.pairs import Pair, PublicKeys, pairs_of
+from provisioning.records import Record, facts_of
 from provisioning.registry import FOLDER
 
 if TYPE_CHECKING:
-    import datetime
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from provisioning.plan import Node, Plan
     from provisioning.records import Change
@@ -53,9 +49,16 @@ exec cellnet start "$kit_dir" "$@"
 """
 
 
-def write_kits(plan: Plan, changes: Sequence[Change], registry: Registry, out: Path) -> None:
+def write_kits(
+    plan: Plan,
+    changes: Sequence[Change],
+    registry: Registry,
+    out: Path,
+    requested: Mapping[str, PublicKeys] | None = None,
+) -> None:
     """Write into the folder *out* the kits that *changes* calls added or changed, the roster, and the registry.
 
+    :param requested: public keys that sites asked to have certified, by the sites' base names
     :raises ConfigurationError: if *out* holds something else in a kit's place, or cannot be written
     """
     wanted = {change.name: change for change in changes if change.kind in ("added", "changed")}
@@ -69,7 +72,9 @@ def write_kits(plan: Plan, changes: Sequence[Change], registry: Registry, out: P
         try:
             roster = _roster(plan, registry, out / FOLDER / _ROSTER)
             for node in nodes:
-                _write_kit(plan, node, wanted[node.name], registry, roster, stage, out)
+                startup = out / node.name / "startup"
+                pairs = pairs_of(plan, node, registry, wanted[node.name], startup, requested or {})
+                _write_kit(plan, node, registry, pairs, roster, stage)
             if beside is out:
                 registry.save(out / FOLDER)
                 _replace(plan, nodes, roster, stage, out)
@@ -95,32 +100,26 @@ def _roster(plan: Plan, registry: Registry, last: Path) -> bytes:
     return roster.issue(registry.issuer.certificate, registry.issuer.key)
 
 
-def _write_kit(
-    plan: Plan, node: Node, change: Change, registry: Registry, roster: bytes, stage: Path, out: Path
-) -> None:
+def _write_kit(plan: Plan, node: Node, registry: Registry, pairs: dict[str, Pair], roster: bytes, stage: Path) -> None:
     startup = stage / node.name / "startup"
     for folder in (startup.parent, startup, startup.parent / "local", startup.parent / "transfer"):
         folder.mkdir(mode=0o700)
-    old = registry.records.kits.get(node.name)
-    facts = facts_of(node)
-    keeps = old is not None and all(old.facts.get(key) == facts[key] for key in CERTIFIED) and not change.renewed
-    files, not_after = _files(plan, node, registry, out / node.name / "startup" if keeps else None, change)
+    files = _files(plan, node, registry, pairs)
     if node.role == "server":
         files[_ROSTER] = roster
-    files = sign_manifest(files, registry.issuer.key)
-    for name, content in files.items():
+    signed = sign_manifest(files, registry.issuer.key)
+    for name, content in signed.items():
         write_file(startup / name, content, _MODES.get(Path(name).suffix, 0o644))
-    manifest = hashlib.sha256(files["manifest.json"]).hexdigest()
-    registry.records.kits[node.name] = Record(facts=facts, manifest=manifest, not_after=not_after)
+    registry.records.kits[node.name] = Record(
+        facts=facts_of(node),
+        manifest=hashlib.sha256(signed["manifest.json"]).hexdigest(),
+        not_after=min(pair.not_after for pair in pairs.values()),
+        keys={stem: pair.public_key for stem, pair in pairs.items() if pair.key is None},
+    )
 
 
-def _files(
-    plan: Plan, node: Node, registry: Registry, keep: Path | None, change: Change
-) -> tuple[dict[str, bytes], datetime.datetime]:
-    """Return the files of a node's ``startup/``, and when the first of its certificates ends.
-
-    :param keep: the folder with the pairs of key and certificate that still hold
-    """
+def _files(plan: Plan, node: Node, registry: Registry, pairs: dict[str, Pair]) -> dict[str, bytes | None]:
+    """Return the files of a node's ``startup/``; None for a key that is at its site."""
     config = KitFile(
         project=plan.project,
         name=node.base_name,
@@ -129,18 +128,13 @@ def _files(
         connect=node.connect,
         control_port=node.control_port,
     )
-    files = {
+    files: dict[str, bytes | None] = {
         "kit.json": config.model_dump_json(indent=1).encode() + b"\n",
         "rootCA.pem": certificates_pem(*registry.roots),
         "issuer.crt": certificates_pem(registry.issuer.certificate),
     }
-    ends = []
-    for stem, usage, hosts in (("server", LISTEN, node.hosts), ("client", CONNECT, ())):
-        if not (node.hosts if usage == LISTEN else node.connect):
-            continue
-        pair = _kept_pair(keep, stem) or _new_pair(plan, node, registry, usage, hosts, change)
-        files[f"{stem}.crt"], files[f"{stem}.key"] = pair
-        ends.append(x509.load_pem_x509_certificate(pair[0]).not_valid_after_utc)
+    for stem, pair in pairs.items():
+        files[f"{stem}.crt"], files[f"{stem}.key"] = pair.certificates, pair.key
     if node.connect:
         placement = Placement(plan.project, node.role, node.base_name, node.parents, str(node.fqsn or ""))
         files["placement.bin"] = placement.issue(registry.issuer.key).signed
@@ -148,35 +142,7 @@ def _files(
         files["ingressCA.pem"] = node.ingress_ca
     if node.role != "admin":  # an admin is a person, not a process
         files["start.sh"] = _START
-    return files, min(ends)
-
-
-def _kept_pair(folder: Path | None, stem: str) -> tuple[bytes, bytes] | None:
-    """Return certificate and key, if they are there: a kit that was taken away is made with new ones."""
-    if folder is None or not (folder / f"{stem}.key").is_file():
-        return None
-    return (folder / f"{stem}.crt").read_bytes(), (folder / f"{stem}.key").read_bytes()
-
-
-def _new_pair(
-    plan: Plan,
-    node: Node,
-    registry: Registry,
-    usage: x509.ObjectIdentifier,
-    hosts: Sequence[str],
-    change: Change,
-) -> tuple[bytes, bytes]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    certificate = registry.issue(
-        plan.identity(node),
-        key.public_key(),
-        usage,
-        common_name=node.name,
-        org=node.org,
-        hosts=hosts,
-        why="; ".join(change.reasons) or change.kind,
-    )
-    return certificates_pem(certificate, *registry.issuer.chain), key_pem(key)
+    return files
 
 
 def _check_places(nodes: Sequence[Node], out: Path) -> None:

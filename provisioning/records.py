@@ -6,6 +6,8 @@ import datetime
 import hashlib
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import BaseModel, ConfigDict
 
 from provisioning.authority import LEAF_LIFE
@@ -31,6 +33,13 @@ class Record(BaseModel):
     """The SHA-256 of its ``manifest.json``."""
     not_after: datetime.datetime
     """When the first of its certificates ends."""
+    keys: dict[str, str] = {}
+    """Public keys, in PEM, whose other halves were made at the site and stay there."""
+
+    def public_keys(self) -> dict[str, ec.EllipticCurvePublicKey]:
+        """Return :attr:`keys` as keys."""
+        loaded = {stem: serialization.load_pem_public_key(pem.encode()) for stem, pem in self.keys.items()}
+        return {stem: key for stem, key in loaded.items() if isinstance(key, ec.EllipticCurvePublicKey)}
 
 
 class Records(BaseModel):

@@ -21,10 +21,13 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _ELSEWHERE = {
+    "add": ("provisioning.cli", "add"),
     "demo": ("cellnet.cli.demo", "demo"),
     "plan": ("provisioning.cli", "plan"),
     "provision": ("provisioning.cli", "provision_"),
+    "request": ("provisioning.cli", "request"),
     "schema": ("provisioning.cli", "schema"),
+    "sign": ("provisioning.cli", "sign"),
     "tree": ("provisioning.cli", "tree"),
     "validate": ("provisioning.cli", "validate"),
 }
