@@ -13,6 +13,7 @@ import click
 
 from cellnet.credentials import Identity
 from cellnet.errors import ConfigurationError
+from cellnet.inspection import fingerprint
 from provisioning import Lock, ProjectError, Request, read_plan, update
 from provisioning.analysis import analyze
 from provisioning.authority import key_pem
@@ -20,6 +21,7 @@ from provisioning.entry import with_participant
 from provisioning.files import replace_file, write_file
 from provisioning.generator import Shape, project_text
 from provisioning.lock import default_key_file
+from provisioning.picture import as_mermaid, as_svg, as_text
 from provisioning.plan import draw
 from provisioning.records import compare
 from provisioning.registry import FOLDER, Registry
@@ -43,6 +45,7 @@ _OUT = click.option(
 _KEY_FILE = click.option(
     "--key-file", metavar="FILE", type=click.Path(path_type=Path), help="What opens the authority's keys."
 )
+_PICTURES = {"text": as_text, "mermaid": as_mermaid, "svg": as_svg}
 _PASSPHRASE = click.option("--passphrase", is_flag=True, help="Ask for a passphrase, in place of a key file.")
 
 
@@ -99,13 +102,17 @@ def validate(project_file: Path, strict: bool, as_json: bool) -> None:
 @main.command()
 @_PROJECT
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Compare with the kits in DIR.")
+@click.option("--picture", type=click.Choice([*_PICTURES]), help="Draw both hierarchies instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def plan(project_file: Path, out: Path | None, as_json: bool) -> None:
+def plan(project_file: Path, out: Path | None, picture: str | None, as_json: bool) -> None:
     """Show what every participant is called in both hierarchies, and how it is reached; nothing is written.
 
     With --out, show what a run into DIR would do: added, changed and why, unchanged, removed.
     """
     drawn = _read(project_file)
+    if picture:
+        click.echo(_PICTURES[picture](drawn), nl=False)
+        return
     changes = _compare(drawn, out) if out else ()
     if as_json:
         shown = {"changes": [change._asdict() for change in changes]} if out else {}
@@ -135,7 +142,9 @@ def provision_(project_file: Path, out: Path, key_file: Path | None, passphrase:
     drawn = _read(project_file)
     changes = update(drawn, out, _lock(drawn.project, out, key_file, passphrase))
     _show(changes, out)
-    click.echo(f"kits of project {drawn.project}; {out / FOLDER} stays here")
+    root = fingerprint(Registry.roots_in(out / FOLDER)[0])
+    click.echo(f"kits of project {drawn.project}, whose root is {root}")
+    click.echo(f"{out / FOLDER} stays here")
 
 
 @main.command()

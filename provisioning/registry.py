@@ -126,6 +126,14 @@ class Registry:
         """
         return Records.model_validate(_parse(Records, folder / _KITS)) if folder.exists() else Records()
 
+    @staticmethod
+    def roots_in(folder: Path) -> tuple[x509.Certificate, ...]:
+        """Return the roots that kits beside *folder* trust, which needs no key.
+
+        :raises ConfigurationError: if they cannot be read
+        """
+        return _certificates(folder / _ROOTS)
+
     @property
     def project(self) -> str:
         """The project whose registry this is."""

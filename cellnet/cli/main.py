@@ -23,6 +23,8 @@ __all__ = ["main"]
 _ELSEWHERE = {
     "add": ("provisioning.cli", "add"),
     "demo": ("cellnet.cli.demo", "demo"),
+    "expiry": ("cellnet.cli.kits", "expiry"),
+    "inspect": ("cellnet.cli.kits", "inspect"),
     "plan": ("provisioning.cli", "plan"),
     "provision": ("provisioning.cli", "provision_"),
     "request": ("provisioning.cli", "request"),
@@ -30,6 +32,7 @@ _ELSEWHERE = {
     "sign": ("provisioning.cli", "sign"),
     "tree": ("provisioning.cli", "tree"),
     "validate": ("provisioning.cli", "validate"),
+    "verify": ("cellnet.cli.kits", "verify"),
 }
 """Commands that live elsewhere: their module, and their name in it."""
 

@@ -1,4 +1,4 @@
-"""Adding one participant: to the text of the project, whose comments stay, and to the kits, no other of which changes."""
+"""Adding one participant: to the text of the project, whose comments stay, and to the kits, of which no other does."""
 
 from __future__ import annotations
 

@@ -138,6 +138,19 @@ def test_a_plan_for_people_is_a_table(guide: Path) -> None:
     assert re.search(r"^C11 +client +R1\.C11 +C1\.C11 +- +R1 grpc://localhost:18004 clear$", out, re.MULTILINE)
 
 
+@pytest.mark.parametrize(("kind", "begin"), [("text", "Communication"), ("mermaid", "flowchart TD"), ("svg", "<svg")])
+def test_a_plan_may_be_drawn(kind: str, begin: str, guide: Path) -> None:
+    code, out, err = run("plan", guide, "--picture", kind)
+    assert (code, err) == (0, "")
+    assert out.startswith(begin)
+    assert "R1.C11" in out
+
+
+def test_the_picture_in_the_documents_is_the_one_that_is_drawn(example: Path) -> None:
+    shown = example.parent / "docs" / "pictures" / "example.svg"
+    assert shown.read_text(encoding="utf-8") == run("plan", example, "--picture", "svg")[1]
+
+
 @pytest.mark.parametrize("command", [("plan",), ("plan", "--json"), ("provision", "--out", "kits")])
 def test_every_command_tells_all_errors_and_writes_nothing(command: tuple[str, ...], wrong: Path) -> None:
     done = subprocess.run(

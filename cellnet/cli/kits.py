@@ -1,0 +1,98 @@
+"""The commands that look at startup kits."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from cellnet.errors import ConfigurationError
+from cellnet.inspection import certificates_below, describe, fingerprint, verify_kit
+from cellnet.kit import Kit
+
+__all__ = ["expiry", "inspect", "verify"]
+
+_KIT = click.argument("kit", metavar="KIT", type=click.Path(path_type=Path))
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+@click.command()
+@_KIT
+@_JSON
+def inspect(kit: Path, as_json: bool) -> None:
+    """Show what the startup kit in the folder KIT says: who the node is, where it connects, what its keys are for."""
+    found = describe(Kit.load(kit), datetime.datetime.now(datetime.UTC))
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+        return
+    rows = [("project", found["project"]), ("node", f"{found['role']} {found['name']}")]
+    if found["listen"]:
+        rows.append(("listens at", f"{found['listen']['url']} {found['listen']['security']}"))
+    if found["connect_to"]:
+        rows.append(("connects to", f"{found['connect_to']['url']} {found['connect_to']['security']}"))
+        rows.append(("joins", " or ".join(found["parents"]) or "whoever is behind the ingress"))
+    if found["fqsn"]:
+        rows.append(("FQSN", found["fqsn"]))
+    if found["roster"]:
+        rows.append(("roster", f"{len(found['roster'])} members"))
+    for one in found["certificates"]:
+        hosts = f", at {', '.join(one['hosts'])}" if one["hosts"] else ""
+        rows.append(("certificate", f"{one['usage']}{hosts}; until {one['not_after'][:10]} ({one['days_left']} days)"))
+    rows.append(("root", found["root"]))
+    for title, text in rows:
+        click.echo(f"{title:<12} {text}")
+
+
+@click.command()
+@click.argument("kits", metavar="KIT...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--root", metavar="SHA256", help="What the root's fingerprint must be, as the project told you.")
+def verify(kits: tuple[Path, ...], root: str | None) -> None:
+    """See that each KIT is whole and unaltered, and that its certificates hold; the exit code is 1 if one is not.
+
+    A kit is checked against the root in it. That it is your project's root, only its fingerprint can tell: it is shown
+    by cellnet provision and cellnet inspect, and given with --root.
+    """
+    now = datetime.datetime.now(datetime.UTC)
+    failed = False
+    for path in kits:
+        try:
+            kit = Kit.load(path)
+            verify_kit(kit, now)
+            _compare(kit, root)
+        except ConfigurationError as error:
+            click.echo(str(error), err=True)
+            failed = True
+        else:
+            end = certificates_below([path])[0]
+            click.echo(f"{path}: {kit.role} {kit.name} is whole; its certificates hold for {end.days_left(now)} days")
+    sys.exit(1 if failed else 0)
+
+
+@click.command()
+@click.argument("folders", metavar="DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--days", default=30, show_default=True, help="Fail if a certificate holds for fewer days than these.")
+@_JSON
+def expiry(folders: tuple[Path, ...], days: int, as_json: bool) -> None:
+    """List the certificates of all kits in each DIR by when they end; the exit code is 1 if one ends soon."""
+    now = datetime.datetime.now(datetime.UTC)
+    found = certificates_below(folders)
+    if as_json:
+        click.echo(json.dumps({"certificates": [one.as_json(now) for one in found]}, indent=1))
+    else:
+        rows = [("DAYS", "EXPIRES", "NAME", "USE", "FILE")]
+        rows += [
+            (f"{one.days_left(now)}", f"{one.not_after:%Y-%m-%d}", one.name, one.usage, str(one.path)) for one in found
+        ]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    sys.exit(1 if found[0].days_left(now) < days else 0)
+
+
+def _compare(kit: Kit, root: str | None) -> None:
+    found = fingerprint(kit.credentials.roots[0])
+    if root is not None and root.replace(":", "").lower() != found.replace(":", ""):
+        raise ConfigurationError(f"is of another project: its root is {found}", str(kit.path))
