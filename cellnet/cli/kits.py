@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import sys
 from pathlib import Path
 
 import click
 
+from cellnet.archive import MAX_ARCHIVE_BYTES
+from cellnet.archive import pack as pack_kit
+from cellnet.archive import unpack as unpack_kit
 from cellnet.errors import ConfigurationError
 from cellnet.inspection import certificates_below, describe, fingerprint, verify_kit
 from cellnet.kit import Kit
 
-__all__ = ["expiry", "inspect", "verify"]
+__all__ = ["expiry", "inspect", "pack", "unpack", "verify"]
 
 _KIT = click.argument("kit", metavar="KIT", type=click.Path(path_type=Path))
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -90,6 +94,47 @@ def expiry(folders: tuple[Path, ...], days: int, as_json: bool) -> None:
         for row in rows:
             click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     sys.exit(1 if found[0].days_left(now) < days else 0)
+
+
+@click.command()
+@click.argument("kits", metavar="KIT...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), required=True, help="Where the archives go.")
+@click.option("--encrypt-to", "recipients", metavar="AGE1...", multiple=True, help="A site's public key (age).")
+def pack(kits: tuple[Path, ...], out: Path, recipients: tuple[str, ...]) -> None:
+    """Make one zip file of each KIT, the same bytes every time; encrypted to a site's public key, if one is given.
+
+    Without --encrypt-to, whoever gets hold of the file has the keys.
+    """
+    for path in kits:
+        kit = Kit.load(path)
+        archive = out / f"{path.name}.zip{'.age' if recipients else ''}"
+        data = pack_kit(kit.path, recipients)
+        try:
+            out.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(archive, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+        except OSError as error:
+            raise ConfigurationError(f"cannot be written: {error.strerror}", str(archive)) from None
+        click.echo(archive)
+
+
+@click.command()
+@click.argument("archive", metavar="FILE", type=click.Path(path_type=Path))
+@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), required=True, help="Where the kit goes.")
+@click.option(
+    "--identity", metavar="FILE", type=click.Path(path_type=Path), help="The file with your secret key (age)."
+)
+def unpack(archive: Path, out: Path, identity: Path | None) -> None:
+    """Take the kit out of an archive that cellnet pack made, with the modes that its files must have."""
+    try:
+        with archive.open("rb") as file:
+            data = file.read(MAX_ARCHIVE_BYTES + 1)
+    except OSError as error:
+        raise ConfigurationError(f"cannot be read: {error.strerror}", str(archive)) from None
+    path = unpack_kit(data, out, identity)
+    kit = Kit.load(path)
+    click.echo(f"{path}: {kit.role} {kit.name}")
 
 
 def _compare(kit: Kit, root: str | None) -> None:
