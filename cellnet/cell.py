@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 import random
 from contextlib import asynccontextmanager, nullcontext
@@ -14,8 +13,9 @@ import anyio.lowlevel
 from cellnet import drivers as ways
 from cellnet.answers import Answers
 from cellnet.calls import REQUEST_SECONDS, Deadline, Question, Replies
-from cellnet.clock import running_clock
+from cellnet.clock import running_clock, wall_time
 from cellnet.contents import Contents
+from cellnet.denials import DENIED_TOPIC, Denials
 from cellnet.directory import MEMBERS_TOPIC, Directory
 from cellnet.epoch import clock_epoch
 from cellnet.errors import DeadlineBeforeExecution, LocalProtocolError
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from cellnet.credentials import Credentials
     from cellnet.drivers.base import Driver, Ingress
     from cellnet.files import Folder
-    from cellnet.message import Durable, Handler, Request
+    from cellnet.message import Durable, Handler
     from cellnet.payload import Packed
     from cellnet.protocol.envelope import Status
     from cellnet.protocol.events import Event
@@ -104,14 +104,13 @@ class Cell(anyio.AsyncContextManagerMixin):
             clock_epoch() if epoch is None else epoch,
             entropy=os.urandom,
             random=self._rng.random,
-            wall=_wall,
+            wall=wall_time,
             max_children=max_children,
         )
         self._directory = Directory(self._endpoint, self.request)
         self._handlers = {
             **(handlers or {}),
             MEMBERS_TOPIC: self._directory.answer,
-            STREAM_TOPIC: self._accept_stream,
         }
         self._journal = Journal.of(self._handlers, journal)
         self._contents = Contents(
@@ -126,12 +125,16 @@ class Cell(anyio.AsyncContextManagerMixin):
         self._clock = running_clock()
         with unwrapped(), self._contents:
             async with self._journal or nullcontext(), anyio.create_task_group() as tasks:
-                self._inbox = Inbox(
-                    self.name, self._handlers, self._journal, self._contents, tasks, self._ended, self._stopped
-                )
-                self._streams = Streams(self._endpoint, self._stream_handlers, self.request, tasks, self._dispatch)
                 self._neighbours = Neighbours(self._endpoint, self._drivers, self._rng, tasks, self._received)
+                self._streams = Streams(self._endpoint, self._stream_handlers, self.request, tasks, self._dispatch)
+                self._denials = Denials(self._endpoint, self._neighbours, self.request, tasks)
+                own = {STREAM_TOPIC: self._streams.accept, DENIED_TOPIC: self._denials.answer}
+                handlers = {**self._handlers, **own}
+                self._inbox = Inbox(
+                    self.name, handlers, self._journal, self._contents, tasks, self._ended, self._stopped
+                )
                 tasks.start_soon(self._neighbours.keep_time)
+                tasks.start_soon(self._neighbours.keep_dates)
                 tasks.start_soon(self._neighbours.keep_flushing)
                 try:
                     yield self
@@ -196,6 +199,16 @@ class Cell(anyio.AsyncContextManagerMixin):
     async def wait_disconnected(self) -> None:
         """Wait until the link to the parent is lost."""
         await self._neighbours.disconnected.wait()
+
+    def deny(self, signed: bytes) -> None:
+        """Take a list of revoked certificates, if it is newer than the last one; the cells below are told.
+
+        Within seconds no cell below this one, and none that learns of it, has a link with who is on the list.
+
+        :param signed: as :class:`~cellnet.denial.Denial` was issued
+        :raises HandshakeError: if the project's issuer did not sign it, or this cell has no credentials
+        """
+        self._denials.take(signed)
 
     async def drain(self) -> None:
         """Take no more messages, and wait until those that began have been answered, and large answers fetched.
@@ -371,6 +384,7 @@ class Cell(anyio.AsyncContextManagerMixin):
             self._neighbours.attached(event.connection)
         else:
             self._directory.note(event)
+            self._denials.note(event)
 
     def _ended(self, message: int, status: Status, encoding: int, data: bytes) -> None:
         self._endpoint.ended(message, status, encoding, data, self._clock())
@@ -379,12 +393,3 @@ class Cell(anyio.AsyncContextManagerMixin):
     def _stopped(self, message: int) -> None:
         self._endpoint.stopped(message, self._clock())
         self._dispatch()
-
-    # Helpers of the messages.
-
-    async def _accept_stream(self, request: Request) -> bytes:
-        return await self._streams.accept(request)
-
-
-def _wall() -> datetime.datetime:
-    return datetime.datetime.now(datetime.UTC)

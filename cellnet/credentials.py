@@ -9,7 +9,7 @@ Everything here computes: the time is an argument, and nothing is read from or w
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote, unquote, urlsplit
 
@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import Criticality, ExtensionPolicy, PolicyBuilder, Store, VerificationError
 
+from cellnet.denial import Denied
 from cellnet.errors import ConfigurationError, HandshakeError
 from cellnet.placement import Delegation, Placement
 from cellnet.signing import public_key_bytes, unpack_signed
@@ -107,6 +108,8 @@ class Credentials:
     """Certificate, key and roots as files, which is how TLS wants them."""
     listening: Credentials | None = field(default=None, repr=False)
     """The pair to listen with, if it is another one."""
+    denied: Denied = field(default_factory=Denied, repr=False, compare=False)
+    """Whose certificates hold no longer, as far as is known by now."""
 
     @classmethod
     def load(
@@ -115,7 +118,7 @@ class Credentials:
         """Read credentials from PEM files.
 
         :param placement: the signed placement, if the cell has one
-        :param listening: the pair that a relay listens with
+        :param listening: the pair that a relay listens with; the two share what is known of revoked certificates
         :raises ConfigurationError: naming the file, if one is missing or malformed
         """
         loaded_key = _read(key, _parse_key)
@@ -123,19 +126,14 @@ class Credentials:
         anchors = tuple(_read(roots, x509.load_pem_x509_certificates))
         if public_key_bytes(loaded_key.public_key()) != public_key_bytes(_public_key(chain[0])):
             raise ConfigurationError(f"the key does not belong to the certificate {certificate}", str(key))
-        credentials = cls(loaded_key, tuple(chain), anchors, files=(certificate, key, roots), listening=listening)
+        denied = listening.denied if listening else Denied()
+        files = (certificate, key, roots)
+        credentials = cls(loaded_key, tuple(chain), anchors, files=files, listening=listening, denied=denied)
         Identity.of(chain[0])
         if not placement:
             return credentials
         try:
-            return cls(
-                loaded_key,
-                tuple(chain),
-                anchors,
-                Placement.verify(placement, credentials.issuer_key),
-                files=credentials.files,
-                listening=listening,
-            )
+            return replace(credentials, placement=Placement.verify(placement, credentials.issuer_key))
         except HandshakeError as error:
             raise ConfigurationError(str(error), str(certificate.parent)) from None
 
@@ -168,7 +166,7 @@ class Credentials:
         key = ec.generate_private_key(ec.SECP256R1())
         public = public_key_bytes(key.public_key())
         delegation = Delegation(self.identity.name, job, role, public, int(not_after.timestamp())).issue(self.key)
-        return Credentials(key, self.chain, self.roots, delegation=delegation)
+        return Credentials(key, self.chain, self.roots, delegation=delegation, denied=self.denied)
 
     def pack(self) -> bytes:
         """Return job credentials as bytes for an inherited descriptor. They hold a private key."""
@@ -236,6 +234,8 @@ class Credentials:
             path = verifier.verify(leaf, certificates[1:]).chain
         except VerificationError as error:
             raise HandshakeError(_explain(leaf, now, error), "untrusted") from None
+        if any(map(self.denied.includes, path[:-1])):
+            raise HandshakeError(f"the certificate of {identity.name} was revoked", "revoked")
         usages = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         return identity, _public_key(leaf), usages, _public_key(path[1])
 

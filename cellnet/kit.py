@@ -53,6 +53,8 @@ _SIGNATURE = "manifest.sig"
 _ROOTS = "rootCA.pem"
 _ISSUER = "issuer.crt"
 _ROSTER = "roster.bin"
+_DENIED = "denied.bin"
+_SIGNED_THEMSELVES = (_ROSTER, _DENIED)
 _INGRESS = "ingressCA.pem"
 _CONTEXT = b"cellnet kit 1"
 _REMEDY = "take the kit from its origin again, or provision it anew"
@@ -123,6 +125,11 @@ class Kit:
         return self.path / "local"
 
     @property
+    def denied(self) -> Path:
+        """The list of who was revoked, as the operator puts it into the server's kit; no other kit has one."""
+        return self.path / "startup" / _DENIED
+
+    @property
     def surroundings(self) -> Surroundings:
         """What its site says of the network around it.
 
@@ -150,6 +157,8 @@ class Kit:
         credentials = _load_credentials(startup, listens, connects, placement)
         _check_identity(startup, config, credentials)
         roster = _load_roster(startup, config, files) if config.role == "server" else ()
+        for place in (startup / _DENIED, path / "local" / _DENIED):
+            _take_denied(place, config.project, credentials)
         return cls(
             path,
             config.project,
@@ -167,11 +176,11 @@ class Kit:
 def sign_manifest(files: Mapping[str, bytes | None], issuer: ec.EllipticCurvePrivateKey) -> dict[str, bytes]:
     """Return *files*, the content of ``startup/``, with a manifest and its signature added.
 
-    The manifest names a roster without its digest, as it has a signature of its own, and so it does with a key that is
-    None: it was made by its owner, and never left the site.
+    The manifest names without their digests what has a signature of its own and changes, and a key that is None: it was
+    made at the site, and never left it.
     """
     digests = {
-        name: None if content is None or name == _ROSTER else hashlib.sha256(content).hexdigest()
+        name: None if content is None or name in _SIGNED_THEMSELVES else hashlib.sha256(content).hexdigest()
         for name, content in sorted(files.items())
     }
     manifest = json.dumps({"format": 2, "files": digests}, indent=1).encode() + b"\n"
@@ -219,7 +228,7 @@ def _verified_files(startup: Path) -> dict[str, bytes]:
         if name.endswith(".key"):
             _check_private(startup / name)
         files[name] = _read(startup / name)
-        if digest is None and not name.endswith(".key") and name != _ROSTER:
+        if digest is None and not name.endswith(".key") and name not in _SIGNED_THEMSELVES:
             raise ConfigurationError(f"the manifest says nothing about it: {_REMEDY}", str(startup / name))
         if digest is not None and hashlib.sha256(files[name]).hexdigest() != digest:
             raise ConfigurationError(f"was altered after it was provisioned: {_REMEDY}", str(startup / name))
@@ -290,6 +299,18 @@ def _load_roster(startup: Path, config: KitFile, files: Mapping[str, bytes]) -> 
     if roster.project != config.project:
         raise ConfigurationError(f"is the roster of project {roster.project}: {_REMEDY}", str(path))
     return roster.members
+
+
+def _take_denied(path: Path, project: str, credentials: Credentials) -> None:
+    if not path.exists():
+        return
+    try:
+        credentials.denied.take(_read(path), project, credentials.roots)
+    except HandshakeError as error:
+        message = (
+            f"{error}: remove it, the parent has another" if path.parent.name == "local" else f"{error}: {_REMEDY}"
+        )
+        raise ConfigurationError(message, str(path)) from None
 
 
 def _load_credentials(startup: Path, listens: bool, connects: bool, placement: bytes) -> Credentials:

@@ -8,10 +8,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
+from cryptography import x509
 
 from cellnet import drivers as ways
 from cellnet.arrivals import Arrivals
-from cellnet.clock import running_clock
+from cellnet.clock import running_clock, wall_time
 from cellnet.drivers import tls
 from cellnet.drivers.base import Address
 from cellnet.errors import CellError, ConnectDeadline, ConnectError, HandshakeError
@@ -35,11 +36,13 @@ if TYPE_CHECKING:
     from cellnet.fqcn import FQCN
     from cellnet.protocol.connection import Connection
     from cellnet.protocol.endpoint import Endpoint
+    from cellnet.protocol.handshake import Neighbour
 
 __all__ = ["Neighbours"]
 
 FAREWELL_SECONDS = 2.0
-
+LOOK_SECONDS = 20.0
+"""Between two looks at the dates of neighbours' certificates."""
 MANY_CALLS = 32
 logger = logging.getLogger("cellnet.link")
 
@@ -81,6 +84,8 @@ class Neighbours:
     ) -> str:
         """Accept neighbours at *url*; return where that is."""
         address, driver = self._find(url)
+        if self._endpoint.name == ROOT:
+            self._endpoint.credentials = credentials
         security = tls.for_listening(_mode(mode, address, credentials), credentials, driver.alpn)
         listener = await driver.listen(address, security)
         self._listeners.append(listener)
@@ -99,6 +104,7 @@ class Neighbours:
     ) -> None:
         """Join the parent at *url*, and join it again whenever the link is lost."""
         address, driver = self._find(url)
+        self._endpoint.credentials = credentials
         security = tls.for_connecting(_mode(mode, address, credentials), credentials, driver.alpn, ingress)
         last: list[CellError] = []
 
@@ -135,6 +141,14 @@ class Neighbours:
         """Close a link that the endpoint gave up."""
         if running := self._running.get(connection):
             running.end(error)
+
+    def proven(self) -> list[tuple[Connection, Neighbour]]:
+        """Return the neighbours that showed a certificate, with their connections."""
+        return [
+            (connection, neighbour)
+            for connection in self._running
+            if (neighbour := connection.neighbour) is not None and neighbour.certificate
+        ]
 
     def is_crowded(self, destination: FQCN) -> bool:
         """Whether to wait before more is queued for a cell."""
@@ -199,6 +213,18 @@ class Neighbours:
             if now >= self._endpoint.due:
                 self._endpoint.tick(now)
                 self._dispatch()
+
+    async def keep_dates(self) -> None:
+        """End links whose other side shows a certificate that has expired meanwhile."""
+        while True:
+            await anyio.sleep(LOOK_SECONDS)
+            now = wall_time()
+            for connection, neighbour in self.proven():
+                end = x509.load_der_x509_certificate(neighbour.certificate).not_valid_after_utc
+                if end < now:
+                    message = f"the certificate of {neighbour.name} expired on {end:%Y-%m-%d %H:%M} UTC: renew it"
+                    logger.warning("%s: %s", self._endpoint.name, message)
+                    self.end(connection, HandshakeError(message, "expired", temporary=True))
 
     async def close(self) -> None:
         """Accept no more, say goodbye on all links, and give them a moment to end."""

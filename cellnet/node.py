@@ -30,6 +30,7 @@ from cellnet.jobs.coordinator import Coordinator
 from cellnet.jobs.host import JobHost
 from cellnet.jobs.operator import SOCKET, present_page, run_folder
 from cellnet.kit import Kit
+from cellnet.upkeep import kept_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -165,7 +166,13 @@ async def _run_server(kit: Kit, folder: Path, backend: str, stop: anyio.Event, t
 
     handlers = {**coordinator.handlers, "cells.present": cells_present}
     cell = Cell(kit.name, handlers=handlers, epoch=next_epoch(kit.local / "epoch"))
-    async with cell, anyio.create_task_group() as draining, host.serving(cell), coordinator.serving(cell):
+    async with (
+        cell,
+        kept_up(cell, kit),
+        anyio.create_task_group() as draining,
+        host.serving(cell),
+        coordinator.serving(cell),
+    ):
         await cell.listen(url, kit.credentials)
         bound = await cell.listen(kit.listen.url, kit.credentials, security=kit.listen.security)
         task_status.started(f"{ROOT} listens at {bound}, {kit.listen.security}")
@@ -181,7 +188,7 @@ async def _run_client(kit: Kit, folder: Path, backend: str, stop: anyio.Event, t
     host = JobHost(FQSN(placement.fqsn), kit.credentials, folder / JOBS, url, backend=backend)
     journal, epoch = kit.local / "journal.db", next_epoch(kit.local / "epoch")
     cell = Cell(kit.name, handlers=host.handlers, journal=journal, epoch=epoch, drivers=through(kit.surroundings.proxy))
-    async with cell, anyio.create_task_group() as draining, host.serving(cell):
+    async with cell, kept_up(cell, kit), anyio.create_task_group() as draining, host.serving(cell):
         await cell.listen(url, kit.credentials)
         await cell.connect(kit.connect.url, kit.credentials, security=kit.connect.security, ingress=ingress_of(kit))
         task_status.started(joined_line(cell, kit.connect))

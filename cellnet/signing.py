@@ -54,14 +54,15 @@ def load_public_key(point: bytes) -> ec.EllipticCurvePublicKey:
         raise HandshakeError("the peer's public key is malformed", "bad-signature") from None
 
 
-def unpack_signed(data: bytes, *types: type, what: str) -> list[Any]:
+def unpack_signed(data: bytes, *types: type, what: str, most: int = _MAX_LIST) -> list[Any]:
     """Read a list with exactly these types of fields.
 
     :param what: what it should be, for the error's text
+    :param most: how many elements a list in it may have
     :raises HandshakeError: if it is anything else
     """
     try:
-        fields = msgpack.unpackb(data, max_array_len=_MAX_LIST)
+        fields = msgpack.unpackb(data, max_array_len=most)
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
         raise HandshakeError(f"the {what} is malformed", f"bad-{what.split()[0]}") from error
     if (

@@ -25,6 +25,7 @@ from provisioning.picture import as_mermaid, as_svg, as_text
 from provisioning.plan import draw
 from provisioning.records import compare
 from provisioning.registry import FOLDER, Registry
+from provisioning.revocation import DENIED, revoke
 from provisioning.schema import json_schema
 from provisioning.source import Source
 from provisioning.wording import counted
@@ -209,6 +210,24 @@ def sign(project_file: Path, requests: tuple[Path, ...], out: Path, key_file: Pa
     for one in asked:
         click.echo(f"{one.identity.name}  {one.fingerprint}")
     _show(changes, out)
+
+
+@main.command("revoke")
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@_OUT
+@_KEY_FILE
+@_PASSPHRASE
+def revoke_(names: tuple[str, ...], out: Path, key_file: Path | None, passphrase: bool) -> None:
+    """Revoke all certificates of each NAME: no node keeps a link with it once the server has the new list.
+
+    The list is written into the server's kit in DIR. A server that runs from there takes it by itself; else bring
+    denied.bin to its startup folder. A new kit for the same name is made by the next cellnet provision.
+    """
+    drawn = Registry.project_in(out / FOLDER)
+    found = revoke(names, out, _lock(drawn, out, key_file, passphrase))
+    for one in found:
+        click.echo(f"revoked {one.identity} {one.usage} {one.serial}")
+    click.echo(f"{counted(len(found), 'certificate')} of {', '.join(names)}; the list is {out / FOLDER / DENIED}")
 
 
 @main.command()

@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cellnet.denial import Denial
 from cellnet.errors import ConfigurationError
 from cellnet.kit import KitFile, sign_manifest
 from cellnet.placement import Placement
@@ -22,6 +23,7 @@ from provisioning.files import replace_file, write_file
 from provisioning.pairs import Pair, PublicKeys, pairs_of
 from provisioning.records import Record, facts_of
 from provisioning.registry import FOLDER
+from provisioning.revocation import DENIED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -71,10 +73,11 @@ def write_kits(
         stage = Path(tempfile.mkdtemp(prefix=".provisioning-", dir=beside))
         try:
             roster = _roster(plan, registry, out / FOLDER / _ROSTER)
+            denied = _denied(registry, out / FOLDER / DENIED)
             for node in nodes:
                 startup = out / node.name / "startup"
                 pairs = pairs_of(plan, node, registry, wanted[node.name], startup, requested or {})
-                _write_kit(plan, node, registry, pairs, roster, stage)
+                _write_kit(plan, node, registry, pairs, roster, denied, stage)
             if beside is out:
                 registry.save(out / FOLDER)
                 _replace(plan, nodes, roster, stage, out)
@@ -82,6 +85,7 @@ def write_kits(
                 write_file(stage / ".gitignore", b"# private keys\n*\n", 0o644)
                 registry.save(stage / FOLDER)
                 replace_file(stage / FOLDER / _ROSTER, roster, 0o600)
+                replace_file(stage / FOLDER / DENIED, denied, 0o600)
                 stage.rename(out)
         finally:
             shutil.rmtree(stage, ignore_errors=True)
@@ -100,13 +104,23 @@ def _roster(plan: Plan, registry: Registry, last: Path) -> bytes:
     return roster.issue(registry.issuer.certificate, registry.issuer.key)
 
 
-def _write_kit(plan: Plan, node: Node, registry: Registry, pairs: dict[str, Pair], roster: bytes, stage: Path) -> None:
+def _denied(registry: Registry, last: Path) -> bytes:
+    """Return the signed list of who was revoked; one with nobody on it, if there is none yet."""
+    if last.is_file():
+        return last.read_bytes()
+    empty = Denial(project=registry.project, version=0)
+    return empty.issue(registry.issuer.certificate, registry.issuer.key)
+
+
+def _write_kit(
+    plan: Plan, node: Node, registry: Registry, pairs: dict[str, Pair], roster: bytes, denied: bytes, stage: Path
+) -> None:
     startup = stage / node.name / "startup"
     for folder in (startup.parent, startup, startup.parent / "local", startup.parent / "transfer"):
         folder.mkdir(mode=0o700)
     files = _files(plan, node, registry, pairs)
     if node.role == "server":
-        files[_ROSTER] = roster
+        files |= {_ROSTER: roster, DENIED: denied}
     signed = sign_manifest(files, registry.issuer.key)
     for name, content in signed.items():
         write_file(startup / name, content, _MODES.get(Path(name).suffix, 0o644))

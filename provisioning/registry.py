@@ -127,6 +127,14 @@ class Registry:
         return Records.model_validate(_parse(Records, folder / _KITS)) if folder.exists() else Records()
 
     @staticmethod
+    def project_in(folder: Path) -> str:
+        """Return the name of the project whose registry is in *folder*.
+
+        :raises ConfigurationError: if there is none, or it cannot be read
+        """
+        return str(_parse(_About, folder / _ABOUT).project)
+
+    @staticmethod
     def roots_in(folder: Path) -> tuple[x509.Certificate, ...]:
         """Return the roots that kits beside *folder* trust, which needs no key.
 

@@ -11,6 +11,7 @@ from cellnet.drivers import through
 from cellnet.epoch import next_epoch
 from cellnet.errors import ConfigurationError
 from cellnet.node import drain, ingress_of, joined_line
+from cellnet.upkeep import kept_up
 
 if TYPE_CHECKING:
     from anyio.abc import TaskStatus
@@ -31,7 +32,7 @@ async def run_relay(
     if kit.connect is None or kit.listen is None:
         raise ConfigurationError(f"is the kit of a {kit.role}, not of a relay: use cellnet start", str(kit.path))
     drivers = through(kit.surroundings.proxy)
-    async with Cell(kit.name, epoch=next_epoch(kit.local / "epoch"), drivers=drivers) as cell:
+    async with Cell(kit.name, epoch=next_epoch(kit.local / "epoch"), drivers=drivers) as cell, kept_up(cell, kit):
         await cell.connect(kit.connect.url, kit.credentials, security=kit.connect.security, ingress=ingress_of(kit))
         url = await cell.listen(kit.listen.url, kit.credentials.listening, security=kit.listen.security)
         task_status.started(f"{joined_line(cell, kit.connect)}; listens at {url}, {kit.listen.security}")

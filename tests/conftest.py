@@ -79,6 +79,10 @@ class Issue:
         self._authorities: dict[tuple[str, bool], Authority] = {}
         self._numbers = count()
 
+    def authority(self, project: str = "mobile") -> Authority:
+        """Return who issues the credentials of *project*."""
+        return self._authorities.setdefault((project, False), Authority.create(project))
+
     def __call__(
         self,
         name: str,
@@ -87,7 +91,7 @@ class Issue:
         hosts: Sequence[str] = ("localhost",),
         project: str = "mobile",
         foreign: bool = False,
-        age_days: int = 0,
+        age_days: float = 0,
         placed: str | None = None,
         parents: Sequence[str] = (),
     ) -> Credentials:

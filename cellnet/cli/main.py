@@ -29,6 +29,7 @@ _ELSEWHERE = {
     "plan": ("provisioning.cli", "plan"),
     "provision": ("provisioning.cli", "provision_"),
     "request": ("provisioning.cli", "request"),
+    "revoke": ("provisioning.cli", "revoke_"),
     "schema": ("provisioning.cli", "schema"),
     "sign": ("provisioning.cli", "sign"),
     "tree": ("provisioning.cli", "tree"),

@@ -82,7 +82,7 @@ class Endpoint:
         self.switch.local = self.exchange
         self.plane = Plane(self.router, self.connections, self.timers, entropy=entropy, random=random)
         self._epoch = epoch
-        self._credentials: Credentials | None = None
+        self.credentials: Credentials | None = None
         self._fencing = Fencing(self.timers, self._admit, self._refuse, lambda: self._is_deaf)
         self._presence = Presence(self.router, self.events)
         self._runs, self._entropy, self._random, self._wall = Runs(self.router), entropy, random, wall
@@ -95,7 +95,7 @@ class Endpoint:
     @property
     def is_sealing(self) -> bool:
         """Whether what this cell sends is sealed."""
-        return self._credentials is not None
+        return self.credentials is not None
 
     # Links.
 
@@ -108,7 +108,7 @@ class Endpoint:
             and the root listens with, it also shows to those with whom it opens sessions
         """
         if credentials is not None and (not is_listener or self.name == ROOT):
-            self._credentials = credentials
+            self.credentials = credentials
         me = Self(self.name, role, self._epoch, credentials)
         handshake = Handshake(me, transport, self._entropy(NONCE_BYTES), self._wall())
         connection = Connection(handshake, is_listener=is_listener, now=now)
@@ -375,7 +375,7 @@ class Endpoint:
         self._fencing.left(connection, now)
 
     def _party(self) -> Party | None:
-        return None if self.fqcn is None else Party(self.fqcn, self._epoch, self._credentials)
+        return None if self.fqcn is None else Party(self.fqcn, self._epoch, self.credentials)
 
     # Time.
 

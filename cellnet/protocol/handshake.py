@@ -90,12 +90,14 @@ class Neighbour:
     role: str
     epoch: int
     fqsn: str
+    certificate: bytes = b""
+    """In DER; empty for a job cell, which has none, and between cells without credentials."""
 
 
 class Handshake:
     """One side of one handshake. Signs and verifies; the connection sends what it returns."""
 
-    __slots__ = ("_hello", "_join", "_nonce", "_peer_key", "_peer_said", "_wall", "me", "transport")
+    __slots__ = ("_certificate", "_hello", "_join", "_nonce", "_peer_key", "_peer_said", "_wall", "me", "transport")
 
     def __init__(self, me: Self, transport: Transport, nonce: bytes, wall: datetime.datetime) -> None:
         self.me = me
@@ -106,6 +108,7 @@ class Handshake:
         self._join = b""
         self._peer_key: ec.EllipticCurvePublicKey | None = None
         self._peer_said: tuple[str, str, int] = ("", "", 0)
+        self._certificate = b""
 
     # The listener's side.
 
@@ -135,13 +138,13 @@ class Handshake:
                 peer = mine.verify_chain(chain, CONNECT, self._wall)
                 self._check_identity(peer, name, role)
                 placement = self._check_placement(peer, signed_placement)
-                key = peer.key
+                key, self._certificate = peer.key, peer.certificate
             verify(key, signature, _JOIN_CONTEXT, self._hello, header, what="JOIN")
         try:
             child = fqcn.job(name) if role in ("job", "operator") else fqcn.child(name)
         except InvalidName as error:
             raise HandshakeError(str(error), "bad-name") from None
-        return Neighbour(child, name, role, epoch, placement.fqsn if placement else "")
+        return Neighbour(child, name, role, epoch, placement.fqsn if placement else "", self._certificate)
 
     def welcome(self, child: FQCN) -> tuple[bytes, bytes]:
         """Return the header of WELCOME and its signature."""
@@ -172,6 +175,7 @@ class Handshake:
             else:
                 peer = mine.verify_chain(chain, LISTEN, self._wall)
                 self._check_identity(peer, name, role)
+                self._certificate = peer.certificate
             if mine.placement and mine.placement.parents and name not in mine.placement.parents:
                 wanted = " or ".join(mine.placement.parents)
                 raise HandshakeError(
@@ -202,7 +206,7 @@ class Handshake:
         parent = fqcn.parent
         if parent is None or fqcn.base_name != self.me.name or parent.base_name != name:
             raise HandshakeError(f"{name} called this cell {text}, but it is {self.me.name}", "bad-name")
-        return fqcn, Neighbour(parent, name, role, epoch, "")
+        return fqcn, Neighbour(parent, name, role, epoch, "", self._certificate)
 
     # Both sides.
 

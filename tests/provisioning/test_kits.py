@@ -25,7 +25,7 @@ BASE = {"kit.json", "rootCA.pem", "issuer.crt", "manifest.json", "manifest.sig"}
 CLIENT = BASE | {"client.crt", "client.key", "placement.bin"}
 SERVER = BASE | {"server.crt", "server.key"}
 LAYOUT = {
-    "server": SERVER | {"roster.bin", "start.sh"},
+    "server": SERVER | {"denied.bin", "roster.bin", "start.sh"},
     "R1": SERVER | CLIENT | {"start.sh"},
     "C11": CLIENT | {"start.sh"},
     "admin@nvidia.com": CLIENT,
