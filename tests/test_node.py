@@ -243,8 +243,6 @@ def test_the_command_says_what_it_can_do() -> None:
     commands = (
         "add demo expiry inspect pack plan provision request revoke schema sign start submit tree unpack validate verify"
     )
-        "add demo expiry inspect pack plan provision request schema sign start submit tree unpack validate verify"
-    )
     assert re.findall(r"^  (\w+)  ", said, re.MULTILINE) == commands.split()
     said = subprocess.run([*CELLNET, "--version"], capture_output=True, text=True, timeout=SECONDS, check=True).stdout
     assert re.fullmatch(r"cellnet \d+\.\d+\.\d+\n", said)
