@@ -200,6 +200,10 @@ class Cell(anyio.AsyncContextManagerMixin):
         """Wait until the link to the parent is lost."""
         await self._neighbours.disconnected.wait()
 
+    def renew(self) -> None:
+        """Use what the credentials have now, after :meth:`~cellnet.Credentials.renew`; the parent is joined again."""
+        self._neighbours.renew()
+
     def deny(self, signed: bytes) -> None:
         """Take a list of revoked certificates, if it is newer than the last one; the cells below are told.
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["CONNECT", "LISTEN", "ROLES", "Credentials", "Identity", "Peer"]
+__all__ = ["CONNECT", "LISTEN", "ROLES", "Credentials", "Identity", "Peer", "is_of_key"]
 
 ROLES = ("server", "relay", "client", "admin")
 """The roles that a certificate may name."""
@@ -90,12 +90,14 @@ class Identity:
         return cls.parse(uris[0])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Credentials:
     """A cell's certificates and keys.
 
     A relay has two pairs with one identity: one for listening, one for connecting; any other cell has one.
     A job cell has its site's certificate, a key of its own, and the site's delegation to that key.
+
+    Everybody in a process who needs them has the same object, so :meth:`renew` is seen by all.
     """
 
     key: ec.EllipticCurvePrivateKey = field(repr=False)
@@ -143,6 +145,10 @@ class Credentials:
         return Identity.of(self.chain[0])
 
     @property
+    def _public(self) -> bytes:
+        return public_key_bytes(self.key.public_key())
+
+    @property
     def chain_der(self) -> list[bytes]:
         """The certificates in DER, the leaf first."""
         return [certificate.public_bytes(serialization.Encoding.DER) for certificate in self.chain]
@@ -151,6 +157,20 @@ class Credentials:
     def issuer_key(self) -> ec.EllipticCurvePublicKey:
         """The key of who issued the certificate, and signed the placement with it."""
         return _public_key(self.chain[1] if len(self.chain) > 1 else self.roots[0])
+
+    def renew(self, newer: Credentials) -> None:
+        """Take over what newer certificates for the same keys say.
+
+        :raises ConfigurationError: if they are another cell's, or for other keys
+        """
+        if newer.identity != self.identity or public_key_bytes(newer.key.public_key()) != self._public:
+            raise ConfigurationError(
+                f"the certificates of {newer.identity.uri} do not renew those of {self.identity.uri}"
+            )
+        if newer.listening is not None and self.listening is not None:
+            self.listening.renew(newer.listening)
+        self.chain, self.roots, self.files = newer.chain, newer.roots, newer.files
+        self.placement = newer.placement
 
     def site(self, now: datetime.datetime) -> Peer:
         """Return the site of this certificate as its own job cells see it, whatever the certificate's usage.
@@ -238,6 +258,14 @@ class Credentials:
             raise HandshakeError(f"the certificate of {identity.name} was revoked", "revoked")
         usages = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         return identity, _public_key(leaf), usages, _public_key(path[1])
+
+
+def is_of_key(certificate: bytes, key: object) -> bool:
+    """Whether a certificate, in DER, is one for that public key."""
+    try:
+        return bool(x509.load_der_x509_certificate(certificate).public_key() == key)
+    except Exception:
+        return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,8 @@ class Neighbours:
         self._waiting = Wakeup()
         self._calls = 0
         self._closing = False
-        self._listeners: list[Listener] = []
+        self._listeners: list[tuple[Listener, Security, Credentials | None]] = []
+        self._renewing = False
         self._pages = Pages()
         self._turn = Turn()
         self._ended = Wakeup()
@@ -88,7 +89,7 @@ class Neighbours:
             self._endpoint.credentials = credentials
         security = tls.for_listening(_mode(mode, address, credentials), credentials, driver.alpn)
         listener = await driver.listen(address, security)
-        self._listeners.append(listener)
+        self._listeners.append((listener, security, credentials))
         self._tasks.start_soon(self._accept, listener, credentials, per_address)
         return listener.url
 
@@ -105,7 +106,8 @@ class Neighbours:
         """Join the parent at *url*, and join it again whenever the link is lost."""
         address, driver = self._find(url)
         self._endpoint.credentials = credentials
-        security = tls.for_connecting(_mode(mode, address, credentials), credentials, driver.alpn, ingress)
+        mode = _mode(mode, address, credentials)
+        tls.for_connecting(mode, credentials, driver.alpn, ingress)  # what is wrong is told before anything begins
         last: list[CellError] = []
 
         def failed(error: CellError) -> None:
@@ -118,7 +120,12 @@ class Neighbours:
             return reconnect and not self._closing
 
         async def dial(joined: Callable[[], None]) -> CellError:
-            return await self._dial(address, driver, security, credentials, joined)
+            while True:
+                security = tls.for_connecting(mode, credentials, driver.alpn, ingress)
+                error = await self._dial(address, driver, security, credentials, joined)
+                if not self._renewing or self._closing:
+                    return error
+                self._renewing = False
 
         async def keep(*, task_status: TaskStatus[None]) -> None:
             backoff = Backoff(self._rng)
@@ -141,6 +148,16 @@ class Neighbours:
         """Close a link that the endpoint gave up."""
         if running := self._running.get(connection):
             running.end(error)
+
+    def renew(self) -> None:
+        """Show the certificates that the credentials have now: to who comes, and to the parent, joined once more."""
+        for _listener, security, credentials in self._listeners:
+            if credentials is not None:
+                tls.renew(security, credentials)
+        parent = self._endpoint.router.parent
+        if parent is not None and (running := self._running.get(parent)):
+            self._renewing = True
+            running.end()
 
     def proven(self) -> list[tuple[Connection, Neighbour]]:
         """Return the neighbours that showed a certificate, with their connections."""
@@ -229,8 +246,7 @@ class Neighbours:
     async def close(self) -> None:
         """Accept no more, say goodbye on all links, and give them a moment to end."""
         self._closing = True
-        for listener in self._listeners:
-            listener.close()
+        self.abort()
         self._endpoint.goodbye(f"{self._endpoint.name} stops")
         self.flush()
         for running in self._running.values():
@@ -241,7 +257,7 @@ class Neighbours:
 
     def abort(self) -> None:
         """Give back what does not end with its task."""
-        for listener in self._listeners:
+        for listener, _security, _credentials in self._listeners:
             listener.close()
 
     def _find(self, url: str) -> tuple[Address, Driver]:

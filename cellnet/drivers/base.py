@@ -60,9 +60,9 @@ class Ingress:
         return self.roots or Path(ssl.get_default_verify_paths().openssl_cafile)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Security:
-    """How a link is protected on its way to the next cell."""
+    """How a link is protected on its way to the next cell; a listener's changes when its certificate is renewed."""
 
     mode: str
     """``clear``, ``tls`` (the listener shows a certificate) or ``mtls`` (both do)."""

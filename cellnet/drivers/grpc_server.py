@@ -23,7 +23,6 @@ from cellnet.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from cellnet.drivers.base import Address, Buffer, Security
 
@@ -128,9 +127,7 @@ class GrpcListener:
         if security.files is None:
             port = server.add_insecure_port(address.place)
         else:
-            port = server.add_secure_port(
-                address.place, _credentials(*security.files, is_mutual=security.mode == "mtls")
-            )
+            port = server.add_secure_port(address.place, _credentials(security))
         await server.start()
         return port
 
@@ -169,6 +166,21 @@ def _certificate(context: grpc.aio.ServicerContext[Buffer, Sequence[Buffer]]) ->
     return ssl.PEM_cert_to_DER_cert(next(iter(pem)).decode()) if pem else None
 
 
-def _credentials(certificate: Path, key: Path, roots: Path, *, is_mutual: bool) -> grpc.ServerCredentials:
-    pair = key.read_bytes(), certificate.read_bytes()
-    return grpc.ssl_server_credentials([pair], roots.read_bytes() if is_mutual else None, is_mutual)
+def _credentials(security: Security) -> grpc.ServerCredentials:
+    """Return what gRPC shows; at each handshake it asks whether there is something newer."""
+    is_mutual = security.mode == "mtls"
+    shown = security.files
+
+    def read() -> grpc.ServerCertificateConfiguration:
+        assert shown is not None  # noqa: S101 - a listener in the clear is not asked
+        certificate, key, roots = (path.read_bytes() for path in shown)
+        return grpc.ssl_server_certificate_configuration([(key, certificate)], roots if is_mutual else None)
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal shown
+        if shown == security.files:
+            return None
+        shown = security.files
+        return read()
+
+    return grpc.dynamic_ssl_server_credentials(read(), fetch, is_mutual)  # type: ignore[arg-type]  # None: no news

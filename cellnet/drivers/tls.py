@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cellnet.credentials import Credentials
     from cellnet.drivers.base import Ingress
 
-__all__ = ["MODES", "for_connecting", "for_listening"]
+__all__ = ["MODES", "for_connecting", "for_listening", "renew"]
 
 MODES = ("clear", "tls", "mtls")
 
@@ -57,6 +57,19 @@ def for_listening(mode: str, credentials: Credentials | None, alpn: str) -> Secu
     context.verify_mode = ssl.CERT_REQUIRED if mode == "mtls" else ssl.CERT_NONE
     context.load_cert_chain(*files[:2])
     return Security(mode, context, files)
+
+
+def renew(security: Security, credentials: Credentials) -> None:
+    """Let a listener show, from its next handshake on, the certificate that *credentials* have now.
+
+    :param security: as :func:`for_listening` made it
+    """
+    if security.context is None:
+        return
+    files = _files(credentials.listening or credentials, security.mode)
+    security.context.load_cert_chain(*files[:2])
+    _trust(security.context, files[2])
+    security.files = files
 
 
 def _files(credentials: Credentials | None, mode: str) -> tuple[Path, Path, Path]:

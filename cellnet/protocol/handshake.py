@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cellnet.credentials import CONNECT, LISTEN
+from cellnet.credentials import CONNECT, LISTEN, is_of_key
 from cellnet.errors import HandshakeError, InvalidName, RemoteProtocolError
 from cellnet.fqcn import FQCN, ROOT, check_segment
 from cellnet.placement import Delegation, Placement
@@ -168,8 +168,8 @@ class Handshake:
         self._peer_said = (name, role, epoch)
         if (mine := self.me.credentials) is not None:
             if mine.delegation is not None:
-                # A job cell's parent is its own site: the certificate is compared, whatever its usage.
-                if not chain or chain[0] != mine.chain_der[0]:
+                # A job cell's parent is its own site: its key is compared, whatever the certificate says meanwhile.
+                if not chain or not is_of_key(chain[0], mine.chain[0].public_key()):
                     raise HandshakeError("the listener on this socket is not the job's own site", "untrusted")
                 peer = mine.site(self._wall)
             else:
@@ -281,7 +281,7 @@ class Handshake:
         if (
             (delegation.site, delegation.job, delegation.role) != (site.identity.name, name, role)
             or not chain
-            or chain[0] != site.certificate
+            or not is_of_key(chain[0], site.key)
         ):
             raise HandshakeError(f"the delegation is not for {role} {name} of this site", "bad-delegation")
         return load_public_key(delegation.public_key)

@@ -1,0 +1,122 @@
+"""Certificates that are renewed while cells run: new ones are shown from then on, and no request fails."""
+
+from __future__ import annotations
+
+import datetime
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from cellnet import Cell, Credentials
+from cellnet.errors import ConfigurationError
+from cellnet.placement import Placement
+from provisioning.authority import certificates_pem, key_pem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from cellnet import Request
+    from tests.conftest import Issue
+
+    Renewed = Callable[[Credentials, Issue], Credentials]
+
+pytestmark = pytest.mark.anyio
+SECONDS = 10
+
+
+async def echo(request: Request) -> object:
+    return request.payload
+
+
+@pytest.fixture
+def renewed(tmp_path: Path) -> Renewed:
+    """Return a function that has new certificates issued for the keys of some credentials."""
+
+    def make(old: Credentials, issue: Issue) -> Credentials:
+        authority, now = issue.authority(), datetime.datetime.now(datetime.UTC)
+
+        def pair(one: Credentials, listening: Credentials | None = None) -> Credentials:
+            assert one.files is not None
+            (usage,) = one.chain[0].extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+            certificate = authority.issue(
+                one.identity,
+                one.key.public_key(),
+                usage,
+                common_name=one.identity.name,
+                org="acme",
+                hosts=["localhost"],
+                now=now,
+            )
+            folder = tmp_path / f"{certificate.serial_number:x}"
+            folder.mkdir()
+            (folder / "it.crt").write_bytes(certificates_pem(certificate))
+            (folder / "it.key").write_bytes(key_pem(one.key))
+            placement = one.placement.signed if one.placement else b""
+            return Credentials.load(
+                folder / "it.crt", folder / "it.key", one.files[2], placement=placement, listening=listening
+            )
+
+        return pair(old, pair(old.listening) if old.listening else None)
+
+    return make
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "http", "grpc"])
+async def test_all_nodes_are_renewed_under_load_and_no_request_fails(
+    scheme: str, issue: Issue, renewed: Renewed
+) -> None:
+    roles = {"server": "server", "R1": "relay", "C1": "client", "C2": "client"}
+    held = {name: issue(name, role) for name, role in roles.items()}
+    cells = {name: Cell(name, handlers={"echo": echo}) for name in roles}
+    done = {"C1": 0, "C2": 0}
+
+    async def ask(name: str, other: str) -> None:
+        while True:
+            assert await cells[name].request(other, "echo", done[name]) == done[name]
+            done[name] += 1
+
+    async with cells["server"], cells["R1"], cells["C1"], cells["C2"]:
+        with anyio.fail_after(SECONDS * 3):
+            top = await cells["server"].listen(f"{scheme}://localhost:0", held["server"])
+            await cells["R1"].connect(top, held["R1"])
+            middle = await cells["R1"].listen(f"{scheme}://localhost:0", held["R1"].listening)
+            await cells["C1"].connect(middle, held["C1"])
+            await cells["C2"].connect(top, held["C2"])
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(ask, "C1", "C2")
+                tasks.start_soon(ask, "C2", "R1.C1")
+                old = {name: credentials.chain[0] for name, credentials in held.items()}
+                for name in ("server", "R1", "C1", "C2"):
+                    held[name].renew(renewed(held[name], issue))
+                    cells[name].renew()
+                    before = dict(done)
+                    while any(done[one] < before[one] + 5 for one in done):
+                        await anyio.sleep(0.01)
+                tasks.cancel_scope.cancel()
+            for name, credentials in held.items():
+                assert credentials.chain[0] != old[name]
+            # who joins now sees the new certificate, and the parent sees the child's new one
+            for name, parent in (("R1", "server"), ("C2", "server"), ("C1", "R1")):
+                shown = [
+                    neighbour.certificate
+                    for _connection, neighbour in cells[parent]._neighbours.proven()
+                    if neighbour.name == name
+                ]
+                assert shown == [held[name].chain[0].public_bytes(serialization.Encoding.DER)]
+            (up,) = (n for _c, n in cells["C2"]._neighbours.proven())
+            assert up.certificate == held["server"].chain[0].public_bytes(serialization.Encoding.DER)
+
+
+async def test_certificates_of_others_or_for_other_keys_do_not_renew(issue: Issue, renewed: Renewed) -> None:
+    mine, same, other = issue("C1", "client"), issue("C1", "client"), issue("C2", "client")
+    for wrong in (same, other):
+        with pytest.raises(ConfigurationError, match=r"do not renew those of cellnet://mobile/client/C1"):
+            mine.renew(wrong)
+    newer = renewed(mine, issue)
+    mine.renew(newer)
+    assert mine.chain == newer.chain
+    assert isinstance(mine.placement, Placement)
