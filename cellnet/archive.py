@@ -26,6 +26,7 @@ MAX_ARCHIVE_BYTES = 64 * 1024 * 1024
 MAX_FILES = 1000
 
 _FOLDERS = ("local", "startup", "transfer")
+_BESIDE = ("Dockerfile", "compose.yaml", "kubernetes.yaml")
 _BEGINNING = (1980, 1, 1, 0, 0, 0)  # of time, for zip files
 _AGE = b"age-encryption.org/"
 
@@ -43,9 +44,10 @@ def pack(kit: Path, recipients: Sequence[str] = ()) -> bytes:
         ) as archive:  # how things are compressed would be no constant
             for folder in _FOLDERS:
                 archive.writestr(_entry(f"{kit.name}/{folder}/", stat.S_IFDIR | 0o700), b"")
-            for path in sorted((kit / "startup").iterdir()):
+            beside = sorted(path for path in kit.iterdir() if path.name in _BESIDE or path.suffix == ".service")
+            for path in (*beside, *sorted((kit / "startup").iterdir())):
                 mode = stat.S_IFREG | stat.S_IMODE(path.stat().st_mode)
-                archive.writestr(_entry(f"{kit.name}/startup/{path.name}", mode), path.read_bytes())
+                archive.writestr(_entry(f"{kit.name}/{path.relative_to(kit)}", mode), path.read_bytes())
     except OSError as error:
         raise ConfigurationError(f"cannot be packed: {error.strerror}", str(error.filename or kit)) from None
     return _encrypted(plain.getvalue(), recipients) if recipients else plain.getvalue()
@@ -90,11 +92,13 @@ def _check(entries: Sequence[zipfile.ZipInfo]) -> str:
     name = entries[0].filename.partition("/")[0]
     for entry in entries:
         parts = entry.filename.removesuffix("/").split("/")
-        place = parts[1:] if entry.is_dir() else parts[1:-1]
-        is_ours = parts[0] == name and place == ["startup"] and len(parts) == (2 if entry.is_dir() else 3)
-        is_empty = entry.is_dir() and len(parts) == 2 and parts[0] == name and parts[1] in _FOLDERS
-        is_file = entry.is_dir() or stat.S_IFMT(entry.external_attr >> 16) == stat.S_IFREG
-        if not (is_ours or is_empty) or not is_file or any(part in ("", ".", "..") or "\\" in part for part in parts):
+        if entry.is_dir():
+            is_ours = len(parts) == 2 and parts[1] in _FOLDERS
+        else:
+            is_ours = len(parts) == 2 or (len(parts) == 3 and parts[1] == "startup")
+            is_ours = is_ours and stat.S_IFMT(entry.external_attr >> 16) == stat.S_IFREG
+        is_odd = any(part in ("", ".", "..") or "\\" in part for part in parts)
+        if parts[0] != name or not is_ours or is_odd:
             raise ConfigurationError(f"this is no archive of a kit: it has {entry.filename!r}")
     return name
 

@@ -19,6 +19,7 @@ from cellnet.kit import KitFile, sign_manifest
 from cellnet.placement import Placement
 from cellnet.roster import Roster
 from provisioning.authority import certificates_pem
+from provisioning.deployment import deployment_files
 from provisioning.files import replace_file, write_file
 from provisioning.pairs import Pair, PublicKeys, pairs_of
 from provisioning.records import Record, facts_of
@@ -124,6 +125,8 @@ def _write_kit(
     signed = sign_manifest(files, registry.issuer.key)
     for name, content in signed.items():
         write_file(startup / name, content, _MODES.get(Path(name).suffix, 0o644))
+    for name, content in deployment_files(plan, node).items():
+        write_file(startup.parent / name, content, 0o644)
     registry.records.kits[node.name] = Record(
         facts=facts_of(node),
         manifest=hashlib.sha256(signed["manifest.json"]).hexdigest(),
@@ -178,6 +181,9 @@ def _replace(plan: Plan, nodes: Sequence[Node], roster: bytes, stage: Path, out:
             continue
         (old / "startup").rename(new / "replaced")
         (new / "startup").rename(old / "startup")
+        for path in new.iterdir():
+            if path.is_file():
+                path.replace(old / path.name)
         for name in ("local", "transfer"):
             if not (old / name).exists():
                 (new / name).rename(old / name)

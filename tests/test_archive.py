@@ -122,6 +122,8 @@ def link() -> bytes:
         lambda: archive_of(**{"C1/startup/../../x": b""}),
         lambda: archive_of(**{"C1/startup/x": b"", "C2/startup/x": b""}),
         lambda: archive_of(**{"C1/local/x": b""}),
+        lambda: archive_of(**{"C1/other/x": b""}),
+        lambda: archive_of(C1=b""),
         lambda: archive_of(**{"C1/startup/a/b": b""}),
         lambda: archive_of(**{"C1/startup/a\\b": b""}),
         lambda: archive_of(**{"./startup/x": b""}),

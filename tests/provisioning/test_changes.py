@@ -107,6 +107,8 @@ def test_another_host_makes_the_listeners_certificate_again_and_leaves_the_keys_
     assert set(reasons) == {"R1", "C1", "C11", "C12"}
     different = changed(before, everything(kits))
     assert {path for path in different if path.startswith("C1/")} == {
+        "C1/compose.yaml",
+        "C1/kubernetes.yaml",
         "C1/startup/kit.json",
         "C1/startup/manifest.json",
         "C1/startup/manifest.sig",

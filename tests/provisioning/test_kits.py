@@ -40,7 +40,9 @@ def everything(folder: Path) -> dict[str, bytes | None]:
 
 @pytest.mark.parametrize("name", LAYOUT)
 def test_a_kit_has_the_files_of_its_role_and_no_others(name: str, kits: Path) -> None:
-    assert {path.name for path in (kits / name).iterdir()} == {"startup", "local", "transfer"}
+    beside = {"Dockerfile", "compose.yaml", "kubernetes.yaml", f"cellnet-{name}.service"}
+    wanted = {"startup", "local", "transfer"} | (set() if "@" in name else beside)
+    assert {path.name for path in (kits / name).iterdir()} == wanted
     assert {path.name for path in (kits / name / "startup").iterdir()} == LAYOUT[name]
 
 
