@@ -9,6 +9,7 @@ Everything here computes: the time is an argument, and nothing is read from or w
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote, unquote, urlsplit
@@ -27,14 +28,16 @@ from cellnet.placement import Delegation, Placement
 from cellnet.signing import public_key_bytes, unpack_signed
 
 if TYPE_CHECKING:
-    import datetime
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["CONNECT", "LISTEN", "ROLES", "Credentials", "Identity", "Peer", "is_of_key"]
+__all__ = ["CONNECT", "LISTEN", "ROLES", "SKEW", "Credentials", "Identity", "Peer", "is_of_key"]
 
 ROLES = ("server", "relay", "client", "admin")
 """The roles that a certificate may name."""
+
+SKEW = datetime.timedelta(minutes=5)
+"""So long before it was issued a certificate begins to hold, as somebody's clock may be behind."""
 
 LISTEN = ExtendedKeyUsageOID.SERVER_AUTH
 CONNECT = ExtendedKeyUsageOID.CLIENT_AUTH

@@ -27,6 +27,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, mod
 from cellnet.credentials import Credentials, Identity
 from cellnet.document import authority_key
 from cellnet.errors import ConfigurationError, HandshakeError
+from cellnet.renewal import renewed_credentials
 from cellnet.roster import Member, Role, Roster
 from cellnet.signing import sign, verify
 from cellnet.surroundings import Surroundings
@@ -156,6 +157,8 @@ class Kit:
         placement = _take(startup / "placement.bin", files) if connects else b""
         credentials = _load_credentials(startup, listens, connects, placement)
         _check_identity(startup, config, credentials)
+        if (newer := renewed_credentials(path, credentials)) is not None:
+            credentials.renew(newer)
         roster = _load_roster(startup, config, files) if config.role == "server" else ()
         for place in (startup / _DENIED, path / "local" / _DENIED):
             _take_denied(place, config.project, credentials)

@@ -30,7 +30,8 @@ from cellnet.jobs.coordinator import Coordinator
 from cellnet.jobs.host import JobHost
 from cellnet.jobs.operator import SOCKET, present_page, run_folder
 from cellnet.kit import Kit
-from cellnet.upkeep import kept_up
+from cellnet.renewal import RENEW_TOPIC
+from cellnet.upkeep import hand_on, kept_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -164,7 +165,10 @@ async def _run_server(kit: Kit, folder: Path, backend: str, stop: anyio.Event, t
     async def cells_present(request: Request) -> list[list[str]]:
         return present_page(cell, request)
 
-    handlers = {**coordinator.handlers, "cells.present": cells_present}
+    async def renew(request: Request) -> Any:
+        return await hand_on(kit, request.payload)
+
+    handlers = {**coordinator.handlers, "cells.present": cells_present, RENEW_TOPIC: renew}
     cell = Cell(kit.name, handlers=handlers, epoch=next_epoch(kit.local / "epoch"))
     async with (
         cell,

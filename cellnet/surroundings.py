@@ -4,6 +4,7 @@
 
     proxy: http://user:password@proxy.example.org:3128    # the way out; empty: none, whatever the environment says
     ingress_ca: ingress.pem                               # who issued the certificate of what ends TLS in front of us
+    issuer: /run/cellnet/issuer.sock                      # of the server only: who renews certificates
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Surroundings"]
 
-_KEYS = ("proxy", "ingress_ca")
+_KEYS = ("proxy", "ingress_ca", "issuer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,8 @@ class Surroundings:
     """The forward proxy to go through; empty for none; None if the environment says."""
     ingress_ca: Path | None = None
     """The authorities of an ingress's certificate, in PEM."""
+    issuer: Path | None = None
+    """The local socket of the issuer."""
 
     @classmethod
     def load(cls, path: Path) -> Surroundings:
@@ -49,7 +52,8 @@ class Surroundings:
         proxy, authorities = said.get("proxy"), said.get("ingress_ca")
         if proxy and "@" in proxy and others:
             raise ConfigurationError("names a password and is readable by others: run chmod 600", str(path))
-        return cls(proxy, path.parent / authorities if authorities else None)
+        issuer = said.get("issuer")
+        return cls(proxy, path.parent / authorities if authorities else None, path.parent / issuer if issuer else None)
 
 
 def _read(text: str, path: Path) -> dict[str, str]:
@@ -64,12 +68,14 @@ def _read(text: str, path: Path) -> dict[str, str]:
     if root is None:
         return {}
     if not isinstance(root, yaml.MappingNode):
-        raise ConfigurationError("says nothing that is known: 'proxy: ...' or 'ingress_ca: ...' is wanted", str(path))
+        raise ConfigurationError(
+            "says nothing that is known: one of 'proxy', 'ingress_ca' and 'issuer' is wanted", str(path)
+        )
     said: dict[str, str] = {}
     for key, value in root.value:
         where = f"{path}:{key.start_mark.line + 1}:{key.start_mark.column + 1}"
         if key.value not in _KEYS:
-            raise ConfigurationError(f"{key.value!r} is not known: there are {' and '.join(_KEYS)}", where)
+            raise ConfigurationError(f"{key.value!r} is not known: there are {', '.join(_KEYS)}", where)
         if key.value in said:
             raise ConfigurationError(f"{key.value} is there twice", where)
         if not isinstance(value, yaml.ScalarNode):

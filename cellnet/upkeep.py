@@ -1,37 +1,63 @@
-"""What a node looks after while it runs: the list of who was revoked, from the operator's hand to the next start."""
+"""What a node looks after while it runs: its certificates, and the list of who was revoked."""
 
 from __future__ import annotations
 
 import logging
 import os
+import random
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from cellnet.errors import CellError
+from cellnet.cell import Cell
+from cellnet.errors import CellError, ConfigurationError
+from cellnet.fqcn import ROOT
+from cellnet.renewal import RENEW_TOPIC, keep_renewed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
 
-    from cellnet.cell import Cell
     from cellnet.kit import Kit
 
-__all__ = ["kept_up"]
+__all__ = ["hand_on", "kept_up"]
 
 LOOK_SECONDS = 1.0
+ISSUER_SECONDS = 30.0
 
 logger = logging.getLogger("cellnet.node")
 
 
 @asynccontextmanager
 async def kept_up(cell: Cell, kit: Kit) -> AsyncGenerator[None]:
-    """Take what is new in a server's kit, and keep what came from above for the next start, inside the block."""
+    """Inside the block: renew certificates in time, take what is new in a server's kit, keep what comes from above."""
+
+    async def ask(asked: dict[str, Any]) -> Any:
+        if kit.role == "server":
+            return await hand_on(kit, asked)
+        return await cell.request(ROOT, RENEW_TOPIC, asked)
+
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_keep_up, cell, kit)
+        tasks.start_soon(keep_renewed, kit, ask, cell.renew, random.SystemRandom())
         yield
         tasks.cancel_scope.cancel()
+
+
+async def hand_on(kit: Kit, asked: Any) -> Any:
+    """Hand what a node asks on to the issuer, and return what it says; the server cannot answer itself.
+
+    :raises ConfigurationError: if this server knows of no issuer
+    :raises CellError: if the issuer does not answer, or refuses
+    """
+    socket = kit.surroundings.issuer
+    if socket is None:
+        raise ConfigurationError("this server knows of no issuer: local/network.yml does not say 'issuer: PATH'")
+    with anyio.fail_after(ISSUER_SECONDS):
+        async with Cell("asking") as cell:
+            await cell.connect(f"unix://{socket.absolute()}", security="clear")
+            return await cell.request(ROOT, RENEW_TOPIC, asked)
 
 
 async def _keep_up(cell: Cell, kit: Kit) -> None:

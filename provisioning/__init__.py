@@ -15,19 +15,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from cellnet.errors import ConfigurationError
-from provisioning.authority import Authority
+from provisioning.authority import LEAF_LIFE, Authority
 from provisioning.kits import write_kits
 from provisioning.lock import Lock
 from provisioning.plan import Node, Plan, draw
 from provisioning.problems import Code, Problem, ProjectError
 from provisioning.records import Change, compare
 from provisioning.registry import FOLDER, Registry, held
-from provisioning.requests import Request
 from provisioning.source import Source
 
 if TYPE_CHECKING:
+    import datetime
     from collections.abc import Sequence
     from pathlib import Path
+
+    from cellnet.enrolment import Enrolment
 
 __all__ = [
     "Authority",
@@ -39,7 +41,7 @@ __all__ = [
     "Problem",
     "ProjectError",
     "Provisioned",
-    "Request",
+    "compare",
     "provision",
     "read_plan",
     "update",
@@ -76,15 +78,24 @@ def provision(project_file: Path, out: Path, lock: Lock) -> Provisioned:
     return Provisioned(plan, update(plan, out, lock))
 
 
-def update(plan: Plan, out: Path, lock: Lock, requests: Sequence[Request] = ()) -> tuple[Change, ...]:
+def update(
+    plan: Plan,
+    out: Path,
+    lock: Lock,
+    requests: Sequence[Enrolment] = (),
+    *,
+    life: datetime.timedelta = LEAF_LIFE,
+) -> tuple[Change, ...]:
     """Do what :func:`provision` does with a plan, and say what became of every kit.
 
     :param requests: of sites that made their keys themselves: then only their kits are made
+    :param life: of new certificates
     :raises ConfigurationError: if a file or folder cannot be read or written, or *lock* is not the right one
     """
     folder = out / FOLDER
     with held(folder) if folder.is_dir() else nullcontext():
         registry = _open_registry(plan, folder, lock)
+        registry.life = life
         changes = compare(plan, registry.records, out, registry.now)
         if requests:
             changes = _requested(plan, changes, requests)
@@ -92,7 +103,7 @@ def update(plan: Plan, out: Path, lock: Lock, requests: Sequence[Request] = ()) 
     return changes
 
 
-def _requested(plan: Plan, changes: Sequence[Change], requests: Sequence[Request]) -> tuple[Change, ...]:
+def _requested(plan: Plan, changes: Sequence[Change], requests: Sequence[Enrolment]) -> tuple[Change, ...]:
     """Return what is to be done for sites that ask; all of them must be in the plan, as what they say they are."""
     nodes = {plan.identity(node): node.name for node in plan.nodes}
     kinds = {change.name: change.kind for change in changes}

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from cellnet.credentials import SKEW
 from cellnet.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -24,13 +25,11 @@ if TYPE_CHECKING:
 
     from cellnet.credentials import Identity
 
-__all__ = ["ISSUER_LIFE", "LEAF_LIFE", "ROOT_LIFE", "SKEW", "Authority", "certificates_pem", "key_pem"]
+__all__ = ["ISSUER_LIFE", "LEAF_LIFE", "ROOT_LIFE", "Authority", "certificates_pem", "key_pem"]
 
 ROOT_LIFE = datetime.timedelta(days=3653)
 ISSUER_LIFE = datetime.timedelta(days=731)
 LEAF_LIFE = datetime.timedelta(days=90)
-SKEW = datetime.timedelta(minutes=5)
-"""How far a site's clock may be behind ours before a new certificate looks like one from the future."""
 
 
 @dataclass(frozen=True, slots=True)

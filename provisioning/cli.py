@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cellnet.credentials import Identity
+from cellnet.enrolment import Enrolment
 from cellnet.errors import ConfigurationError
 from cellnet.inspection import fingerprint
-from provisioning import Lock, ProjectError, Request, read_plan, update
+from provisioning import Lock, ProjectError, read_plan, update
 from provisioning.analysis import analyze
 from provisioning.authority import key_pem
 from provisioning.entry import with_participant
 from provisioning.files import replace_file, write_file
+from provisioning.foreign import is_foreign, read_foreign
 from provisioning.generator import Shape, project_text
 from provisioning.lock import default_key_file
 from provisioning.picture import as_mermaid, as_svg, as_text
 from provisioning.plan import draw
+from provisioning.reconstruction import project_text as project_text_of
 from provisioning.records import compare
 from provisioning.registry import FOLDER, Registry
 from provisioning.revocation import DENIED, revoke
@@ -37,17 +40,20 @@ if TYPE_CHECKING:
     from provisioning.problems import Problem
     from provisioning.records import Change
 
-__all__ = ["main"]
+__all__ = ["DAYS", "KEY_FILE", "OUT", "PASSPHRASE", "lock_for", "main"]
 
 _PROJECT = click.argument("project_file", metavar="PROJECT.YML", type=click.Path(path_type=Path))
-_OUT = click.option(
+OUT = click.option(
     "--out", metavar="DIR", type=click.Path(path_type=Path), required=True, help="The folder with the kits."
 )
-_KEY_FILE = click.option(
+KEY_FILE = click.option(
     "--key-file", metavar="FILE", type=click.Path(path_type=Path), help="What opens the authority's keys."
 )
+DAYS = click.option(
+    "--days", type=click.FloatRange(min=0.0001), default=90.0, show_default=True, help="How long certificates hold."
+)
 _PICTURES = {"text": as_text, "mermaid": as_mermaid, "svg": as_svg}
-_PASSPHRASE = click.option("--passphrase", is_flag=True, help="Ask for a passphrase, in place of a key file.")
+PASSPHRASE = click.option("--passphrase", is_flag=True, help="Ask for a passphrase, in place of a key file.")
 
 
 class _Command(click.Command):
@@ -131,17 +137,19 @@ def plan(project_file: Path, out: Path | None, picture: str | None, as_json: boo
 
 @main.command("provision")
 @_PROJECT
-@_OUT
-@_KEY_FILE
-@_PASSPHRASE
-def provision_(project_file: Path, out: Path, key_file: Path | None, passphrase: bool) -> None:
+@OUT
+@KEY_FILE
+@PASSPHRASE
+@DAYS
+def provision_(project_file: Path, out: Path, key_file: Path | None, passphrase: bool, days: float) -> None:
     """Bring the startup kits of a project's participants in DIR up to date, beside the project's authority.
 
     Kits whose participants did not change stay as they are. The authority's keys are encrypted, with a key file in
     ~/.config/cellnet/keys unless you say otherwise: keep copies of both, in two places.
     """
     drawn = _read(project_file)
-    changes = update(drawn, out, _lock(drawn.project, out, key_file, passphrase))
+    life = datetime.timedelta(days=days)
+    changes = update(drawn, out, lock_for(drawn.project, out, key_file, passphrase), life=life)
     _show(changes, out)
     root = fingerprint(Registry.roots_in(out / FOLDER)[0])
     click.echo(f"kits of project {drawn.project}, whose root is {root}")
@@ -157,15 +165,15 @@ def provision_(project_file: Path, out: Path, key_file: Path | None, passphrase:
 @click.option("--parent", metavar="NAME", help="The client that it is below, if it is a client.")
 @click.option("--host", help="Where it listens, if it is a relay.")
 @click.option("--port", type=int, help="And at which port.")
-@_OUT
-@_KEY_FILE
-@_PASSPHRASE
+@OUT
+@KEY_FILE
+@PASSPHRASE
 def add(project_file: Path, name: str, out: Path, key_file: Path | None, passphrase: bool, **given: Any) -> None:
     """Add a client or relay NAME to the project, and make its kit; no other kit changes but for the server's roster."""
     _read(project_file)  # what is wrong before is not the new participant's fault
     text = with_participant(project_file.read_text(encoding="utf-8"), _entry(name, given), str(project_file))
     drawn = draw(Source.parse(text.encode(), str(project_file)))
-    changes = update(drawn, out, _lock(drawn.project, out, key_file, passphrase))
+    changes = update(drawn, out, lock_for(drawn.project, out, key_file, passphrase))
     replace_file(project_file, text.encode(), project_file.stat().st_mode & 0o777)
     _show(changes, out)
 
@@ -180,7 +188,7 @@ def request(name: str, project: str, role: str, out: Path) -> None:
 
     The kit that comes back has no keys: put these into its startup folder.
     """
-    data, keys = Request.make(Identity(project, role, name))
+    data, keys = Enrolment.make(Identity(project, role, name))
     file = out / f"{name}.request"
     try:
         out.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -190,23 +198,23 @@ def request(name: str, project: str, role: str, out: Path) -> None:
     except OSError as error:
         raise ConfigurationError(f"cannot be written: {error.strerror}", str(error.filename or out)) from None
     click.echo(f"send {file} to the project; the fingerprint of its keys is")
-    click.echo(Request.read(file).fingerprint)
+    click.echo(Enrolment.read(file).fingerprint)
 
 
 @main.command()
 @_PROJECT
 @click.argument("requests", metavar="REQUEST...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@_OUT
-@_KEY_FILE
-@_PASSPHRASE
+@OUT
+@KEY_FILE
+@PASSPHRASE
 def sign(project_file: Path, requests: tuple[Path, ...], out: Path, key_file: Path | None, passphrase: bool) -> None:
     """Make the kits of sites that made their keys themselves, from their REQUESTs; the kits have no keys.
 
     Compare each fingerprint with what the site says: whoever is in between could have sent a request of their own.
     """
     drawn = _read(project_file)
-    asked = [Request.read(path) for path in requests]
-    changes = update(drawn, out, _lock(drawn.project, out, key_file, passphrase), asked)
+    asked = [Enrolment.read(path) for path in requests]
+    changes = update(drawn, out, lock_for(drawn.project, out, key_file, passphrase), asked)
     for one in asked:
         click.echo(f"{one.identity.name}  {one.fingerprint}")
     _show(changes, out)
@@ -214,9 +222,9 @@ def sign(project_file: Path, requests: tuple[Path, ...], out: Path, key_file: Pa
 
 @main.command("revoke")
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
-@_OUT
-@_KEY_FILE
-@_PASSPHRASE
+@OUT
+@KEY_FILE
+@PASSPHRASE
 def revoke_(names: tuple[str, ...], out: Path, key_file: Path | None, passphrase: bool) -> None:
     """Revoke all certificates of each NAME: no node keeps a link with it once the server has the new list.
 
@@ -224,10 +232,23 @@ def revoke_(names: tuple[str, ...], out: Path, key_file: Path | None, passphrase
     denied.bin to its startup folder. A new kit for the same name is made by the next cellnet provision.
     """
     drawn = Registry.project_in(out / FOLDER)
-    found = revoke(names, out, _lock(drawn, out, key_file, passphrase))
+    found = revoke(names, out, lock_for(drawn, out, key_file, passphrase))
     for one in found:
         click.echo(f"revoked {one.identity} {one.usage} {one.serial}")
     click.echo(f"{counted(len(found), 'certificate')} of {', '.join(names)}; the list is {out / FOLDER / DENIED}")
+
+
+@main.command()
+@click.argument("kits", metavar="KIT...", nargs=-1, required=True, type=click.Path(path_type=Path))
+def migrate(kits: tuple[Path, ...]) -> None:
+    """Print a project.yml that says what KITs of NVIDIA FLARE's provisioning say; a folder of kits will do.
+
+    The keys in those kits cannot be used here: kits that can are made from the project.
+    """
+    found = [read_foreign(path) for path in _foreign_kits(kits)]
+    if not found:
+        raise ConfigurationError("there is no kit of FLARE's here", str(kits[0]))
+    click.echo(project_text_of(found), nl=False)
 
 
 @main.command()
@@ -273,6 +294,10 @@ def _read(project_file: Path) -> Plan:
     return drawn
 
 
+def _foreign_kits(places: Sequence[Path]) -> list[Path]:
+    return [path for place in places for path in (place, *sorted(place.glob("*"))) if is_foreign(path)]
+
+
 def _entry(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return a participant as it stands in a project.yml."""
     entry = {"name": name, "type": given["role"], "org": given["org"]}
@@ -285,7 +310,7 @@ def _entry(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return entry
 
 
-def _lock(project: str, out: Path, key_file: Path | None, passphrase: bool) -> Lock:
+def lock_for(project: str, out: Path, key_file: Path | None, passphrase: bool) -> Lock:
     """Find out what opens the keys in *out*, or is to encrypt those that will be there."""
     kind = Registry.lock_of(out / FOLDER)
     if passphrase or (kind == "passphrase" and key_file is None):

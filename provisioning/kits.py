@@ -130,6 +130,7 @@ def _write_kit(
     registry.records.kits[node.name] = Record(
         facts=facts_of(node),
         manifest=hashlib.sha256(signed["manifest.json"]).hexdigest(),
+        issued=min(pair.issued for pair in pairs.values()),
         not_after=min(pair.not_after for pair in pairs.values()),
         keys={stem: pair.public_key for stem, pair in pairs.items() if pair.key is None},
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -82,7 +83,12 @@ class Lock:
     def _password(self, salt: bytes) -> bytes:
         if self.kind == "key file":
             return self.secret  # random already: stretching adds nothing
-        return Scrypt(salt, 32, 2**17, 8, 1).derive(self.secret).hex().encode()
+        return _stretched(self.secret, salt)
+
+
+@lru_cache(maxsize=2)
+def _stretched(secret: bytes, salt: bytes) -> bytes:
+    return Scrypt(salt, 32, 2**17, 8, 1).derive(secret).hex().encode()
 
 
 def default_key_file(project: str) -> Path:

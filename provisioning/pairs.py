@@ -13,10 +13,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from cellnet.credentials import SKEW
+from cellnet.enrolment import STEMS
 from cellnet.errors import ConfigurationError
 from provisioning.authority import certificates_pem, key_pem
 from provisioning.records import CERTIFIED, facts_of
-from provisioning.requests import STEMS
 
 if TYPE_CHECKING:
     import datetime
@@ -39,6 +40,7 @@ class Pair:
     key: bytes | None
     public_key: str
     """In PEM."""
+    issued: datetime.datetime
     not_after: datetime.datetime
 
     @classmethod
@@ -48,7 +50,7 @@ class Pair:
         public = leaf.public_key().public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
-        return cls(certificates, key, public.decode(), leaf.not_valid_after_utc)
+        return cls(certificates, key, public.decode(), leaf.not_valid_before_utc + SKEW, leaf.not_valid_after_utc)
 
 
 def pairs_of(

@@ -10,8 +10,6 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import BaseModel, ConfigDict
 
-from provisioning.authority import LEAF_LIFE
-
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -31,8 +29,10 @@ class Record(BaseModel):
     facts: dict[str, Any]
     manifest: str
     """The SHA-256 of its ``manifest.json``."""
+    issued: datetime.datetime
+    """When its certificates were issued, or last renewed."""
     not_after: datetime.datetime
-    """When the first of its certificates ends."""
+    """When the first of them ends."""
     keys: dict[str, str] = {}
     """Public keys, in PEM, whose other halves were made at the site and stay there."""
 
@@ -73,6 +73,7 @@ def facts_of(node: Node) -> dict[str, Any]:
         "hosts": list(node.hosts),
         "listen": [node.listen.url, node.listen.security] if node.listen else None,
         "connect_to": [node.connect.parent, node.connect.url, node.connect.security] if node.connect else None,
+        "parents": list(node.parents),
         "fqsn": str(node.fqsn) if node.fqsn else None,
         "custom_ca_cert": hashlib.sha256(node.ingress_ca).hexdigest() if node.ingress_ca else None,
         "admin_port": node.control_port,
@@ -104,7 +105,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def _age(record: Record, now: datetime.datetime) -> list[str]:
     left = record.not_after - now
-    if left >= LEAF_LIFE / 3:
+    if left >= (record.not_after - record.issued) / 3:
         return []
     return [f"its certificates expire in {left.days} days" if left.days >= 0 else "its certificates have expired"]
 

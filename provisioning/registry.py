@@ -24,7 +24,7 @@ from cryptography import x509
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cellnet.errors import ConfigurationError
-from provisioning.authority import ISSUER_LIFE, Authority, certificates_pem
+from provisioning.authority import ISSUER_LIFE, LEAF_LIFE, Authority, certificates_pem
 from provisioning.files import replace_file, write_file
 from provisioning.issuance import Issuance, append
 from provisioning.records import Records
@@ -71,6 +71,8 @@ class Registry:
     records: Records
     now: datetime.datetime
     _lock: Lock
+    life: datetime.timedelta = LEAF_LIFE
+    """Of the certificates that it issues."""
     _new_keys: dict[str, bytes] = field(default_factory=dict, repr=False)
     """Keys and certificates that are not on disk yet, by file."""
     _issued: list[Issuance] = field(default_factory=list)
@@ -163,7 +165,7 @@ class Registry:
         :param why: for whoever reads the log
         """
         certificate = self.issuer.issue(
-            identity, public_key, usage, common_name=common_name, org=org, hosts=hosts, now=self.now
+            identity, public_key, usage, common_name=common_name, org=org, hosts=hosts, now=self.now, life=self.life
         )
         self._issued.append(Issuance.of(certificate, identity, self.now, why))
         return certificate

@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cellnet.credentials import CONNECT, LISTEN, Credentials, Identity
 from cellnet.placement import Placement
-from provisioning import Lock, provision
-from provisioning.authority import Authority, key_pem
+from provisioning import Lock, read_plan, update
+from provisioning.authority import LEAF_LIFE, Authority, key_pem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -61,13 +61,18 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def provisioned(project: str) -> Iterator[Path]:
-    """Provision the text of a project into ``kits`` of a folder that is there for the length of the block."""
+def provisioned(project: str, *, seconds: float | None = None) -> Iterator[Path]:
+    """Provision the text of a project into ``kits`` of a folder that is there for the length of the block.
+
+    :param seconds: how long certificates hold, if it is not as long as usual
+    """
     # not pytest's tmp_path: the paths of sockets below it would be too long
     with tempfile.TemporaryDirectory(prefix="cellnet-") as name:
         folder = Path(name)
         (folder / "project.yml").write_text(project)
-        provision(folder / "project.yml", folder / "kits", Lock.of_file(folder / "lock", create=True))
+        life = LEAF_LIFE if seconds is None else datetime.timedelta(seconds=seconds)
+        lock = Lock.of_file(folder / "lock", create=True)
+        update(read_plan(folder / "project.yml"), folder / "kits", lock, life=life)
         yield folder
 
 

@@ -45,7 +45,7 @@ def test_no_proxy_is_not_the_same_as_nothing_said(path: Path, text: str) -> None
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("\nproxi: x\n", ":2:1: 'proxi' is not known: there are proxy and ingress_ca"),
+        ("\nproxi: x\n", ":2:1: 'proxi' is not known: there are proxy, ingress_ca, issuer"),
         ("proxy: a\nproxy: b\n", ":2:1: proxy is there twice"),
         ("ingress_ca: [a, b]\n", ":1:1: ingress_ca is to be one text"),
         ("- proxy\n", ": says nothing that is known"),

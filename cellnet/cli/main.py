@@ -25,6 +25,8 @@ _ELSEWHERE = {
     "demo": ("cellnet.cli.demo", "demo"),
     "expiry": ("cellnet.cli.kits", "expiry"),
     "inspect": ("cellnet.cli.kits", "inspect"),
+    "issuer": ("cellnet.cli.issuer", "issuer"),
+    "migrate": ("provisioning.cli", "migrate"),
     "pack": ("cellnet.cli.kits", "pack"),
     "plan": ("provisioning.cli", "plan"),
     "provision": ("provisioning.cli", "provision_"),
@@ -101,6 +103,7 @@ def start(kit: Path, run_dir: Path | None, backend: str) -> None:
     from cellnet.node import run_node, run_until_signalled
     from relays import run_relay
 
+    _refuse_foreign(kit)
     _log_to_stderr()
     run_until_signalled(partial(run_node, kit, run_dir, relay=run_relay, backend=backend), backend=backend)
 
@@ -166,6 +169,15 @@ async def _submit(kit: Path, bundle: Path, options: Mapping[str, Any], as_json: 
         ended = True
         tasks.cancel_scope.cancel()
     return ended
+
+
+def _refuse_foreign(kit: Path) -> None:
+    """Say exactly what a kit of another tool's lacks, if it is one."""
+    from cellnet.clock import wall_time
+    from provisioning.foreign import is_foreign, missing, read_foreign
+
+    if is_foreign(kit) and (faults := missing(read_foreign(kit), wall_time())):
+        raise ConfigurationError("\n".join(faults))
 
 
 def _summary(result: Any, as_json: bool) -> str:

@@ -15,9 +15,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from cellnet.cli import main
 from cellnet.credentials import CONNECT, LISTEN, Identity
+from cellnet.enrolment import Enrolment
 from cellnet.errors import ConfigurationError
 from cellnet.kit import Kit
-from provisioning import Lock, Request, provision, read_plan, update
+from provisioning import Lock, provision, read_plan, update
 from provisioning.issuance import read_issued
 
 if TYPE_CHECKING:
@@ -27,10 +28,10 @@ LOCK = Lock("key file", b"k" * 64)
 C1 = Identity("mobile", "client", "C1")
 
 
-def request_of(identity: Identity, folder: Path) -> tuple[Request, dict[str, ec.EllipticCurvePrivateKey]]:
-    data, keys = Request.make(identity)
+def request_of(identity: Identity, folder: Path) -> tuple[Enrolment, dict[str, ec.EllipticCurvePrivateKey]]:
+    data, keys = Enrolment.make(identity)
     (folder / "it.request").write_bytes(data)
-    return Request.read(folder / "it.request"), keys
+    return Enrolment.read(folder / "it.request"), keys
 
 
 def test_a_site_gets_a_kit_that_works_and_its_keys_never_leave_it(
@@ -146,19 +147,19 @@ def test_what_is_no_request_is_refused_by_its_file(data: bytes, message: str, tm
     path = tmp_path / "x.request"
     path.write_bytes(data)
     with pytest.raises(ConfigurationError, match=message) as caught:
-        Request.read(path)
+        Enrolment.read(path)
     assert str(caught.value).startswith(f"{path}: is no request: ")
 
 
 def test_a_request_that_was_changed_on_its_way_is_refused(tmp_path: Path) -> None:
-    data, _keys = Request.make(C1)
+    data, _keys = Enrolment.make(C1)
     der = bytearray(x509.load_pem_x509_csr(data).public_bytes(serialization.Encoding.DER))
     position = der.index(b"client/C1") + len(b"client/C")
     der[position : position + 1] = b"2"
     path = tmp_path / "x.request"
     path.write_bytes(x509.load_der_x509_csr(bytes(der)).public_bytes(serialization.Encoding.PEM))
     with pytest.raises(ConfigurationError, match="was not signed by its own P-256 key"):
-        Request.read(path)
+        Enrolment.read(path)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
-"""A request: how a site asks for its kit without giving its keys away (PKCS #10, RFC 2986).
+"""An enrolment: how the holder of keys asks for certificates without giving the keys away (PKCS #10, RFC 2986).
 
-The keys are made where the node will run and stay there. What leaves is one file with a signing request for each pair
-that the role needs, each signed by the key that it is for. The kit that comes back has certificates and no keys.
+The keys are made where the node runs and stay there. What leaves is one text with a signing request for each pair that
+the role needs, each signed by the key that it is for. What comes back has certificates and no keys.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["STEMS", "Request"]
+__all__ = ["STEMS", "Enrolment"]
 
 STEMS = {"server": LISTEN, "client": CONNECT}
 """The pairs of a kit by the names of their files, and what each is for."""
@@ -32,7 +32,7 @@ _END = b"-----END CERTIFICATE REQUEST-----"
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class Enrolment:
     """Who asks, and for which public keys."""
 
     identity: Identity
@@ -51,14 +51,19 @@ class Request:
             )
         return digest.finalize().hex(":", 2)
 
-    @staticmethod
-    def make(identity: Identity) -> tuple[bytes, dict[str, ec.EllipticCurvePrivateKey]]:
+    @classmethod
+    def make(cls, identity: Identity) -> tuple[bytes, dict[str, ec.EllipticCurvePrivateKey]]:
         """Make keys for *identity*, and return the request as a file, with the keys by the names of their files."""
         keys = {stem: ec.generate_private_key(ec.SECP256R1()) for stem in _NEEDS[identity.role]}
-        return b"".join(_signing_request(identity, stem, key) for stem, key in keys.items()), keys
+        return cls.of_keys(identity, keys), keys
+
+    @staticmethod
+    def of_keys(identity: Identity, keys: Mapping[str, ec.EllipticCurvePrivateKey]) -> bytes:
+        """Return the request for keys that there are."""
+        return b"".join(_signing_request(identity, stem, key) for stem, key in keys.items())
 
     @classmethod
-    def read(cls, path: Path) -> Request:
+    def read(cls, path: Path) -> Enrolment:
         """Read what :meth:`make` made.
 
         :raises ConfigurationError: if it is no request, or a part of it was not signed by its own key
@@ -69,14 +74,25 @@ class Request:
         except OSError as error:
             raise ConfigurationError(f"cannot be read: {error.strerror}", str(path)) from None
         try:
-            return cls._parse(data)
+            return cls.parse(data)
         except ConfigurationError as error:
-            raise ConfigurationError(f"is no request: {error}", str(path)) from None
-        except Exception as error:  # the library has many words for what is malformed, and no common one
-            raise ConfigurationError(f"is no request: {error}", str(path)) from None
+            raise ConfigurationError(error.message, str(path)) from None
 
     @classmethod
-    def _parse(cls, data: bytes) -> Request:
+    def parse(cls, data: bytes) -> Enrolment:
+        """Read what :meth:`make` made.
+
+        :raises ConfigurationError: as :meth:`read`
+        """
+        try:
+            return cls._parse(data[:_MAX_BYTES])
+        except ConfigurationError as error:
+            raise ConfigurationError(f"is no request: {error}") from None
+        except Exception as error:  # the library has many words for what is malformed, and no common one
+            raise ConfigurationError(f"is no request: {error}") from None
+
+    @classmethod
+    def _parse(cls, data: bytes) -> Enrolment:
         parts = [x509.load_pem_x509_csr(part + _END) for part in data.split(_END)[:-1]]
         if not parts:
             raise ConfigurationError("there is nothing in it that begins as one")

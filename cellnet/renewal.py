@@ -1,0 +1,152 @@
+"""Renewal: a node's certificates are made anew at two thirds of their life, while it runs.
+
+The node asks the server, over its link, for certificates for the keys that it has. The server cannot issue any: it
+hands the request on to the issuer, which believes only what the old certificates and keys prove. What comes back lies
+in ``local/renewed`` of the kit and is used from then on, and by the next start.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from cellnet.clock import wall_time
+from cellnet.credentials import CONNECT, LISTEN, SKEW, Credentials
+from cellnet.enrolment import Enrolment
+from cellnet.errors import CellError, ConfigurationError, HandshakeError
+
+if TYPE_CHECKING:
+    import datetime
+    import random
+    from collections.abc import Awaitable, Callable, Mapping
+    from pathlib import Path
+
+    from cryptography import x509
+
+    from cellnet.kit import Kit
+
+__all__ = ["RENEW_TOPIC", "keep_renewed", "renewal_request", "renewed_credentials"]
+
+RENEW_TOPIC = "cellnet.renew"
+LOOK_SECONDS = 60.0
+"""At most this long nothing is looked at: clocks are set, and machines sleep."""
+AGAIN_SECONDS = 600.0
+"""After a failure, at most."""
+
+logger = logging.getLogger("cellnet.node")
+
+
+async def keep_renewed(
+    kit: Kit, ask: Callable[[dict[str, Any]], Awaitable[Any]], renewed: Callable[[], None], rng: random.Random
+) -> None:
+    """Renew the certificates of a node whenever it is time; to be cancelled.
+
+    :param ask: asks for certificates, see :func:`renewal_request`
+    :param renewed: told that the kit's credentials have others now
+    """
+    credentials = kit.credentials
+    while True:
+        due = _due(credentials, rng)
+        while (left := (due - wall_time()).total_seconds()) > 0:  # noqa: ASYNC110 - clocks are set, machines sleep
+            await anyio.sleep(min(left, LOOK_SECONDS))
+        try:
+            _keep(kit, await ask(renewal_request(credentials)))
+            newer = renewed_credentials(kit.path, credentials)
+            if newer is None or newer.chain[0] == credentials.chain[0]:
+                raise ConfigurationError("the issuer gave no newer certificates", str(kit.path))
+            credentials.renew(newer)
+            renewed()
+            logger.info(
+                "%s: certificates renewed, until %s UTC", kit.name, _end(credentials).strftime("%Y-%m-%d %H:%M")
+            )
+        except CellError as error:
+            pause = min(AGAIN_SECONDS, _life(credentials.chain[0]).total_seconds() / 20)
+            logger.warning("%s: certificates could not be renewed, next try in %.0f s: %s", kit.name, pause, error)
+            await anyio.sleep(pause)
+
+
+def renewal_request(credentials: Credentials) -> dict[str, Any]:
+    """Return what a holder of certificates asks for new ones with: the old ones, and proof of their keys."""
+    pairs = _pairs(credentials)
+    keys = {stem: pair.key for stem, pair in pairs.items()}
+    return {
+        "request": Enrolment.of_keys(credentials.identity, keys),
+        "chains": {stem: pair.chain_der for stem, pair in pairs.items()},
+    }
+
+
+def renewed_credentials(path: Path, old: Credentials) -> Credentials | None:
+    """Return the credentials of the kit at *path* with what was renewed, if that is there, and newer, and holds."""
+    folder = path / "local" / "renewed"
+    if not folder.is_dir() or old.files is None:
+        return None
+    try:
+        listening = None
+        if old.listening is not None or (folder / "server.crt").is_file():
+            listening = _load(folder, "server", old.listening or old)
+        newer = listening if not (folder / "client.crt").is_file() else _load(folder, "client", old, listening)
+        if newer is None or _end(newer) <= _end(old):
+            return None
+        for stem, pair in _pairs(newer).items():
+            pair.verify_chain(pair.chain_der, LISTEN if stem == "server" else CONNECT, wall_time())
+    except (ConfigurationError, HandshakeError) as error:
+        logger.warning("%s: what was renewed cannot be used: %s", folder, error)
+        return None
+    return newer
+
+
+def _load(folder: Path, stem: str, old: Credentials, listening: Credentials | None = None) -> Credentials:
+    assert old.files is not None  # noqa: S101 - a kit's credentials have them
+    _certificate, key, roots = old.files
+    placement = (folder / "placement.bin").read_bytes() if stem == "client" else b""
+    return Credentials.load(folder / f"{stem}.crt", key, roots, placement=placement, listening=listening)
+
+
+def _keep(kit: Kit, answer: Any) -> None:
+    """Write what came, so that there is always the old or the new."""
+    match answer:
+        case {"placement": bytes() as placement, "certificates": dict() as certificates}:
+            pass
+        case _:
+            raise ConfigurationError("the issuer's answer is malformed", str(kit.path))
+    new, folder, old = (kit.local / name for name in ("renewed.new", "renewed", "renewed.old"))
+    try:
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(mode=0o700)
+        for stem in ("server", "client"):
+            if isinstance(content := certificates.get(stem), bytes):
+                (new / f"{stem}.crt").write_bytes(content)
+        (new / "placement.bin").write_bytes(placement)
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            os.rename(folder, old)  # noqa: PTH104 - as below
+        os.rename(new, folder)  # noqa: PTH104 - a folder for a folder
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise ConfigurationError(f"cannot be written: {error.strerror}", str(error.filename or new)) from None
+
+
+def _pairs(credentials: Credentials) -> Mapping[str, Credentials]:
+    if credentials.identity.role == "server":
+        return {"server": credentials}
+    if credentials.listening is not None:
+        return {"server": credentials.listening, "client": credentials}
+    return {"client": credentials}
+
+
+def _due(credentials: Credentials, rng: random.Random) -> datetime.datetime:
+    """Return when two thirds of a life are over, a little sooner or later, so that not all ask at once."""
+    leaf = min((pair.chain[0] for pair in _pairs(credentials).values()), key=lambda leaf: leaf.not_valid_after_utc)
+    return leaf.not_valid_after_utc - _life(leaf) / 3 * rng.uniform(0.8, 1.2)
+
+
+def _life(leaf: x509.Certificate) -> datetime.timedelta:
+    return leaf.not_valid_after_utc - leaf.not_valid_before_utc - SKEW
+
+
+def _end(credentials: Credentials) -> datetime.datetime:
+    return min(pair.chain[0].not_valid_after_utc for pair in _pairs(credentials).values())
