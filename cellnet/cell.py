@@ -15,7 +15,6 @@ from cellnet.answers import Answers
 from cellnet.calls import REQUEST_SECONDS, Deadline, Question, Replies
 from cellnet.clock import running_clock, wall_time
 from cellnet.contents import Contents
-from cellnet.denials import DENIED_TOPIC, Denials
 from cellnet.directory import MEMBERS_TOPIC, Directory
 from cellnet.epoch import clock_epoch
 from cellnet.errors import DeadlineBeforeExecution, LocalProtocolError
@@ -29,6 +28,7 @@ from cellnet.protocol.endpoint import MAX_CHILDREN, Endpoint
 from cellnet.protocol.events import Attached, Cancelled, Failed, LinkFailed, Message, Replied
 from cellnet.statistics import CellStatistics
 from cellnet.streams import STREAM_TOPIC, Streams
+from cellnet.trust import Trust
 from cellnet.wakeup import Wakeup
 
 if TYPE_CHECKING:
@@ -127,9 +127,8 @@ class Cell(anyio.AsyncContextManagerMixin):
             async with self._journal or nullcontext(), anyio.create_task_group() as tasks:
                 self._neighbours = Neighbours(self._endpoint, self._drivers, self._rng, tasks, self._received)
                 self._streams = Streams(self._endpoint, self._stream_handlers, self.request, tasks, self._dispatch)
-                self._denials = Denials(self._endpoint, self._neighbours, self.request, tasks)
-                own = {STREAM_TOPIC: self._streams.accept, DENIED_TOPIC: self._denials.answer}
-                handlers = {**self._handlers, **own}
+                self._trust = Trust(self._endpoint, self._neighbours, self.request, tasks)
+                handlers = {**self._handlers, **self._trust.handlers, STREAM_TOPIC: self._streams.accept}
                 self._inbox = Inbox(
                     self.name, handlers, self._journal, self._contents, tasks, self._ended, self._stopped
                 )
@@ -202,7 +201,7 @@ class Cell(anyio.AsyncContextManagerMixin):
 
     def renew(self) -> None:
         """Use what the credentials have now, after :meth:`~cellnet.Credentials.renew`; the parent is joined again."""
-        self._neighbours.renew()
+        self._trust.renew()
 
     def deny(self, signed: bytes) -> None:
         """Take a list of revoked certificates, if it is newer than the last one; the cells below are told.
@@ -212,7 +211,7 @@ class Cell(anyio.AsyncContextManagerMixin):
         :param signed: as :class:`~cellnet.denial.Denial` was issued
         :raises HandshakeError: if the project's issuer did not sign it, or this cell has no credentials
         """
-        self._denials.take(signed)
+        self._trust.deny(signed)
 
     async def drain(self) -> None:
         """Take no more messages, and wait until those that began have been answered, and large answers fetched.
@@ -388,7 +387,7 @@ class Cell(anyio.AsyncContextManagerMixin):
             self._neighbours.attached(event.connection)
         else:
             self._directory.note(event)
-            self._denials.note(event)
+            self._trust.note(event)
 
     def _ended(self, message: int, status: Status, encoding: int, data: bytes) -> None:
         self._endpoint.ended(message, status, encoding, data, self._clock())

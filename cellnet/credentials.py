@@ -175,6 +175,21 @@ class Credentials:
         self.chain, self.roots, self.files = newer.chain, newer.roots, newer.files
         self.placement = newer.placement
 
+    def take_chain(self, chain: Sequence[bytes]) -> None:
+        """Take over a newer certificate of the site whose job this is.
+
+        :param chain: in DER, the leaf first
+        :raises HandshakeError: if it is not the site's, or for another key
+        """
+        try:
+            newer = tuple(x509.load_der_x509_certificate(one) for one in chain)
+            is_ours = Identity.of(newer[0]) == self.identity and newer[0].public_key() == self.chain[0].public_key()
+        except Exception as error:  # as in verify_chain
+            raise HandshakeError(f"a certificate is malformed: {error}", "untrusted") from None
+        if not is_ours:
+            raise HandshakeError("the certificate is not that of this job's site", "untrusted")
+        self.chain = newer
+
     def site(self, now: datetime.datetime) -> Peer:
         """Return the site of this certificate as its own job cells see it, whatever the certificate's usage.
 

@@ -93,6 +93,8 @@ class KitFile(_Frozen):
     connect: Endpoint | None = None
     control_port: int | None = None
     """Where users reach the Control API; of the server only."""
+    allow_error_sending: bool = False
+    """Whether sites send what their nodes log as errors to the server."""
 
     @model_validator(mode="after")
     def _role_has_its_endpoints(self) -> KitFile:
@@ -119,6 +121,8 @@ class Kit:
     """The other members of the project; only the server knows them."""
     ingress_ca: Path | None = None
     """Who certifies the ingress in front of the parent, if the project says so."""
+    allow_error_sending: bool = False
+    """Whether sites send what their nodes log as errors to the server."""
 
     @property
     def local(self) -> Path:
@@ -173,6 +177,7 @@ class Kit:
             credentials,
             roster,
             startup / _INGRESS if _INGRESS in files else None,
+            config.allow_error_sending,
         )
 
 

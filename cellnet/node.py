@@ -13,7 +13,7 @@ import os
 import shutil
 import signal
 import stat
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,6 +23,7 @@ from cellnet.cell import Cell
 from cellnet.drivers import through
 from cellnet.drivers.base import Ingress
 from cellnet.epoch import next_epoch
+from cellnet.error_log import ERRORS_TOPIC, ErrorFile, errors_sent
 from cellnet.errors import CellError, ConfigurationError
 from cellnet.fqcn import FQSN, ROOT
 from cellnet.groups import leaves
@@ -169,6 +170,8 @@ async def _run_server(kit: Kit, folder: Path, backend: str, stop: anyio.Event, t
         return await hand_on(kit, request.payload)
 
     handlers = {**coordinator.handlers, "cells.present": cells_present, RENEW_TOPIC: renew}
+    if kit.allow_error_sending:
+        handlers[ERRORS_TOPIC] = ErrorFile(kit.local / "site-errors.jsonl").answer
     cell = Cell(kit.name, handlers=handlers, epoch=next_epoch(kit.local / "epoch"))
     async with (
         cell,
@@ -192,7 +195,8 @@ async def _run_client(kit: Kit, folder: Path, backend: str, stop: anyio.Event, t
     host = JobHost(FQSN(placement.fqsn), kit.credentials, folder / JOBS, url, backend=backend)
     journal, epoch = kit.local / "journal.db", next_epoch(kit.local / "epoch")
     cell = Cell(kit.name, handlers=host.handlers, journal=journal, epoch=epoch, drivers=through(kit.surroundings.proxy))
-    async with cell, kept_up(cell, kit), anyio.create_task_group() as draining, host.serving(cell):
+    errors = errors_sent(cell) if kit.allow_error_sending else nullcontext()
+    async with cell, kept_up(cell, kit), errors, anyio.create_task_group() as draining, host.serving(cell):
         await cell.listen(url, kit.credentials)
         await cell.connect(kit.connect.url, kit.credentials, security=kit.connect.security, ingress=ingress_of(kit))
         task_status.started(joined_line(cell, kit.connect))

@@ -128,7 +128,7 @@ def _write_kit(
     for name, content in deployment_files(plan, node).items():
         write_file(startup.parent / name, content, 0o644)
     registry.records.kits[node.name] = Record(
-        facts=facts_of(node),
+        facts=facts_of(node, plan),
         manifest=hashlib.sha256(signed["manifest.json"]).hexdigest(),
         issued=min(pair.issued for pair in pairs.values()),
         not_after=min(pair.not_after for pair in pairs.values()),
@@ -145,6 +145,7 @@ def _files(plan: Plan, node: Node, registry: Registry, pairs: dict[str, Pair]) -
         listen=node.listen,
         connect=node.connect,
         control_port=node.control_port,
+        allow_error_sending=plan.allow_error_sending and node.role in ("server", "client"),
     )
     files: dict[str, bytes | None] = {
         "kit.json": config.model_dump_json(indent=1).encode() + b"\n",

@@ -66,7 +66,7 @@ def pairs_of(
     if node.base_name in requested:
         return _certified(plan, node, registry, change, stems, requested[node.base_name])
     record = registry.records.kits.get(node.name)
-    facts = facts_of(node)
+    facts = facts_of(node, plan)
     holds = record is not None and not change.renewed and all(record.facts[key] == facts[key] for key in CERTIFIED)
     if record is not None and record.keys:
         if holds and all((startup / f"{stem}.crt").is_file() for stem in stems):

@@ -100,6 +100,8 @@ class Plan:
     """In the order of the file."""
     warnings: tuple[Problem, ...]
     """What is worth a second look, in the order of the file."""
+    allow_error_sending: bool = False
+    """Whether sites may send what their nodes log as errors to the server."""
 
     def as_json(self) -> dict[str, Any]:
         """Return what programs read: everything that follows from the file, without keys and certificates."""
@@ -139,7 +141,7 @@ def draw(source: Source) -> Plan:
     source.stop_if_wrong()
     look_again(project, links, listeners, control_port, source)
     nodes = tuple(_node(project, p, links, listeners, fqcns, fqsns, control_port) for p in project.participants)
-    return Plan(project.name, nodes, in_order(source.warnings))
+    return Plan(project.name, nodes, in_order(source.warnings), project.allow_error_sending)
 
 
 def _node(

@@ -49,6 +49,7 @@ class Project:
     """The role of every name in the file, also of participants that could not be understood."""
     positions: Mapping[str, int]
     """Where each name stands in the list of participants."""
+    allow_error_sending: bool
     ingress_ca: Mapping[str, bytes]
     """Whom a participant trusts to certify the ingress that it goes through, in PEM, where the file says so."""
 
@@ -87,6 +88,7 @@ def read_project(source: Source) -> Project:
         participants,
         roles,
         positions,
+        top.allow_error_sending if top else False,
         _read_authorities(top, participants, positions, source),
     )
 
@@ -97,9 +99,6 @@ def _check_top(top: Top, source: Source) -> None:
     elif top.studies is not None:
         message = "'studies' is ignored: who may see which data is not the network's to decide"
         source.warning(("studies",), Code.IGNORED_KEY, message, key=True)
-    if top.allow_error_sending:
-        message = "sites do not send error logs yet: it is taken as false"
-        source.warning(("allow_error_sending",), Code.IGNORED_KEY, message, key=True)
 
 
 def _read_participants(

@@ -64,7 +64,7 @@ class Change(NamedTuple):
     """Whether its keys and certificates are made anew, whatever else changed."""
 
 
-def facts_of(node: Node) -> dict[str, Any]:
+def facts_of(node: Node, plan: Plan) -> dict[str, Any]:
     """Return everything that a node's kit is made from, as it is compared later."""
     return {
         "name": node.base_name,
@@ -77,6 +77,7 @@ def facts_of(node: Node) -> dict[str, Any]:
         "fqsn": str(node.fqsn) if node.fqsn else None,
         "custom_ca_cert": hashlib.sha256(node.ingress_ca).hexdigest() if node.ingress_ca else None,
         "admin_port": node.control_port,
+        "allow_error_sending": plan.allow_error_sending and node.role in ("server", "client"),
     }
 
 
@@ -92,7 +93,7 @@ def compare(plan: Plan, records: Records, out: Path, now: datetime.datetime) -> 
             changes.append(Change(node.name, "added"))
         else:
             urgent = (*_age(record, now), *_damage(record, out / node.name))
-            reasons = (*_differences(record.facts, facts_of(node)), *urgent)
+            reasons = (*_differences(record.facts, facts_of(node, plan)), *urgent)
             changes.append(Change(node.name, "changed" if reasons else "unchanged", reasons, bool(urgent)))
     names = {node.name for node in plan.nodes}
     changes += [Change(name, "removed") for name in records.kits if name not in names]

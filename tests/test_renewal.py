@@ -10,7 +10,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from cellnet import Cell, Credentials
+from cellnet import Cell, Credentials, HandshakeError
 from cellnet.errors import ConfigurationError
 from cellnet.placement import Placement
 from provisioning.authority import certificates_pem, key_pem
@@ -120,3 +120,40 @@ async def test_certificates_of_others_or_for_other_keys_do_not_renew(issue: Issu
     mine.renew(newer)
     assert mine.chain == newer.chain
     assert isinstance(mine.placement, Placement)
+
+
+async def test_job_cells_show_the_new_certificate_of_their_site(issue: Issue, renewed: Renewed, tmp_path: Path) -> None:
+    site, server = issue("C1", "client"), issue("server", "server")
+    end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=1)
+    job = Credentials.unpack(site.delegate("j1", "job", end).pack(), datetime.datetime.now(datetime.UTC))
+    url = f"unix://{tmp_path}/s"
+    async with Cell("server", handlers={"echo": echo}) as top, Cell("C1") as middle:
+        with anyio.fail_after(SECONDS):
+            await middle.connect(await top.listen("tcp://localhost:0", server), site)
+            await middle.listen(url, site)
+            async with Cell("j1", epoch=1) as leaf:
+                await leaf.connect(url, job)
+                old = job.chain[0]
+                site.renew(renewed(site, issue))
+                middle.renew()
+                while job.chain[0] == old:
+                    await anyio.sleep(0.01)
+                assert job.chain == site.chain
+                assert await leaf.request("server", "echo", 1) == 1
+            # and whoever begins later: the site's listener shows the new one, the delegation is by the same key
+            async with Cell("j1", epoch=2) as again:
+                await again.connect(url, job)
+                assert await again.request("server", "echo", 2) == 2
+
+
+async def test_nobody_can_give_a_job_another_certificate(issue: Issue, renewed: Renewed, tmp_path: Path) -> None:
+    site, other = issue("C1", "client"), issue("C2", "client")
+    end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=1)
+    job = site.delegate("j1", "job", end)
+    before = job.chain
+    for chain in (other.chain_der, issue("C1", "client").chain_der, [b"x"]):
+        with pytest.raises(HandshakeError):
+            job.take_chain(chain)
+    assert job.chain == before
+    job.take_chain(renewed(site, issue).chain_der)
+    assert job.chain != before

@@ -73,11 +73,14 @@ def test_the_guides_example_gives_nothing_to_think_about(guide: Path) -> None:
     assert read_plan(guide).warnings == ()
 
 
-def test_what_the_project_allows_and_nodes_cannot_do_yet_is_said(guide: Path, tmp_path: Path) -> None:
+def test_what_the_project_allows_stands_in_the_kits_of_server_and_sites(guide: Path, tmp_path: Path) -> None:
     path = tmp_path / "project.yml"
     path.write_text(guide.read_text().replace("allow_error_sending: false", "allow_error_sending: true"))
-    (warning,) = read_plan(path).warnings
-    assert str(warning) == f"{path}:5:1: PRJ105: sites do not send error logs yet: it is taken as false"
+    assert provision(path, tmp_path / "kits", LOCK).plan.warnings == ()
+    allowed = {name for name in FQCNS if Kit.load(tmp_path / "kits" / name).allow_error_sending}
+    assert allowed == set(FQSNS)
+    changes = provision(guide, tmp_path / "kits", LOCK).changes
+    assert {change.name for change in changes if change.kind == "changed"} == set(FQSNS)
 
 
 def test_the_example_differs_from_the_guides_in_security_only(guide: Path, example: Path) -> None:

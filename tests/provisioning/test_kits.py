@@ -202,14 +202,15 @@ def test_the_command_says_where_each_kit_is_and_warns_on_the_other_stream(
     guide: Path, tmp_path: Path, settings: Path
 ) -> None:
     source = tmp_path / "project.yml"
-    source.write_text(guide.read_text().replace("allow_error_sending: false", "allow_error_sending: true"))
+    source.write_text(guide.read_text().replace("role: project_admin", "role: boss"))
     done = CliRunner().invoke(main, ["provision", str(source), "--out", str(tmp_path / "kits")])
     assert done.exit_code == 0, done.output
     assert re.search(r"^added +\S+/kits/C11$", done.stdout, re.MULTILINE)
     assert "10 added, 0 changed, 0 unchanged, 0 removed" in done.stdout
     key_file = settings / "cellnet" / "keys" / "mobile.key"
     assert done.stderr.splitlines() == [
-        f"warning: {source}:5:1: PRJ105: sites do not send error logs yet: it is taken as false",
+        f"warning: {source}:63:11: PRJ208 admin@nvidia.com: 'boss' is no known role: "
+        "project_admin, org_admin, lead, member are",
         f"note: the authority's keys are encrypted with {key_file}: keep a copy of it elsewhere",
     ]
     assert stat.S_IMODE(key_file.stat().st_mode) == 0o600

@@ -1,8 +1,10 @@
-"""How it becomes known who was revoked: each cell tells its children, and cuts the links that must not be any more.
+"""What a cell does about certificates while it runs: about those that were revoked, and its own that were renewed.
 
-The list is signed by the project's issuer and has a version, so it does not matter who brings it, or how often. A cell
-that learns of a newer one first tells its children, also those who are on the list, since others may be below them.
-Then it holds, and the links of who is on it end. Whoever joins is told what there is.
+Who was revoked stands on a list that the project's issuer signs, with a version, so it does not matter who brings it,
+or how often. A cell that learns of a newer one first tells its children, also those who are on the list, since others
+may be below them. Then it holds, and the links of who is on it end. Whoever joins is told what there is.
+
+Job cells show their site's certificate, so a site whose own was renewed tells them.
 """
 
 from __future__ import annotations
@@ -24,22 +26,23 @@ if TYPE_CHECKING:
 
     from cellnet.credentials import Credentials
     from cellnet.fqcn import FQCN
-    from cellnet.message import Request
+    from cellnet.message import Handler, Request
     from cellnet.neighbours import Neighbours
     from cellnet.protocol.endpoint import Endpoint
     from cellnet.protocol.events import MemberLeft
 
-__all__ = ["DENIED_TOPIC", "Denials"]
+__all__ = ["Trust"]
 
 DENIED_TOPIC = "cellnet.denied"
+CHAIN_TOPIC = "cellnet.chain"
 GRACE_SECONDS = 1.0
 """What children have to take a list, before it holds here."""
 
 logger = logging.getLogger("cellnet.link")
 
 
-class Denials:
-    """What one cell does about who was revoked."""
+class Trust:
+    """What one cell does about certificates."""
 
     def __init__(
         self,
@@ -57,8 +60,18 @@ class Denials:
         self._request = request
         self._tasks = tasks
         self._newest = 0
+        self.handlers: dict[str, Handler] = {DENIED_TOPIC: self._denied, CHAIN_TOPIC: self._renewed}
+        """What other cells tell."""
 
-    def take(self, signed: bytes) -> None:
+    def renew(self) -> None:
+        """Show what the credentials have now: to the parent, to who joins, and by the job cells."""
+        self._neighbours.renew()
+        if (credentials := self._endpoint.credentials) is not None:
+            for child, connection in self._endpoint.children.items():
+                if connection.neighbour and connection.neighbour.role in ("job", "operator"):
+                    self._tasks.start_soon(self._tell, child, CHAIN_TOPIC, credentials.chain_der)
+
+    def deny(self, signed: bytes) -> None:
         """Take a list, and if it is newer, tell the children and cut who is on it.
 
         :raises HandshakeError: if it was not signed by the project's issuer, or this cell has no credentials
@@ -76,30 +89,35 @@ class Denials:
         credentials, member = self._endpoint.credentials, event.member
         is_new_child = isinstance(event, MemberJoined) and member.fqcn.parent == self._endpoint.fqcn
         if is_new_child and credentials and credentials.denied.signed:
-            self._tasks.start_soon(self._tell, member.fqcn, credentials.denied.signed)
+            self._tasks.start_soon(self._tell, member.fqcn, DENIED_TOPIC, credentials.denied.signed)
 
-    async def answer(self, request: Request) -> None:
-        """Take what another cell says.
-
-        :raises LocalProtocolError: if it is no list
-        """
+    async def _denied(self, request: Request) -> None:
         if not isinstance(request.payload, bytes):
             raise LocalProtocolError("a signed list is wanted")
-        self.take(request.payload)
+        self.deny(request.payload)
+
+    async def _renewed(self, request: Request) -> None:
+        """Take the site's new certificate, which must be for the key that it had."""
+        credentials, chain = self._endpoint.credentials, request.payload
+        if credentials is None or credentials.delegation is None:
+            raise LocalProtocolError("only a job's cell shows another's certificate")
+        if not isinstance(chain, list) or not chain or not all(isinstance(one, bytes) for one in chain):
+            raise LocalProtocolError("certificates are wanted")
+        credentials.take_chain(chain)
 
     async def _apply(self, signed: bytes, credentials: Credentials) -> None:
         with anyio.move_on_after(GRACE_SECONDS):
             async with anyio.create_task_group() as telling:
                 for child in self._endpoint.children:
-                    telling.start_soon(self._tell, child, signed)
+                    telling.start_soon(self._tell, child, DENIED_TOPIC, signed)
         if credentials.denied.take(signed, credentials.identity.project, credentials.roots):
             name, version = self._endpoint.name, credentials.denied.version
             logger.info("%s: the list of revoked certificates has version %d", name, version)
             self._cut(credentials)
 
-    async def _tell(self, child: FQCN, signed: bytes) -> None:
+    async def _tell(self, child: FQCN, topic: str, payload: object) -> None:
         with suppress(DeliveryError):  # it left, or it is slow and hears of it from somebody else
-            await self._request(child, DENIED_TOPIC, signed)
+            await self._request(child, topic, payload)
 
     def _cut(self, credentials: Credentials) -> None:
         for connection, neighbour in self._neighbours.proven():
