@@ -17,7 +17,7 @@ from cellnet.errors import ConfigurationError
 from cellnet.inspection import certificates_below, describe, fingerprint, verify_kit
 from cellnet.kit import Kit
 
-__all__ = ["expiry", "inspect", "pack", "unpack", "verify"]
+__all__ = ["check", "expiry", "inspect", "pack", "unpack", "verify"]
 
 _KIT = click.argument("kit", metavar="KIT", type=click.Path(path_type=Path))
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -73,6 +73,34 @@ def verify(kits: tuple[Path, ...], root: str | None) -> None:
             end = certificates_below([path])[0]
             click.echo(f"{path}: {kit.role} {kit.name} is whole; its certificates hold for {end.days_left(now)} days")
     sys.exit(1 if failed else 0)
+
+
+@click.command()
+@_KIT
+@_JSON
+def check(kit: Path, as_json: bool) -> None:
+    """Find out, on its machine, whether the node of KIT would work, and else what is wrong; the exit code says the same.
+
+    The node joins its parent for a moment. If it runs, its parent says so, and nothing happens to it.
+    """
+    import anyio
+
+    from cellnet.checkup import check_kit
+
+    async def run() -> bool:
+        fine = True
+        async for finding in check_kit(kit):
+            fine = finding.is_fine
+            found.append({"step": finding.step, "ok": finding.is_fine, "message": finding.text})
+            if not as_json:
+                click.echo(f"{'ok' if finding.is_fine else 'WRONG':<6} {finding.step}: {finding.text}")
+        return fine
+
+    found: list[dict[str, object]] = []
+    fine = anyio.run(run)
+    if as_json:
+        click.echo(json.dumps({"ok": fine, "steps": found}, indent=1))
+    sys.exit(0 if fine else 1)
 
 
 @click.command()

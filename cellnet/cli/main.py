@@ -22,6 +22,7 @@ __all__ = ["main"]
 
 _ELSEWHERE = {
     "add": ("provisioning.cli", "add"),
+    "check": ("cellnet.cli.kits", "check"),
     "demo": ("cellnet.cli.demo", "demo"),
     "expiry": ("cellnet.cli.kits", "expiry"),
     "inspect": ("cellnet.cli.kits", "inspect"),
@@ -173,6 +174,8 @@ async def _submit(kit: Path, bundle: Path, options: Mapping[str, Any], as_json: 
 
 def _refuse_foreign(kit: Path) -> None:
     """Say exactly what a kit of another tool's lacks, if it is one."""
+    if not any((kit / "startup").glob("fed_*.json")):
+        return
     from cellnet.clock import wall_time
     from provisioning.foreign import is_foreign, missing, read_foreign
 

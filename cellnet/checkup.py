@@ -1,0 +1,145 @@
+"""A checkup of a kit: everything that must be right before its node works, tried one after the other, on its machine.
+
+A node that "registers but never connects" mostly has one of few things wrong: a host that does not resolve, a port that
+is closed, a certificate that does not name the host, a clock, a place that the project did not give it. Each is a step
+here. The steps stop where the next ones could not be right.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import anyio
+import anyio.to_thread
+
+from cellnet.cell import Cell
+from cellnet.clock import wall_time
+from cellnet.directory import MEMBERS_TOPIC
+from cellnet.drivers import through
+from cellnet.errors import CellError, ConfigurationError, DeliveryError
+from cellnet.inspection import certificates_below, verify_kit
+from cellnet.kit import Kit
+from cellnet.node import ingress_of
+
+if TYPE_CHECKING:
+    import datetime
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+__all__ = ["Finding", "check_kit"]
+
+CONNECT_SECONDS = 15.0
+"""What joining the parent may take."""
+SOON_DAYS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one step found."""
+
+    step: str
+    text: str
+    is_fine: bool = True
+
+
+async def check_kit(path: Path) -> AsyncIterator[Finding]:
+    """Try everything that the node of the kit at *path* needs; yield what each step found.
+
+    The node is joined to its parent for a moment, unless it runs: then its parent says so.
+    """
+    try:
+        kit = Kit.load(path)
+    except ConfigurationError as error:
+        yield Finding("kit", str(error), is_fine=False)
+        return
+    yield Finding("kit", f"{kit.role} {kit.name} of project {kit.project}: whole and unaltered")
+    steps = [_certificates, _surroundings]
+    steps += [_listening] if kit.listen else []
+    steps += [_host, _joining] if kit.connect else []
+    for step in steps:
+        finding = await step(kit)
+        yield finding
+        if not finding.is_fine:
+            return
+
+
+async def _certificates(kit: Kit) -> Finding:
+    try:
+        verify_kit(kit, wall_time())
+    except ConfigurationError as error:
+        return Finding("certificates", str(error), is_fine=False)
+    left = (min(_ends(kit)) - wall_time()).days
+    warning = "" if left >= SOON_DAYS else ": renew them soon"
+    return Finding("certificates", f"hold for {left} days{warning}")
+
+
+async def _surroundings(kit: Kit) -> Finding:
+    try:
+        said = kit.surroundings
+    except ConfigurationError as error:
+        return Finding("local/network.yml", str(error), is_fine=False)
+    if said.proxy:
+        return Finding("local/network.yml", f"goes through the proxy at {urlsplit(said.proxy).hostname}")
+    return Finding("local/network.yml", "is fine")
+
+
+async def _listening(kit: Kit) -> Finding:
+    """See whether the address can be bound; if it is taken, something answers there, which may be the node itself."""
+    assert kit.listen is not None  # noqa: S101 - else this step is none
+    parts = urlsplit(kit.listen.url)
+    host, port = str(parts.hostname), int(parts.port or 0)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        message = f"{kit.listen.url} cannot be used: {error.strerror}. Does the node run already, or another program?"
+        return Finding("listening", message, is_fine=False)
+    return Finding("listening", f"{kit.listen.url} is free")
+
+
+async def _host(kit: Kit) -> Finding:
+    assert kit.connect is not None  # noqa: S101 - else this step is none
+    host = str(urlsplit(kit.connect.url).hostname)
+    if kit.surroundings.proxy:
+        return Finding("host", f"{host} is the proxy's to find")
+    try:
+        found = await anyio.to_thread.run_sync(socket.getaddrinfo, host, None)
+    except OSError as error:
+        message = f"{host} is unknown here ({error.strerror}): ask who runs the network, or see /etc/hosts"
+        return Finding("host", message, is_fine=False)
+    addresses = sorted({str(entry[4][0]) for entry in found})
+    return Finding("host", f"{host} is {', '.join(addresses)}")
+
+
+async def _joining(kit: Kit) -> Finding:
+    """Join the parent, and ask the server something, so that all of the way is known to work."""
+    assert kit.connect is not None  # noqa: S101 - else this step is none
+    where = kit.connect.url
+    if kit.role == "admin":
+        return Finding("joining", f"{where} is for nodes: an admin's kit joins nobody")
+    async with Cell(kit.name, drivers=through(kit.surroundings.proxy)) as cell:
+        try:
+            with anyio.fail_after(CONNECT_SECONDS):
+                await cell.connect(
+                    where, kit.credentials, security=kit.connect.security, ingress=ingress_of(kit), reconnect=False
+                )
+        except CellError as error:
+            if "is connected and answers" in str(error):
+                return Finding("joining", f"the node runs, and its parent at {where} knows it")
+            return Finding("joining", str(error), is_fine=False)
+        try:
+            with anyio.fail_after(CONNECT_SECONDS):
+                await cell.request("server", MEMBERS_TOPIC, [str(cell.fqcn), ""])
+        except DeliveryError as error:
+            message = f"joined as {cell.fqcn}, but the server does not answer: {error}"
+            return Finding("joining", message, is_fine=False)
+        return Finding("joining", f"joined at {where} as {cell.fqcn}, and the server answers")
+
+
+def _ends(kit: Kit) -> list[datetime.datetime]:
+    return [one.not_after for one in certificates_below([kit.path])]
