@@ -79,7 +79,7 @@ def verify(kits: tuple[Path, ...], root: str | None) -> None:
 @_KIT
 @_JSON
 def check(kit: Path, as_json: bool) -> None:
-    """Find out, on its machine, whether the node of KIT would work, and else what is wrong; the exit code says the same.
+    """Find out, on its machine, whether the node of KIT would work, and else what is wrong; the exit code says so too.
 
     The node joins its parent for a moment. If it runs, its parent says so, and nothing happens to it.
     """
