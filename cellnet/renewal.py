@@ -63,7 +63,7 @@ async def keep_renewed(
             logger.info(
                 "%s: certificates renewed, until %s UTC", kit.name, _end(credentials).strftime("%Y-%m-%d %H:%M")
             )
-        except CellError as error:
+        except (CellError, TimeoutError) as error:
             pause = min(AGAIN_SECONDS, _life(credentials.chain[0]).total_seconds() / 20)
             logger.warning("%s: certificates could not be renewed, next try in %.0f s: %s", kit.name, pause, error)
             await anyio.sleep(pause)

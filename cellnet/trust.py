@@ -59,7 +59,7 @@ class Trust:
         self._neighbours = neighbours
         self._request = request
         self._tasks = tasks
-        self._newest = 0
+        self._newest, self._signed = 0, b""
         self.handlers: dict[str, Handler] = {DENIED_TOPIC: self._denied, CHAIN_TOPIC: self._renewed}
         """What other cells tell."""
 
@@ -81,15 +81,17 @@ class Trust:
             raise HandshakeError("a cell without credentials knows nobody who could be revoked", "bad-denial")
         version = credentials.denied.read(signed, credentials.identity.project, credentials.roots).version
         if version > max(self._newest, credentials.denied.version):
-            self._newest = version
+            self._newest, self._signed = version, signed
             self._tasks.start_soon(self._apply, signed, credentials)
 
     def note(self, event: MemberJoined | MemberLeft) -> None:
         """Tell a child that has just joined."""
         credentials, member = self._endpoint.credentials, event.member
         is_new_child = isinstance(event, MemberJoined) and member.fqcn.parent == self._endpoint.fqcn
-        if is_new_child and credentials and credentials.denied.signed:
-            self._tasks.start_soon(self._tell, member.fqcn, DENIED_TOPIC, credentials.denied.signed)
+        # what does not hold here yet may be news to it all the same
+        signed = self._signed or (credentials.denied.signed if credentials else b"")
+        if is_new_child and signed:
+            self._tasks.start_soon(self._tell, member.fqcn, DENIED_TOPIC, signed)
 
     async def _denied(self, request: Request) -> None:
         if not isinstance(request.payload, bytes):

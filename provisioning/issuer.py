@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Issuer"]
 
+_SHARE = 20
+"""Of a life: certificates are not renewed twice in that part of it."""
+
 
 class Issuer:
     """Makes certificates anew."""
@@ -67,6 +70,8 @@ class Issuer:
             registry.life = self._life
             _check_proof(registry, enrolment, chains, self._folder / DENIED)
             name, record = _participant(registry, enrolment)
+            if registry.now - record.issued < self._life / _SHARE and record.was_renewed:
+                raise ConfigurationError(f"{name} was renewed a moment ago: the log is not to grow without end")
             certificates = {
                 stem: registry.issue(
                     enrolment.identity,
@@ -80,7 +85,9 @@ class Issuer:
                 for stem, key in enrolment.keys.items()
             }
             end = min(certificate.not_valid_after_utc for certificate in certificates.values())
-            registry.records.kits[name] = record.model_copy(update={"issued": registry.now, "not_after": end})
+            registry.records.kits[name] = record.model_copy(
+                update={"issued": registry.now, "not_after": end, "was_renewed": True}
+            )
             registry.save(self._folder)
         parents = record.facts["parents"]
         placement = Placement(

@@ -31,6 +31,8 @@ class Record(BaseModel):
     """The SHA-256 of its ``manifest.json``."""
     issued: datetime.datetime
     """When its certificates were issued, or last renewed."""
+    was_renewed: bool = False
+    """Whether the node has newer ones than are in the kit."""
     not_after: datetime.datetime
     """When the first of them ends."""
     keys: dict[str, str] = {}

@@ -134,6 +134,16 @@ async def test_an_expired_certificate_proves_nothing(
         await issuer.renew(asked)
 
 
+async def test_nobody_makes_the_log_grow_by_asking_again_and_again(kits: Path, issuer: Issuer) -> None:
+    asked = renewal_request(credentials(kits, "C1"))
+    await issuer.renew(asked)
+    for _ in range(3):
+        with pytest.raises(ConfigurationError, match="C1 was renewed a moment ago"):
+            await issuer.renew(asked)
+    assert len(read_issued(kits / "authority" / "issued.jsonl")) == 13
+    await Issuer(kits / "authority", LOCK, datetime.timedelta(0)).renew(asked)
+
+
 def test_a_wrong_key_file_is_told_when_it_starts(kits: Path) -> None:
     with pytest.raises(ConfigurationError, match="is not opened by this key file"):
         Issuer(kits / "authority", Lock("key file", b"o" * 64), WEEK)
