@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 SECONDS = 5
-NOW = datetime.datetime.now(datetime.UTC)
+
+
+def now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
 
 
 async def echo(request: Request) -> object:
@@ -171,9 +174,9 @@ def test_a_certificate_is_meant_by_its_serial_number_or_its_key(issue: Issue) ->
     assert not denied.includes(authority.certificate)
     third = issue("C3", "client")
     third.denied.take(both, "mobile", roots)
-    assert third.verify_chain(third.chain_der, CONNECT, NOW).identity.name == "C3"
+    assert third.verify_chain(third.chain_der, CONNECT, now()).identity.name == "C3"
     with pytest.raises(HandshakeError, match="the certificate of C1 was revoked") as caught:
-        third.verify_chain(mine.chain_der, CONNECT, NOW)
+        third.verify_chain(mine.chain_der, CONNECT, now())
     assert caught.value.code == "revoked"
 
 

@@ -60,7 +60,7 @@ class Ingress:
         return self.roots or Path(ssl.get_default_verify_paths().openssl_cafile)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Security:
     """How a link is protected on its way to the next cell; a listener's changes when its certificate is renewed."""
 

@@ -54,6 +54,8 @@ MAX_RESETS = 1024
 """Contents that were given up of which it is known why, for those who have not wanted them yet."""
 LOOK_SECONDS = 15.0
 """How often all is looked at, and what is wanted is said again."""
+_TOLD = frozenset({"lost", "gone", "unreachable", "altered"})
+"""Codes of ours, which never come without a reason for people."""
 FORGET_SECONDS = 60.0
 """After which a neighbour that did not say again what it wants does not want it."""
 
@@ -278,7 +280,8 @@ class Plane:
         want = neighbour.feed.wants.get(frame.label)
         if want is not None:
             want.forget()
-            want.taker.broken(code[:MAX_REASON], reason[:MAX_REASON], now)
+            untold = "the neighbour did not say why" if code in _TOLD else ""
+            want.taker.broken(code[:MAX_REASON], reason[:MAX_REASON] or untold, now)
 
     def _drop(self, supply: Supply, code: str) -> None:
         supply.feed.drop(supply)

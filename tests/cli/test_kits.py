@@ -26,8 +26,11 @@ if TYPE_CHECKING:
 
 EXAMPLE = Path(__file__).parents[2] / "project.yml.example"
 LOCK = Lock("key file", b"k" * 64)
-NOW = datetime.datetime.now(datetime.UTC)
 DAY = datetime.timedelta(days=1)
+
+
+def now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
 
 
 @pytest.fixture(scope="module")
@@ -141,11 +144,11 @@ def test_a_swap_of_two_whole_kits_is_no_secret_either(kits: Path) -> None:
 
 def test_certificates_that_ended_are_told_with_their_file(kits: Path) -> None:
     kit = Kit.load(kits / "R1")
-    verify_kit(kit, NOW)
+    verify_kit(kit, now())
     with pytest.raises(ConfigurationError, match=r"client\.crt: the certificate of .* expired on .*: renew it"):
-        verify_kit(kit, NOW + 91 * DAY)
+        verify_kit(kit, now() + 91 * DAY)
     with pytest.raises(ConfigurationError, match=r"server\.crt: the certificate of .* is valid from"):
-        verify_kit(Kit.load(kits / "server"), NOW - DAY)
+        verify_kit(Kit.load(kits / "server"), now() - DAY)
 
 
 def test_the_table_of_ends_fails_when_one_is_near(kits: Path) -> None:

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 LOCK = Lock("key file", b"k" * 64)
 WEEK = datetime.timedelta(days=7)
-NOW = datetime.datetime.now(datetime.UTC)
+
+
+def now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
 
 
 @pytest.fixture
@@ -56,9 +59,9 @@ async def test_every_role_is_renewed_for_the_keys_that_it_has(name: str, kits: P
         assert chain[0].extensions.get_extension_for_class(names) == old.chain[0].extensions.get_extension_for_class(
             names
         )
-        assert abs(chain[0].not_valid_after_utc - NOW - WEEK) < datetime.timedelta(minutes=1)
+        assert abs(chain[0].not_valid_after_utc - now() - WEEK) < datetime.timedelta(minutes=1)
         ders = [one.public_bytes(serialization.Encoding.DER) for one in chain]
-        assert own.verify_chain(ders, LISTEN if stem == "server" else CONNECT, NOW).identity == own.identity
+        assert own.verify_chain(ders, LISTEN if stem == "server" else CONNECT, now()).identity == own.identity
     if own.placement:
         assert Placement.verify(answer["placement"], own.issuer_key) == own.placement
 
@@ -69,7 +72,7 @@ async def test_what_was_renewed_is_in_the_log_and_no_reason_for_a_new_kit(
     await issuer.renew(renewal_request(credentials(kits, "R1")))
     issued = read_issued(kits / "authority" / "issued.jsonl")
     assert [(one.identity, one.why) for one in issued[-2:]] == [("cellnet://mobile/relay/R1", "renewed")] * 2
-    changes = compare(read_plan(example), Registry.records_in(kits / "authority"), kits, NOW)
+    changes = compare(read_plan(example), Registry.records_in(kits / "authority"), kits, now())
     assert {change.kind for change in changes} == {"unchanged"}
 
 
@@ -128,7 +131,7 @@ async def test_an_expired_certificate_proves_nothing(
 ) -> None:
     asked = renewal_request(credentials(kits, "C1"))
     loaded = Registry.load
-    later = NOW + datetime.timedelta(days=91)
+    later = now() + datetime.timedelta(days=91)
     monkeypatch.setattr(Registry, "load", lambda folder, lock: loaded(folder, lock, later))
     with pytest.raises(HandshakeError, match="expired on"):
         await issuer.renew(asked)

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LOCK = Lock("key file", b"k" * 64)
-NOW = datetime.datetime.now(datetime.UTC)
 DAY = datetime.timedelta(days=1)
+
+
+def now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
 
 
 def listed(kits: Path) -> Denial:
@@ -72,8 +75,8 @@ def test_what_has_expired_leaves_the_list(kits: Path) -> None:
     (expired,) = revoke(["C1"], kits, LOCK)
     log = kits / "authority" / "issued.jsonl"
     log.write_bytes(b"")
-    ago = f"{NOW - DAY:%Y-%m-%dT%H:%M:%SZ}"
-    ends = f"{NOW + DAY:%Y-%m-%dT%H:%M:%SZ}"
+    ago = f"{now() - DAY:%Y-%m-%dT%H:%M:%SZ}"
+    ends = f"{now() + DAY:%Y-%m-%dT%H:%M:%SZ}"
     one = Issuance(ago, expired.serial, expired.identity, "clientAuth", ago, expired.key, "added")
     other = Issuance(ago, "abc", "cellnet://mobile/client/C2", "clientAuth", ends, "0" * 64, "added")
     append(log, [one, other])
