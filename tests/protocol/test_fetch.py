@@ -187,6 +187,27 @@ def test_who_is_silent_is_asked_again_under_another_label() -> None:
     plane_is_empty(cell)
 
 
+@pytest.mark.parametrize(
+    ("code", "reason", "told"),
+    [
+        ("gone", "", "the neighbour did not say why"),
+        ("gone", "it is away", "it is away"),
+        ("mine", "", ""),
+    ],
+)
+def test_a_code_of_ours_never_comes_without_a_reason(code: str, reason: str, told: str) -> None:
+    class Told(Taken):
+        def fail(self, code: str, reason: str) -> None:
+            super().fail(code, reason)
+            said.append((code, reason))
+
+    cell, said = new_endpoint("R"), list[tuple[str, str]]()
+    above = Peer.parent(cell, "R")
+    cell.plane.fetch(FQCN("server"), NAME, Told(), 0.0)
+    above.send(Kind.ABORT, True, code, reason, label=1)
+    assert said == [(code, told)]
+
+
 # Sinks
 
 
