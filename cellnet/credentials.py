@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import quote, unquote, urlsplit
 
 import msgpack
@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import Criticality, ExtensionPolicy, PolicyBuilder, Store, VerificationError
 
-from cellnet.denial import Denied
+from cellnet.denial import Denied, key_digest
 from cellnet.errors import ConfigurationError, HandshakeError
 from cellnet.placement import Delegation, Placement
 from cellnet.signing import public_key_bytes, unpack_signed
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["CONNECT", "LISTEN", "ROLES", "SKEW", "Credentials", "Identity", "Peer", "is_of_key"]
+__all__ = ["CONNECT", "LISTEN", "ROLES", "SKEW", "Credentials", "Identity", "Peer", "Shown", "is_of_key"]
 
 ROLES = ("server", "relay", "client", "admin")
 """The roles that a certificate may name."""
@@ -296,6 +296,22 @@ class Peer:
     """In DER."""
     issuer: ec.EllipticCurvePublicKey = field(repr=False)
     """The key of the authority that issued it, which signs its placement too."""
+
+    @property
+    def shown(self) -> Shown:
+        """What is remembered of its certificate for as long as a link lives."""
+        leaf = x509.load_der_x509_certificate(self.certificate)
+        return Shown(leaf.serial_number, bytes.fromhex(key_digest(self.key)), leaf.not_valid_after_utc.timestamp())
+
+
+class Shown(NamedTuple):
+    """The little of a certificate that may end a link: a thousand whole ones would be most of a megabyte."""
+
+    serial: int
+    key: bytes
+    """The SHA-256 of its public key."""
+    not_after: float
+    """In seconds since 1970."""
 
 
 # An absent key usage means "any use" to TLS libraries, so presence is demanded and the usage checked by us.

@@ -98,7 +98,11 @@ class Denied:
         """Whether a certificate holds no longer."""
         if not self.version:
             return False
-        return f"{certificate.serial_number:x}" in self._serials or key_digest(certificate.public_key()) in self._keys
+        return self.has(certificate.serial_number, key_digest(certificate.public_key()))
+
+    def has(self, serial: int, key: str) -> bool:
+        """Whether a certificate with that number, or for the key with that digest, holds no longer."""
+        return f"{serial:x}" in self._serials or key in self._keys
 
 
 def key_digest(key: object) -> str:

@@ -78,7 +78,7 @@ class RunningLink:
         self._dispatch = dispatch
         self._room = Wakeup()
         self._turn = turn
-        self._order = anyio.Lock()
+        self._order: anyio.Lock | None = None  # nearly a kilobyte, which hardly any link ever needs
         self._tasks = tasks
         self._unsent: Sequence[Buffer] = ()
         self._pace = Pace(FRAME_BYTES, BATCH_BYTES)
@@ -123,11 +123,12 @@ class RunningLink:
     @property
     def is_crowded(self) -> bool:
         """Whether too much is queued, or somebody waits here already."""
-        return self.connection.is_full or self._order.locked()
+        return self.connection.is_full or (self._order is not None and self._order.locked())
 
     async def wait_in_order(self) -> None:
         """The same, behind all who wait here already: what bears an ordering key leaves in the order of the calls."""
         if self.is_crowded:
+            self._order = self._order or anyio.Lock()
             async with self._order:
                 await self.wait_room()
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 import math
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
-from cryptography import x509
 
 from cellnet import drivers as ways
 from cellnet.arrivals import Arrivals
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from cellnet.arrivals import Arrival
     from cellnet.calls import Deadline
-    from cellnet.credentials import Credentials
+    from cellnet.credentials import Credentials, Shown
     from cellnet.drivers.base import Driver, Ingress, Link, Listener, Security
     from cellnet.fqcn import FQCN
     from cellnet.protocol.connection import Connection
@@ -159,12 +159,12 @@ class Neighbours:
             self._renewing = True
             running.end()
 
-    def proven(self) -> list[tuple[Connection, Neighbour]]:
-        """Return the neighbours that showed a certificate, with their connections."""
+    def proven(self) -> list[tuple[Connection, Neighbour, Shown]]:
+        """Return the neighbours that showed a certificate, with their connections, and what they showed."""
         return [
-            (connection, neighbour)
+            (connection, neighbour, neighbour.shown)
             for connection in self._running
-            if (neighbour := connection.neighbour) is not None and neighbour.certificate
+            if (neighbour := connection.neighbour) is not None and neighbour.shown
         ]
 
     def is_crowded(self, destination: FQCN) -> bool:
@@ -236,9 +236,9 @@ class Neighbours:
         while True:
             await anyio.sleep(LOOK_SECONDS)
             now = wall_time()
-            for connection, neighbour in self.proven():
-                end = x509.load_der_x509_certificate(neighbour.certificate).not_valid_after_utc
-                if end < now:
+            for connection, neighbour, shown in self.proven():
+                if shown.not_after < now.timestamp():
+                    end = datetime.datetime.fromtimestamp(shown.not_after, datetime.UTC)
                     message = f"the certificate of {neighbour.name} expired on {end:%Y-%m-%d %H:%M} UTC: renew it"
                     logger.warning("%s: %s", self._endpoint.name, message)
                     self.end(connection, HandshakeError(message, "expired", temporary=True))

@@ -14,7 +14,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from cryptography import x509
 
 from cellnet.errors import DeliveryError, HandshakeError, LocalProtocolError
 from cellnet.protocol.events import MemberJoined
@@ -122,8 +121,8 @@ class Trust:
             await self._request(child, topic, payload)
 
     def _cut(self, credentials: Credentials) -> None:
-        for connection, neighbour in self._neighbours.proven():
-            if credentials.denied.includes(x509.load_der_x509_certificate(neighbour.certificate)):
+        for connection, neighbour, shown in self._neighbours.proven():
+            if credentials.denied.has(shown.serial, shown.key.hex()):
                 message = f"the certificate of {neighbour.name} was revoked"
                 logger.warning("%s: %s", self._endpoint.name, message)
                 self._neighbours.end(connection, HandshakeError(message, "revoked"))

@@ -18,10 +18,10 @@ import os
 import secrets
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cryptography import x509
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cellnet.errors import ConfigurationError
 from provisioning.authority import ISSUER_LIFE, LEAF_LIFE, Authority, certificates_pem
@@ -55,10 +55,10 @@ _REMEDY = "restore it from a backup, or give another folder to start anew, with 
 class _About(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    format: int = 1
+    format: Literal[1] = 1
     project: str
     lock: str
-    salt: str
+    salt: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ import grpc.aio
 from cellnet.drivers.base import START_SECONDS, UNTOLD, place
 from cellnet.drivers.crossing import Host
 from cellnet.drivers.forward import proxy_for, reach
-from cellnet.drivers.grpc_link import METHOD, OPTIONS, SERVICE, GrpcLink, deserialize, one_line, pump, serialize
+from cellnet.drivers.grpc_link import END, METHOD, OPTIONS, SERVICE, GrpcLink, deserialize, one_line, pump, serialize
 from cellnet.drivers.tls_link import link_over
 from cellnet.errors import ConnectError, HandshakeError
 from cellnet.protocol.greeting import speaker
@@ -65,6 +65,7 @@ class GrpcCall(GrpcLink):
         self._opened = Wakeup()
         self._refusal: tuple[grpc.StatusCode, str] | None = None
         self._is_open = False
+        self._shows_issuer = False
 
     async def start(self) -> None:
         """Connect and make the call.
@@ -72,24 +73,40 @@ class GrpcCall(GrpcLink):
         :raises HandshakeError: if one side refused the other, or what answers is something else
         :raises ConnectError: if nobody answers
         """
+        await self._call()
+        if self._is_open:
+            return
+        error = await self._explain()
+        if error is None and self._security.mode == "mtls":
+            # The listener may not know our issuer, which is left out at first: a listener keeps what it is shown, and
+            # nearly always knows it.
+            self._shows_issuer, self._refusal = True, None
+            await self._call()
+            if self._is_open:
+                return
+        self.abort()
+        raise error or ConnectError(f"the call was not answered: {self._told}")
+
+    async def _call(self) -> None:
         self.cancel = self.loop.start(self._run())
         with anyio.move_on_after(CALL_SECONDS):
             while not self._is_open and self._refusal is None:
                 await self._opened.wait()
-        if not self._is_open:
-            self.abort()
-            raise await self._explain()
 
-    async def _explain(self) -> ConnectError:
-        """Find out why there is no call."""
-        code, details = self._refusal or (None, f"no answer within {CALL_SECONDS:.0f} s")
-        told = one_line(details)
+    @property
+    def _told(self) -> str:
+        _code, details = self._refusal or (None, f"no answer within {CALL_SECONDS:.0f} s")
+        return one_line(details)
+
+    async def _explain(self) -> ConnectError | None:
+        """Find out why there is no call; None if nothing is wrong without gRPC."""
+        told, code = self._told, self._refusal[0] if self._refusal else None
         if code is grpc.StatusCode.UNIMPLEMENTED:
             return HandshakeError(f"the other side speaks gRPC, but not of cells: {told}", "wrong-path")
         try:
             with anyio.move_on_after(ASK_SECONDS):
                 await self._ask()
-                return ConnectError(f"the call was not answered: {told}")
+                return None
         except ConnectError as error:
             return error
         return ConnectError(f"the other side said nothing, and of the call: {told}")
@@ -166,6 +183,8 @@ class GrpcCall(GrpcLink):
         if security.files is None:
             return grpc.aio.insecure_channel(target, options)
         certificate, key, roots = (path.read_bytes() for path in security.files)
+        if not self._shows_issuer:
+            certificate = b"".join(certificate.partition(END)[:2])
         if security.ingress is not None:
             roots += b"\n" + security.ingress.authorities.read_bytes()
         shown = (key, certificate) if security.mode == "mtls" else (None, None)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cellnet.drivers.base import Buffer
     from cellnet.protocol.handshake import Transport
 
-__all__ = ["METHOD", "OPTIONS", "SERVICE", "GrpcLink", "Stream", "deserialize", "one_line", "pump", "serialize"]
+__all__ = ["END", "METHOD", "OPTIONS", "SERVICE", "GrpcLink", "Stream", "deserialize", "one_line", "pump", "serialize"]
 
 SERVICE = "cellnet.v1.Cells"
 METHOD = "Link"
@@ -44,6 +44,8 @@ MESSAGES = 2
 ones. gRPC holds about 1 MiB more for a peer that does not read."""
 CLOSE_SECONDS = 1.0
 CLOSED = "the link was closed here"
+END = b"-----END CERTIFICATE-----"
+"""Of one of several certificates in a file."""
 
 _BROKEN = (grpc.RpcError, asyncio.InvalidStateError, grpc.aio.UsageError, grpc.aio.BaseError)
 """What gRPC raises when a call is over before it should be."""

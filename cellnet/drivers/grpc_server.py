@@ -15,7 +15,7 @@ import grpc.aio
 from cellnet.drivers.base import START_SECONDS
 from cellnet.drivers.crossing import Host
 from cellnet.drivers.dial import listen
-from cellnet.drivers.grpc_link import METHOD, OPTIONS, SERVICE, GrpcLink, deserialize, pump, serialize
+from cellnet.drivers.grpc_link import END, METHOD, OPTIONS, SERVICE, GrpcLink, deserialize, pump, serialize
 from cellnet.drivers.grpc_loop import GrpcLoop
 from cellnet.errors import ConfigurationError
 from cellnet.protocol.handshake import Transport
@@ -112,6 +112,9 @@ class GrpcListener:
             ("grpc.so_reuseport", 0),
             # each connection keeps a buffer of this size; the default is twice as much
             ("grpc.tsi.max_frame_size", 8192),
+            # and a record of what happened to it, for a service that is not offered here
+            ("grpc.enable_channelz", 0),
+            ("grpc.max_channel_trace_event_memory_per_node", 0),
             ("grpc.max_concurrent_streams", MAX_STREAMS),
             ("grpc.server_handshake_timeout_ms", int(START_SECONDS * 1000)),
             # a connection is closed without a stream on it, and when its peer is gone: cells only end their streams
@@ -174,6 +177,7 @@ def _credentials(security: Security) -> grpc.ServerCredentials:
     def read() -> grpc.ServerCertificateConfiguration:
         assert shown is not None  # noqa: S101 - a listener in the clear is not asked
         certificate, key, roots = (path.read_bytes() for path in shown)
+        roots += b"\n" + certificate.partition(END)[2]  # as connectors leave their issuer out
         return grpc.ssl_server_certificate_configuration([(key, certificate)], roots if is_mutual else None)
 
     def fetch() -> grpc.ServerCertificateConfiguration | None:

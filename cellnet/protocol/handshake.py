@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    from cellnet.credentials import Credentials, Peer
+    from cellnet.credentials import Credentials, Peer, Shown
 
 __all__ = ["VERSION", "Handshake", "Neighbour", "Self", "Transport"]
 
@@ -90,14 +90,14 @@ class Neighbour:
     role: str
     epoch: int
     fqsn: str
-    certificate: bytes = b""
-    """In DER; empty for a job cell, which has none, and between cells without credentials."""
+    shown: Shown | None = None
+    """Its certificate; none for a job cell, which has none of its own, and between cells without credentials."""
 
 
 class Handshake:
     """One side of one handshake. Signs and verifies; the connection sends what it returns."""
 
-    __slots__ = ("_certificate", "_hello", "_join", "_nonce", "_peer_key", "_peer_said", "_wall", "me", "transport")
+    __slots__ = ("_hello", "_join", "_nonce", "_peer_key", "_peer_said", "_shown", "_wall", "me", "transport")
 
     def __init__(self, me: Self, transport: Transport, nonce: bytes, wall: datetime.datetime) -> None:
         self.me = me
@@ -108,7 +108,7 @@ class Handshake:
         self._join = b""
         self._peer_key: ec.EllipticCurvePublicKey | None = None
         self._peer_said: tuple[str, str, int] = ("", "", 0)
-        self._certificate = b""
+        self._shown: Shown | None = None
 
     # The listener's side.
 
@@ -138,13 +138,13 @@ class Handshake:
                 peer = mine.verify_chain(chain, CONNECT, self._wall)
                 self._check_identity(peer, name, role)
                 placement = self._check_placement(peer, signed_placement)
-                key, self._certificate = peer.key, peer.certificate
+                key, self._shown = peer.key, peer.shown
             verify(key, signature, _JOIN_CONTEXT, self._hello, header, what="JOIN")
         try:
             child = fqcn.job(name) if role in ("job", "operator") else fqcn.child(name)
         except InvalidName as error:
             raise HandshakeError(str(error), "bad-name") from None
-        return Neighbour(child, name, role, epoch, placement.fqsn if placement else "", self._certificate)
+        return Neighbour(child, name, role, epoch, placement.fqsn if placement else "", self._shown)
 
     def welcome(self, child: FQCN) -> tuple[bytes, bytes]:
         """Return the header of WELCOME and its signature."""
@@ -152,7 +152,9 @@ class Handshake:
         if self.me.credentials is None:
             return header, b""
         credentials = self.me.credentials.listening or self.me.credentials
-        return header, sign(credentials.key, _WELCOME_CONTEXT, self._hello, self._join, header)
+        signature = sign(credentials.key, _WELCOME_CONTEXT, self._hello, self._join, header)
+        self._hello = self._join = b""  # for a thousand children they would be megabytes
+        return header, signature
 
     # The connector's side.
 
@@ -175,7 +177,7 @@ class Handshake:
             else:
                 peer = mine.verify_chain(chain, LISTEN, self._wall)
                 self._check_identity(peer, name, role)
-                self._certificate = peer.certificate
+                self._shown = peer.shown
             if mine.placement and mine.placement.parents and name not in mine.placement.parents:
                 wanted = " or ".join(mine.placement.parents)
                 raise HandshakeError(
@@ -206,7 +208,7 @@ class Handshake:
         parent = fqcn.parent
         if parent is None or fqcn.base_name != self.me.name or parent.base_name != name:
             raise HandshakeError(f"{name} called this cell {text}, but it is {self.me.name}", "bad-name")
-        return fqcn, Neighbour(parent, name, role, epoch, "", self._certificate)
+        return fqcn, Neighbour(parent, name, role, epoch, "", self._shown)
 
     # Both sides.
 
