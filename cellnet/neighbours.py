@@ -86,7 +86,7 @@ class Neighbours:
         """Accept neighbours at *url*; return where that is."""
         address, driver = self._find(url)
         if self._endpoint.name == ROOT:
-            self._endpoint.credentials = credentials
+            self._endpoint.credentials = credentials or self._endpoint.credentials
         security = tls.for_listening(_mode(mode, address, credentials), credentials, driver.alpn)
         listener = await driver.listen(address, security)
         self._listeners.append((listener, security, credentials))
@@ -105,7 +105,7 @@ class Neighbours:
     ) -> None:
         """Join the parent at *url*, and join it again whenever the link is lost."""
         address, driver = self._find(url)
-        self._endpoint.credentials = credentials
+        self._endpoint.credentials = credentials or self._endpoint.credentials
         mode = _mode(mode, address, credentials)
         tls.for_connecting(mode, credentials, driver.alpn, ingress)  # what is wrong is told before anything begins
         last: list[CellError] = []

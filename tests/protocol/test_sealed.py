@@ -220,7 +220,7 @@ def test_a_cell_without_credentials_is_not_talked_to() -> None:
     net.add("C")
     net.connect("C")
     net.run()
-    net["server"]._credentials = SERVER
+    net["server"].credentials = SERVER
     net.request("C", "server", deadline=net.now + 3)
     net.request("server", "C", deadline=net.now + 3)
     net.tick(4)
