@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -29,11 +30,14 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from cellnet.kit import Endpoint
+
 __all__ = ["Finding", "check_kit"]
 
 CONNECT_SECONDS = 15.0
 """What joining the parent may take."""
 SOON_DAYS = 30
+"""A certificate that holds for fewer days is mentioned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +60,13 @@ async def check_kit(path: Path) -> AsyncIterator[Finding]:
         yield Finding("kit", str(error), is_fine=False)
         return
     yield Finding("kit", f"{kit.role} {kit.name} of project {kit.project}: whole and unaltered")
-    steps = [_certificates, _surroundings]
-    steps += [_listening] if kit.listen else []
-    steps += [_host, _joining] if kit.connect else []
+    steps = [partial(_certificates, kit), partial(_surroundings, kit)]
+    if kit.listen:
+        steps.append(partial(_listening, kit.listen))
+    if kit.connect:
+        steps += [partial(_host, kit, kit.connect), partial(_joining, kit, kit.connect)]
     for step in steps:
-        finding = await step(kit)
+        finding = await step()
         yield finding
         if not finding.is_fine:
             return
@@ -86,10 +92,9 @@ async def _surroundings(kit: Kit) -> Finding:
     return Finding("local/network.yml", "is fine")
 
 
-async def _listening(kit: Kit) -> Finding:
+async def _listening(listen: Endpoint) -> Finding:
     """See whether the address can be bound; if it is taken, something answers there, which may be the node itself."""
-    assert kit.listen is not None  # noqa: S101 - else this step is none
-    parts = urlsplit(kit.listen.url)
+    parts = urlsplit(listen.url)
     host, port = str(parts.hostname), int(parts.port or 0)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -97,14 +102,13 @@ async def _listening(kit: Kit) -> Finding:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except OSError as error:
-        message = f"{kit.listen.url} cannot be used: {error.strerror}. Does the node run already, or another program?"
+        message = f"{listen.url} cannot be used: {error.strerror}. Does the node run already, or another program?"
         return Finding("listening", message, is_fine=False)
-    return Finding("listening", f"{kit.listen.url} is free")
+    return Finding("listening", f"{listen.url} is free")
 
 
-async def _host(kit: Kit) -> Finding:
-    assert kit.connect is not None  # noqa: S101 - else this step is none
-    host = str(urlsplit(kit.connect.url).hostname)
+async def _host(kit: Kit, connect: Endpoint) -> Finding:
+    host = str(urlsplit(connect.url).hostname)
     if kit.surroundings.proxy:
         return Finding("host", f"{host} is the proxy's to find")
     try:
@@ -116,17 +120,16 @@ async def _host(kit: Kit) -> Finding:
     return Finding("host", f"{host} is {', '.join(addresses)}")
 
 
-async def _joining(kit: Kit) -> Finding:
+async def _joining(kit: Kit, connect: Endpoint) -> Finding:
     """Join the parent, and ask the server something, so that all of the way is known to work."""
-    assert kit.connect is not None  # noqa: S101 - else this step is none
-    where = kit.connect.url
+    where = connect.url
     if kit.role == "admin":
         return Finding("joining", f"{where} is for nodes: an admin's kit joins nobody")
     async with Cell(kit.name, drivers=through(kit.surroundings.proxy)) as cell:
         try:
             with anyio.fail_after(CONNECT_SECONDS):
                 await cell.connect(
-                    where, kit.credentials, security=kit.connect.security, ingress=ingress_of(kit), reconnect=False
+                    where, kit.credentials, security=connect.security, ingress=ingress_of(kit), reconnect=False
                 )
         except CellError as error:
             if "is connected and answers" in str(error):

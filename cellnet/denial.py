@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 __all__ = ["MAX_DENIED", "Denial", "Denied", "key_digest"]
 
@@ -105,9 +106,7 @@ class Denied:
         return f"{serial:x}" in self._serials or key in self._keys
 
 
-def key_digest(key: object) -> str:
+def key_digest(key: CertificatePublicKeyTypes) -> str:
     """Return the SHA-256 of a public key (SubjectPublicKeyInfo) in hexadecimal digits."""
-    encoded = key.public_bytes(  # type: ignore[attr-defined]  # of whatever kind a certificate has
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    encoded = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return hashlib.sha256(encoded).hexdigest()

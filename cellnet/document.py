@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgpack
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -48,13 +49,20 @@ def authority_key(issuer: x509.Certificate, roots: Iterable[x509.Certificate]) -
 
     :raises HandshakeError: if none does
     """
-    for root in roots:
-        try:
-            issuer.verify_directly_issued_by(root)
-            is_authority = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-            key = issuer.public_key()
-        except Exception:  # noqa: S112 - the library has many words for "it was not", and no common one
-            continue
-        if is_authority and isinstance(key, ec.EllipticCurvePublicKey):
-            return key
-    raise HandshakeError("the issuer is no authority of this project's", "untrusted")
+    try:
+        key = issuer.public_key()
+        is_authority = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+        is_ours = is_authority and any(_is_issued_by(issuer, root) for root in roots)
+    except Exception:  # the library has many words for a damaged certificate, and no common one
+        raise HandshakeError("the issuer's certificate is malformed", "untrusted") from None
+    if not is_ours or not isinstance(key, ec.EllipticCurvePublicKey):
+        raise HandshakeError("the issuer is no authority of this project's", "untrusted")
+    return key
+
+
+def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True

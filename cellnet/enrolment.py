@@ -52,9 +52,13 @@ class Enrolment:
         return digest.finalize().hex(":", 2)
 
     @classmethod
-    def make(cls, identity: Identity) -> tuple[bytes, dict[str, ec.EllipticCurvePrivateKey]]:
-        """Make keys for *identity*, and return the request as a file, with the keys by the names of their files."""
-        keys = {stem: ec.generate_private_key(ec.SECP256R1()) for stem in _NEEDS[identity.role]}
+    def make(cls, identity: Identity, *, listens: bool = False) -> tuple[bytes, dict[str, ec.EllipticCurvePrivateKey]]:
+        """Make keys for *identity*, and return the request as a file, with the keys by the names of their files.
+
+        :param listens: whether a client wants a certificate to listen with, too
+        """
+        stems = {*_NEEDS[identity.role], *(("server",) if listens else ())}
+        keys = {stem: ec.generate_private_key(ec.SECP256R1()) for stem in sorted(stems)}
         return cls.of_keys(identity, keys), keys
 
     @staticmethod
@@ -108,7 +112,7 @@ class Enrolment:
             if not isinstance(key.curve, ec.SECP256R1):
                 raise ConfigurationError("a key of it is not on the curve P-256")
             keys[_stem(part)] = key
-        if sorted(keys) != sorted(_NEEDS[identity.role]):
+        if not keys.keys() >= set(_NEEDS[identity.role]):
             raise ConfigurationError(f"a {identity.role} needs keys for: {', '.join(_NEEDS[identity.role])}")
         return cls(identity, keys)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from cellnet.errors import DeliveryError, LocalProtocolError
+from cellnet.errors import DeliveryError, LocalProtocolError, RemoteError
 from cellnet.fqcn import ROOT
 
 if TYPE_CHECKING:
@@ -70,16 +70,23 @@ class SentErrors(logging.Handler):
         """Send what comes, a second's records at once; to be cancelled."""
         while True:
             await anyio.sleep(SEND_SECONDS)
-            records = list(self._waiting)
-            if not records:
+            if not self._waiting:
                 continue
+            records, self._waiting = self._waiting, deque(maxlen=MAX_WAITING)
             try:
-                await cell.request(ROOT, ERRORS_TOPIC, records)
+                await cell.request(ROOT, ERRORS_TOPIC, list(records))
+            except RemoteError as error:
+                logger.warning("%s: the server takes no errors, so none are sent: %s", cell.name, error)
+                return
             except DeliveryError as error:
-                logger.warning("%s: errors could not be sent: %s", cell.name, error)
-                continue
-            for _ in range(min(len(records), len(self._waiting))):
-                self._waiting.popleft()
+                logger.warning("%s: errors could not be sent, and will be later: %s", cell.name, error)
+                self._put_back(records)
+
+    def _put_back(self, records: deque[list[Any]]) -> None:
+        """Keep what was not sent before what came since, but no more than there is room for."""
+        since = list(self._waiting)
+        self.dropped += max(0, len(records) + len(since) - MAX_WAITING)
+        self._waiting = deque((*records, *since), maxlen=MAX_WAITING)
 
 
 class ErrorFile:

@@ -107,7 +107,7 @@ class Neighbours:
         address, driver = self._find(url)
         self._endpoint.credentials = credentials or self._endpoint.credentials
         mode = _mode(mode, address, credentials)
-        tls.for_connecting(mode, credentials, driver.alpn, ingress)  # what is wrong is told before anything begins
+        security = tls.for_connecting(mode, credentials, driver.alpn, ingress)
         last: list[CellError] = []
 
         def failed(error: CellError) -> None:
@@ -120,8 +120,10 @@ class Neighbours:
             return reconnect and not self._closing
 
         async def dial(joined: Callable[[], None]) -> CellError:
+            nonlocal security
             while True:
-                security = tls.for_connecting(mode, credentials, driver.alpn, ingress)
+                if credentials is not None and security.files not in (None, credentials.files):  # they were renewed
+                    security = tls.for_connecting(mode, credentials, driver.alpn, ingress)
                 error = await self._dial(address, driver, security, credentials, joined)
                 if not self._renewing or self._closing:
                     return error

@@ -8,16 +8,15 @@ in ``local/renewed`` of the kit and is used from then on, and by the next start.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from cellnet.clock import wall_time
-from cellnet.credentials import CONNECT, LISTEN, SKEW, Credentials
-from cellnet.enrolment import Enrolment
-from cellnet.errors import CellError, ConfigurationError, HandshakeError
+from cellnet.credentials import SKEW, Credentials
+from cellnet.enrolment import STEMS, Enrolment
+from cellnet.errors import CellError, ConfigurationError
 
 if TYPE_CHECKING:
     import datetime
@@ -49,10 +48,12 @@ async def keep_renewed(
     :param renewed: told that the kit's credentials have others now
     """
     credentials = kit.credentials
+    due = _due(credentials, rng)
     while True:
-        due = _due(credentials, rng)
-        while (left := (due - wall_time()).total_seconds()) > 0:  # noqa: ASYNC110 - clocks are set, machines sleep
+        left = (due - wall_time()).total_seconds()
+        if left > 0:
             await anyio.sleep(min(left, LOOK_SECONDS))
+            continue
         try:
             _keep(kit, await ask(renewal_request(credentials)))
             newer = renewed_credentials(kit.path, credentials)
@@ -60,6 +61,7 @@ async def keep_renewed(
                 raise ConfigurationError("the issuer gave no newer certificates", str(kit.path))
             credentials.renew(newer)
             renewed()
+            due = _due(credentials, rng)
             logger.info(
                 "%s: certificates renewed, until %s UTC", kit.name, _end(credentials).strftime("%Y-%m-%d %H:%M")
             )
@@ -82,28 +84,21 @@ def renewal_request(credentials: Credentials) -> dict[str, Any]:
 def renewed_credentials(path: Path, old: Credentials) -> Credentials | None:
     """Return the credentials of the kit at *path* with what was renewed, if that is there, and newer, and holds."""
     folder = path / "local" / "renewed"
-    if not folder.is_dir() or old.files is None:
+    if not folder.is_dir():
         return None
+    newer: Credentials | None = None
     try:
-        listening = None
-        if old.listening is not None or (folder / "server.crt").is_file():
-            listening = _load(folder, "server", old.listening or old)
-        newer = listening if not (folder / "client.crt").is_file() else _load(folder, "client", old, listening)
-        if newer is None or _end(newer) <= _end(old):
-            return None
-        for stem, pair in _pairs(newer).items():
-            pair.verify_chain(pair.chain_der, LISTEN if stem == "server" else CONNECT, wall_time())
-    except (ConfigurationError, HandshakeError) as error:
+        for stem, pair in _pairs(old).items():  # the connecting one comes last, and has the other
+            placement = (folder / "placement.bin").read_bytes() if stem == "client" else b""
+            if pair.files is None:
+                return None
+            _certificate, key, roots = pair.files
+            newer = Credentials.load(folder / f"{stem}.crt", key, roots, placement=placement, listening=newer)
+            newer.verify_chain(newer.chain_der, STEMS[stem], wall_time())
+    except (OSError, CellError) as error:
         logger.warning("%s: what was renewed cannot be used: %s", folder, error)
         return None
-    return newer
-
-
-def _load(folder: Path, stem: str, old: Credentials, listening: Credentials | None = None) -> Credentials:
-    assert old.files is not None  # noqa: S101 - a kit's credentials have them
-    _certificate, key, roots = old.files
-    placement = (folder / "placement.bin").read_bytes() if stem == "client" else b""
-    return Credentials.load(folder / f"{stem}.crt", key, roots, placement=placement, listening=listening)
+    return newer if newer is not None and _end(newer) > _end(old) else None
 
 
 def _keep(kit: Kit, answer: Any) -> None:
@@ -123,8 +118,8 @@ def _keep(kit: Kit, answer: Any) -> None:
         (new / "placement.bin").write_bytes(placement)
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
-            os.rename(folder, old)  # noqa: PTH104 - as below
-        os.rename(new, folder)  # noqa: PTH104 - a folder for a folder
+            folder.rename(old)
+        new.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise ConfigurationError(f"cannot be written: {error.strerror}", str(error.filename or new)) from None

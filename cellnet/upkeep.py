@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import random
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["hand_on", "kept_up"]
 
 LOOK_SECONDS = 1.0
+"""Between two looks at the list of who was revoked."""
 ISSUER_SECONDS = 30.0
+"""What the issuer may take to answer."""
 
 logger = logging.getLogger("cellnet.node")
 
@@ -88,6 +89,6 @@ def _keep(path: Path, signed: bytes) -> None:
     new = path.with_suffix(".new")
     try:
         new.write_bytes(signed)
-        os.replace(new, path)  # noqa: PTH105 - the name says that it is atomic
+        new.replace(path)
     except OSError as error:
         logger.error("%s: cannot be kept: %s", path, error.strerror)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from provisioning.schema import Top
     from provisioning.source import Source, YamlPath
 
-__all__ = ["scheme_of"]
+__all__ = ["BUILDERS", "scheme_of"]
 
 _BUILDERS: dict[str, tuple[str, ...]] = {
     "WorkspaceBuilder": ("template_file",),
@@ -29,6 +29,18 @@ _BUILDERS: dict[str, tuple[str, ...]] = {
     "SignatureBuilder": (),
 }
 _DEFAULT: Scheme = "grpc"
+
+BUILDERS = """
+builders:
+  - path: nvflare.lighter.impl.workspace.WorkspaceBuilder
+  - path: nvflare.lighter.impl.static_file.StaticFileBuilder
+    args:
+      config_folder: config
+      scheme: {scheme}
+  - path: nvflare.lighter.impl.cert.CertBuilder
+  - path: nvflare.lighter.impl.signature.SignatureBuilder
+"""
+"""What other tools want to find at the end of a project file; to be given a scheme."""
 
 
 def scheme_of(data: Mapping[str, Any], top: Top | None, source: Source) -> Scheme:
@@ -70,10 +82,9 @@ def _scheme(builder: Builder, short: str, path: YamlPath, source: Source) -> Sch
     value = (builder.args or {}).get("scheme")
     if short != "StaticFileBuilder" or value is None:
         return None
-    options = get_args(Scheme)
-    for scheme in options:
-        if isinstance(value, str) and value.lower() == scheme:
-            return scheme  # type: ignore[no-any-return]  # get_args does not know what a Literal holds
-    hint = did_you_mean(value, options)
-    source.error(path, Code.NOT_AN_OPTION, f"{value!r} is no scheme: {listed(options)} are", hint)
-    return None
+    schemes: dict[str, Scheme] = {scheme: scheme for scheme in get_args(Scheme)}
+    found = schemes.get(value.lower()) if isinstance(value, str) else None
+    if found is None:
+        message = f"{value!r} is no scheme: {listed(schemes)} are"
+        source.error(path, Code.NOT_AN_OPTION, message, did_you_mean(value, schemes))
+    return found

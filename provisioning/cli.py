@@ -182,13 +182,14 @@ def add(project_file: Path, name: str, out: Path, key_file: Path | None, passphr
 @click.argument("name")
 @click.option("--project", required=True, help="The project's name.")
 @click.option("--type", "role", type=click.Choice(["client", "relay", "server", "admin"]), default="client")
+@click.option("--listen", is_flag=True, help="Make a key to listen with, for a client with a listening_host.")
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), required=True, help="A folder for the keys.")
-def request(name: str, project: str, role: str, out: Path) -> None:
+def request(name: str, project: str, role: str, listen: bool, out: Path) -> None:
     """Ask for a kit, at the site: make the keys of NAME in DIR, where they stay, and a file to send to the project.
 
     The kit that comes back has no keys: put these into its startup folder.
     """
-    data, keys = Enrolment.make(Identity(project, role, name))
+    data, keys = Enrolment.make(Identity(project, role, name), listens=listen)
     file = out / f"{name}.request"
     try:
         out.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cellnet.errors import ConfigurationError
 from cellnet.fqcn import MAX_SEGMENTS
+from provisioning.builders import BUILDERS
 from provisioning.plan import CONTROL_PORT
 from provisioning.rules import FoldedScheme, FoldedSecurity, Host, Port, ProjectName
 from provisioning.source import MAX_BYTES
@@ -117,7 +118,7 @@ def project_text(
             *_head(shape, settings),
             *_relays(shape, separator, _scalar(settings.host), ports),
             *_clients(shape, separator),
-            _TAIL.format(scheme=settings.scheme),
+            _TAIL + BUILDERS.format(scheme=settings.scheme),
         ]
     )
     if len(text) > MAX_BYTES:  # it is all ASCII
@@ -256,13 +257,4 @@ _TAIL = """\
     type: admin
     org: example
     role: project_admin
-
-builders:
-  - path: nvflare.lighter.impl.workspace.WorkspaceBuilder
-  - path: nvflare.lighter.impl.static_file.StaticFileBuilder
-    args:
-      config_folder: config
-      scheme: {scheme}
-  - path: nvflare.lighter.impl.cert.CertBuilder
-  - path: nvflare.lighter.impl.signature.SignatureBuilder
 """

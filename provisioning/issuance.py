@@ -11,16 +11,15 @@ import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography import x509
 
+from cellnet.denial import key_digest
 from cellnet.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import datetime
     from collections.abc import Sequence
     from pathlib import Path
-
-    from cryptography import x509
 
     from cellnet.credentials import Identity
 
@@ -46,22 +45,14 @@ class Issuance:
     @classmethod
     def of(cls, certificate: x509.Certificate, identity: Identity, now: datetime.datetime, why: str) -> Issuance:
         """Describe a certificate that was just issued."""
-        from cryptography import x509
-
         usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-        digest = hashes.Hash(hashes.SHA256())
-        digest.update(
-            certificate.public_key().public_bytes(
-                serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-            )
-        )
         return cls(
             f"{now:%Y-%m-%dT%H:%M:%SZ}",
             f"{certificate.serial_number:x}",
             identity.uri,
             ",".join(usage._name for usage in usages),
             f"{certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}",
-            digest.finalize().hex(),
+            key_digest(certificate.public_key()),
             why,
         )
 

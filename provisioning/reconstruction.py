@@ -14,6 +14,7 @@ import yaml
 
 from cellnet.errors import ConfigurationError
 from cellnet.fqcn import ROOT
+from provisioning.builders import BUILDERS
 from provisioning.plan import CONTROL_PORT
 from provisioning.wording import counted
 
@@ -47,7 +48,7 @@ def project_text(kits: Sequence[ForeignKit]) -> str:
         entry, notes = _entry(kit, nodes, security, kept)
         lines += [f"  # {note}" for note in notes]
         lines.append("\n".join("  " + line for line in _yaml([entry]).splitlines()))
-    lines.append(_BUILDERS.format(scheme=_parts(server.listen)[0]))
+    lines.append(BUILDERS.format(scheme=_parts(server.listen)[0]))
     return "\n".join(lines)
 
 
@@ -200,14 +201,3 @@ _UNSURE = [
     "The kit listens without TLS, as FLARE's do where a project says nothing. Here the project's security holds,",
     "unless you write `connection_security: clear` into its listening_host.",
 ]
-
-_BUILDERS = """
-builders:
-  - path: nvflare.lighter.impl.workspace.WorkspaceBuilder
-  - path: nvflare.lighter.impl.static_file.StaticFileBuilder
-    args:
-      config_folder: config
-      scheme: {scheme}
-  - path: nvflare.lighter.impl.cert.CertBuilder
-  - path: nvflare.lighter.impl.signature.SignatureBuilder
-"""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import datetime
 import fcntl
+import logging
 import os
 import secrets
 from contextlib import contextmanager
@@ -50,6 +51,8 @@ _ISSUER_KEY = "issuer.key"
 _ISSUED = "issued.jsonl"
 _KITS = "kits.json"
 _REMEDY = "restore it from a backup, or give another folder to start anew, with kits that trust a new root"
+
+logger = logging.getLogger("cellnet.provisioning")
 
 
 class _About(BaseModel):
@@ -91,7 +94,7 @@ class Registry:
 
     @classmethod
     def load(cls, folder: Path, lock: Lock, now: datetime.datetime | None = None) -> Registry:
-        """Read what :meth:`save` wrote, and make a new issuer if the old one is near its end.
+        """Read what :meth:`save` wrote, and make a new issuer if the old one is near its end and the root is there.
 
         :raises ConfigurationError: naming the file that is missing, malformed or readable by others
         """
@@ -191,9 +194,11 @@ class Registry:
 
     def _renew_issuer(self, folder: Path) -> None:
         if not (folder / _ROOT_KEY).exists():
+            # nothing may stop here: nodes are renewed by this issuer as long as it holds
             end = self.issuer.certificate.not_valid_after_utc
-            message = f"the issuer expires on {end:%Y-%m-%d}, and only the root can make a new one: put its key here"
-            raise ConfigurationError(message, str(folder / _ROOT_KEY))
+            message = "the issuer expires on %s, and only the root can make a new one: put its key here"
+            logger.warning(f"%s: {message}", folder / _ROOT_KEY, f"{end:%Y-%m-%d}")
+            return
         key = _key(folder / _ROOT_KEY, self._lock, self._salt)
         root = Authority.adopt(self.roots[0], key)
         self._take_issuer(root.issuing(self.now))

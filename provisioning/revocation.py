@@ -6,7 +6,7 @@ import datetime
 from typing import TYPE_CHECKING
 
 from cellnet.credentials import Identity
-from cellnet.denial import Denial
+from cellnet.denial import MAX_DENIED, Denial
 from cellnet.errors import ConfigurationError
 from provisioning.files import replace_file
 from provisioning.issuance import read_issued
@@ -44,6 +44,9 @@ def revoke(names: Sequence[str], out: Path, lock: Lock) -> tuple[Issuance, ...]:
         found = tuple(one for one in valid if one.identity in identities and one.serial not in last.serials)
         # what has expired is refused anyhow, so the list does not grow for ever
         kept = [one for one in valid if one.serial in last.serials]
+        if len(kept) + len(found) > MAX_DENIED:
+            message = f"more than {MAX_DENIED} certificates would be revoked, and no node takes so long a list"
+            raise ConfigurationError(f"{message}: wait until some expire")
         denial = Denial(
             project=registry.project,
             version=last.version + 1,

@@ -63,6 +63,35 @@ async def test_a_site_keeps_the_newest_that_could_not_be_sent(tmp_path: Path) ->
     assert {len(one["message"]) for one in found} == {MAX_CHARACTERS}
 
 
+async def test_what_was_not_sent_comes_before_what_came_since(tmp_path: Path) -> None:
+    path = tmp_path / "site-errors.jsonl"
+    handlers = {ERRORS_TOPIC: ErrorFile(path).answer}
+    async with Cell("C1", request_seconds=0.2) as site, errors_sent(site) as errors:
+        async with Cell("server") as away:
+            await site.connect(
+                await away.listen("tcp://localhost:0", security="clear"), security="clear", reconnect=False
+            )
+        logger.error("first")
+        while errors._waiting:  # until it is on its way, in vain
+            await anyio.sleep(0.01)
+        logger.error("second")
+        await anyio.sleep(0.5)
+        async with Cell("server", handlers=handlers) as server:
+            await site.connect(await server.listen("tcp://localhost:0", security="clear"), security="clear")
+            found = await lines(path, 2)
+    assert [one["message"] for one in found] == ["first", "second"]
+    assert errors.dropped == 0
+
+
+async def test_a_server_that_takes_no_errors_is_not_asked_for_ever(caplog: pytest.LogCaptureFixture) -> None:
+    async with Cell("server") as server, Cell("C1") as site, errors_sent(site):
+        await site.connect(await server.listen("tcp://localhost:0", security="clear"), security="clear")
+        for _ in range(5):
+            logger.error("again")
+            await anyio.sleep(0.1)
+    assert caplog.text.count("the server takes no errors, so none are sent") == 1
+
+
 async def test_the_servers_file_is_begun_anew_when_it_is_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cellnet.error_log.MAX_FILE_BYTES", 1000)
     path = tmp_path / "site-errors.jsonl"

@@ -60,6 +60,10 @@ class Ingress:
         return self.roots or Path(ssl.get_default_verify_paths().openssl_cafile)
 
 
+Files = tuple[Path, Path, Path]
+"""Certificate, key and roots, in PEM."""
+
+
 @dataclass(slots=True, eq=False)
 class Security:
     """How a link is protected on its way to the next cell; a listener's changes when its certificate is renewed."""
@@ -67,8 +71,8 @@ class Security:
     mode: str
     """``clear``, ``tls`` (the listener shows a certificate) or ``mtls`` (both do)."""
     context: ssl.SSLContext | None = None
-    files: tuple[Path, Path, Path] | None = None
-    """Certificate, key and roots, for a driver that does TLS by itself."""
+    files: Files | None = None
+    """For a driver that does TLS by itself."""
     ingress: Ingress | None = None
     """What may show us a certificate of its own, which says nothing of the cell behind it."""
 

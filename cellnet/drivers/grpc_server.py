@@ -24,7 +24,7 @@ from cellnet.wakeup import Wakeup
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cellnet.drivers.base import Address, Buffer, Security
+    from cellnet.drivers.base import Address, Buffer, Files, Security
 
 __all__ = ["GrpcListener"]
 
@@ -130,7 +130,7 @@ class GrpcListener:
         if security.files is None:
             port = server.add_insecure_port(address.place)
         else:
-            port = server.add_secure_port(address.place, _credentials(security))
+            port = server.add_secure_port(address.place, _credentials(security, security.files))
         await server.start()
         return port
 
@@ -169,22 +169,20 @@ def _certificate(context: grpc.aio.ServicerContext[Buffer, Sequence[Buffer]]) ->
     return ssl.PEM_cert_to_DER_cert(next(iter(pem)).decode()) if pem else None
 
 
-def _credentials(security: Security) -> grpc.ServerCredentials:
+def _credentials(security: Security, shown: Files) -> grpc.ServerCredentials:
     """Return what gRPC shows; at each handshake it asks whether there is something newer."""
     is_mutual = security.mode == "mtls"
-    shown = security.files
 
     def read() -> grpc.ServerCertificateConfiguration:
-        assert shown is not None  # noqa: S101 - a listener in the clear is not asked
         certificate, key, roots = (path.read_bytes() for path in shown)
         roots += b"\n" + certificate.partition(END)[2]  # as connectors leave their issuer out
         return grpc.ssl_server_certificate_configuration([(key, certificate)], roots if is_mutual else None)
 
     def fetch() -> grpc.ServerCertificateConfiguration | None:
         nonlocal shown
-        if shown == security.files:
+        if security.files is None or shown == security.files:
             return None
         shown = security.files
         return read()
 
-    return grpc.dynamic_ssl_server_credentials(read(), fetch, is_mutual)  # type: ignore[arg-type]  # None: no news
+    return grpc.dynamic_ssl_server_credentials(read(), fetch, is_mutual)  # type: ignore[arg-type]  # its stub forgets None

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cellnet.cli import main
+from cellnet.credentials import CONNECT, Identity
 from cellnet.errors import ConfigurationError
 from provisioning import Authority, Lock, provision
 from provisioning.authority import ISSUER_LIFE, key_pem
@@ -132,12 +133,19 @@ def test_a_registry_that_is_not_whole_is_refused_by_the_file(how: str, message: 
         Registry.load(folder, LOCK, NOW)
 
 
-def test_the_root_may_be_kept_elsewhere_until_the_issuer_is_near_its_end(folder: Path, tmp_path: Path) -> None:
+def test_the_root_may_be_kept_elsewhere_until_the_issuer_is_near_its_end(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (folder / "root.key").rename(tmp_path / "offline.key")
     first = Registry.load(folder, LOCK, NOW + 400 * DAY).issuer
     late = NOW + 500 * DAY
-    with pytest.raises(ConfigurationError, match=r"the issuer expires on 2028-03-01, .* put its key here"):
-        Registry.load(folder, LOCK, late)
+    assert not caplog.records
+    assert Registry.load(folder, LOCK, late).issuer.certificate == first.certificate, "it holds, so it goes on"
+    assert "root.key: the issuer expires on 2028-03-01, and only the root can make a new one" in caplog.text
+    with pytest.raises(ConfigurationError, match="the authority expired on 2028-03-01"):
+        identity = Identity("mobile", "client", "C1")
+        ended = Registry.load(folder, LOCK, NOW + ISSUER_LIFE + DAY)
+        ended.issue(identity, ended.issuer.key.public_key(), CONNECT, common_name="C1", org="a", why="test")
     (tmp_path / "offline.key").rename(folder / "root.key")
     registry = Registry.load(folder, LOCK, late)
     registry.save(folder)

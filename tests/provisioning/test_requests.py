@@ -62,6 +62,18 @@ def test_a_site_gets_a_kit_that_works_and_its_keys_never_leave_it(
     assert settings.is_dir()
 
 
+def test_a_client_that_listens_asks_for_that_too(kits: Path, example: Path, tmp_path: Path) -> None:
+    edited = tmp_path / "edited.yml"
+    edited.write_text(example.read_text().replace("  - name: C1\n", "  - name: C1\n    listening_host: c1.acme.com\n"))
+    plain, _keys = request_of(C1, tmp_path)
+    with pytest.raises(ConfigurationError, match=r"C1 listens, and its request has no key for that: .* --listen"):
+        update(read_plan(edited), kits, LOCK, [plain])
+    data, keys = Enrolment.make(C1, listens=True)
+    update(read_plan(edited), kits, LOCK, [Enrolment.parse(data)])
+    certificate = x509.load_pem_x509_certificate((kits / "C1" / "startup" / "server.crt").read_bytes())
+    assert certificate.public_key() == keys["server"].public_key()
+
+
 def test_only_the_kits_that_are_asked_for_are_made(kits: Path, example: Path, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in kits.rglob("*") if path.is_file() and path.parent.parent.name != "C1"}
     request, _keys = request_of(C1, tmp_path)

@@ -84,6 +84,14 @@ def test_what_has_expired_leaves_the_list(kits: Path) -> None:
     assert listed(kits).serials == ("abc",)
 
 
+def test_a_list_never_gets_so_long_that_no_node_takes_it(kits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("provisioning.revocation.MAX_DENIED", 3)
+    revoke(["R1", "C1"], kits, LOCK)
+    with pytest.raises(ConfigurationError, match="more than 3 certificates would be revoked"):
+        revoke(["C2"], kits, LOCK)
+    assert listed(kits).version == 1
+
+
 @pytest.mark.parametrize(("name", "hint"), [("nobody", ""), ("c1", "did you mean 'C1'")])
 def test_who_never_had_a_kit_cannot_be_revoked(name: str, hint: str, kits: Path) -> None:
     with pytest.raises(ConfigurationError, match=rf"'{name}' has no kit of this project.*{hint}"):
