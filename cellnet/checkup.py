@@ -20,7 +20,7 @@ from cellnet.cell import Cell
 from cellnet.clock import wall_time
 from cellnet.directory import MEMBERS_TOPIC
 from cellnet.drivers import through
-from cellnet.errors import CellError, ConfigurationError, DeliveryError
+from cellnet.errors import CellError, ConfigurationError, DeliveryError, HandshakeError
 from cellnet.inspection import certificates_below, verify_kit
 from cellnet.kit import Kit
 from cellnet.node import ingress_of
@@ -132,7 +132,7 @@ async def _joining(kit: Kit, connect: Endpoint) -> Finding:
                     where, kit.credentials, security=connect.security, ingress=ingress_of(kit), reconnect=False
                 )
         except CellError as error:
-            if "is connected and answers" in str(error):
+            if isinstance(error.__cause__, HandshakeError) and error.__cause__.code == "name-taken":
                 return Finding("joining", f"the node runs, and its parent at {where} knows it")
             return Finding("joining", str(error), is_fine=False)
         try:

@@ -137,7 +137,8 @@ class Neighbours:
             await self._tasks.start(keep)
             return
         reason = f": {last[0]}" if last else ""
-        raise ConnectDeadline(f"could not join at {address} within {deadline.seconds:.3g} s{reason}")
+        cause = last[0] if last else None
+        raise ConnectDeadline(f"could not join at {address} within {deadline.seconds:.3g} s{reason}") from cause
 
     def attached(self, connection: Connection) -> None:
         """Note that the parent took us in."""
