@@ -175,19 +175,18 @@ class Credentials:
         self.chain, self.roots, self.files = newer.chain, newer.roots, newer.files
         self.placement = newer.placement
 
-    def take_chain(self, chain: Sequence[bytes]) -> None:
+    def take_chain(self, chain: Sequence[bytes], now: datetime.datetime) -> None:
         """Take over a newer certificate of the site whose job this is.
 
         :param chain: in DER, the leaf first
-        :raises HandshakeError: if it is not the site's, or for another key
+        :raises HandshakeError: if it does not hold, is not the site's, for another key, or no newer
         """
-        try:
-            newer = tuple(x509.load_der_x509_certificate(one) for one in chain)
-            is_ours = Identity.of(newer[0]) == self.identity and newer[0].public_key() == self.chain[0].public_key()
-        except Exception as error:  # as in verify_chain
-            raise HandshakeError(f"a certificate is malformed: {error}", "untrusted") from None
-        if not is_ours:
+        peer = self.verify_chain(chain, LISTEN if self.identity.role == "server" else CONNECT, now)
+        newer = tuple(x509.load_der_x509_certificate(one) for one in chain)
+        if peer.identity != self.identity or peer.key != self.chain[0].public_key():
             raise HandshakeError("the certificate is not that of this job's site", "untrusted")
+        if newer[0].not_valid_after_utc < self.chain[0].not_valid_after_utc:
+            raise HandshakeError("the certificate is older than the one that there is", "expired")
         self.chain = newer
 
     def site(self, now: datetime.datetime) -> Peer:

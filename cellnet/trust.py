@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from cellnet.clock import wall_time
 from cellnet.errors import DeliveryError, HandshakeError, LocalProtocolError
 from cellnet.protocol.events import MemberJoined
 
@@ -100,11 +101,15 @@ class Trust:
     async def _renewed(self, request: Request) -> None:
         """Take the site's new certificate, which must be for the key that it had."""
         credentials, chain = self._endpoint.credentials, request.payload
-        if credentials is None or credentials.delegation is None:
-            raise LocalProtocolError("only a job's cell shows another's certificate")
+        if credentials is None or credentials.delegation is None or request.origin != self._fqcn_of_site:
+            raise LocalProtocolError("only a job's cell shows another's certificate, and only that one says which")
         if not isinstance(chain, list) or not chain or not all(isinstance(one, bytes) for one in chain):
             raise LocalProtocolError("certificates are wanted")
-        credentials.take_chain(chain)
+        credentials.take_chain(chain, wall_time())
+
+    @property
+    def _fqcn_of_site(self) -> FQCN | None:
+        return self._endpoint.fqcn.parent if self._endpoint.fqcn else None
 
     async def _apply(self, signed: bytes, credentials: Credentials) -> None:
         with anyio.move_on_after(GRACE_SECONDS):

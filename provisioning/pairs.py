@@ -68,20 +68,31 @@ def pairs_of(
     record = registry.records.kits.get(node.name)
     facts = facts_of(node, plan)
     holds = record is not None and not change.renewed and all(record.facts[key] == facts[key] for key in CERTIFIED)
-    if record is not None and record.keys:
-        if holds and all((startup / f"{stem}.crt").is_file() for stem in stems):
-            return {stem: Pair.of((startup / f"{stem}.crt").read_bytes(), None) for stem in stems}
+    at_site = record is not None and bool(record.keys)
+    if holds and (kept := _kept(startup, stems, registry, at_site=at_site)):
+        return kept
+    if record is not None and at_site:
         return _certified(plan, node, registry, change, stems, record.public_keys())
-    if holds and all((startup / f"{stem}.key").is_file() for stem in stems):
-        return {
-            stem: Pair.of((startup / f"{stem}.crt").read_bytes(), (startup / f"{stem}.key").read_bytes())
-            for stem in stems
-        }
     keys = {stem: ec.generate_private_key(ec.SECP256R1()) for stem in stems}
     return {
         stem: Pair.of(_issue(plan, node, registry, change, stem, key.public_key()), key_pem(key))
         for stem, key in keys.items()
     }
+
+
+def _kept(startup: Path, stems: list[str], registry: Registry, *, at_site: bool) -> dict[str, Pair] | None:
+    """Return the pairs in the last kit, if all are there, not near their end, and from who signs the rest of it."""
+    issuer, pairs = certificates_pem(*registry.issuer.chain), {}
+    for stem in stems:
+        certificate, key = startup / f"{stem}.crt", startup / f"{stem}.key"
+        if not certificate.is_file() or not (at_site or key.is_file()):
+            return None
+        pair = Pair.of(certificate.read_bytes(), None if at_site else key.read_bytes())
+        is_old = pair.not_after - registry.now < (pair.not_after - pair.issued) / 3
+        if is_old or not pair.certificates.endswith(issuer):
+            return None
+        pairs[stem] = pair
+    return pairs
 
 
 def _certified(

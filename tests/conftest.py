@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio.testing
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cellnet.credentials import CONNECT, LISTEN, Credentials, Identity
 from cellnet.placement import Placement
 from provisioning import Lock, read_plan, update
-from provisioning.authority import LEAF_LIFE, Authority, key_pem
+from provisioning.authority import LEAF_LIFE, Authority, certificates_pem, key_pem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -99,11 +98,13 @@ class Issue:
         age_days: float = 0,
         placed: str | None = None,
         parents: Sequence[str] = (),
+        own_issuer: bool = False,
     ) -> Credentials:
         then = datetime.datetime.now(datetime.UTC) - age_days * DAY
         if (project, foreign) not in self._authorities:
             self._authorities[project, foreign] = Authority.create(project, then - DAY)
-        authority = self._authorities[project, foreign]
+        root = self._authorities[project, foreign]
+        authority = root.issuing(then) if own_issuer else root
         folder = self._folder / f"{name}-{next(self._numbers)}"
         folder.mkdir()
         (folder / "rootCA.pem").write_bytes(authority.certificate_pem)
@@ -115,7 +116,7 @@ class Issue:
             certificate = authority.issue(
                 identity, key.public_key(), usage, common_name=name, org="acme", hosts=hosts, now=then
             )
-            (folder / f"{stem}.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+            (folder / f"{stem}.crt").write_bytes(certificates_pem(certificate, *authority.chain))
             (folder / f"{stem}.key").write_bytes(key_pem(key))
             return Credentials.load(
                 folder / f"{stem}.crt",

@@ -60,6 +60,17 @@ async def test_the_link_knows_its_driver_and_its_security(issue: Issue) -> None:
         assert (member.driver, member.security, member.role) == ("tcp", "mtls", "relay")
 
 
+@pytest.mark.parametrize("scheme", ["tcp", "http", "grpc"])
+async def test_cells_whose_issuers_do_not_know_each_other_trust_the_root(scheme: str, issue: Issue) -> None:
+    server, client = issue("server", "server", own_issuer=True), issue("C1", "client", own_issuer=True)
+    assert server.chain[1] != client.chain[1]
+    async with Cell("server", handlers={"echo": echo}) as parent, Cell("C1") as child:
+        url = await parent.listen(f"{scheme}://localhost:0", server)
+        with anyio.fail_after(SECONDS * 2):
+            await child.connect(url, client)
+            assert await child.request("server", "echo", 1) == 1
+
+
 async def test_a_relay_listens_and_connects_with_one_identity(issue: Issue) -> None:
     server, relay, client = issue("server", "server"), issue("R1", "relay"), issue("C1", "client", parents=["R1"])
     async with Cell("server") as top, Cell("R1") as middle, Cell("C1", handlers={"echo": echo}) as leaf:

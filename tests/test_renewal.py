@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
-from cellnet import Cell, Credentials, HandshakeError
+from cellnet import Cell, Credentials, HandshakeError, RemoteError
+from cellnet.credentials import CONNECT
 from cellnet.errors import ConfigurationError
 from cellnet.placement import Placement
-from provisioning.authority import certificates_pem, key_pem
+from provisioning.authority import Authority, certificates_pem, key_pem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -150,9 +152,35 @@ async def test_nobody_can_give_a_job_another_certificate(issue: Issue, renewed: 
     end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=1)
     job = site.delegate("j1", "job", end)
     before = job.chain
-    for chain in (other.chain_der, issue("C1", "client").chain_der, [b"x"]):
+    now = datetime.datetime.now(datetime.UTC)
+    forged = Authority.create("mobile").issue(site.identity, site.key.public_key(), CONNECT, common_name="C1", org="x")
+    for chain in (
+        other.chain_der,
+        issue("C1", "client").chain_der,
+        [b"x"],
+        [forged.public_bytes(serialization.Encoding.DER)],
+    ):
         with pytest.raises(HandshakeError):
-            job.take_chain(chain)
+            job.take_chain(chain, now)
     assert job.chain == before
-    job.take_chain(renewed(site, issue).chain_der)
-    assert job.chain != before
+    newer = renewed(site, issue).chain_der
+    job.take_chain(newer, now)
+    assert job.chain_der == newer
+    if before[0].not_valid_after_utc < job.chain[0].not_valid_after_utc:
+        with pytest.raises(HandshakeError, match="older than the one"):
+            job.take_chain([one.public_bytes(serialization.Encoding.DER) for one in before], now)
+
+
+async def test_only_its_site_tells_a_job_cell_of_a_certificate(issue: Issue, renewed: Renewed, tmp_path: Path) -> None:
+    site, server = issue("C1", "client"), issue("server", "server")
+    end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=1)
+    job = site.delegate("j1", "job", end)
+    url = f"unix://{tmp_path}/s"
+    async with Cell("server") as top, Cell("C1") as middle, Cell("j1") as leaf:
+        with anyio.fail_after(SECONDS):
+            await middle.connect(await top.listen("tcp://localhost:0", server), site)
+            await middle.listen(url, site)
+            await leaf.connect(url, job)
+            await top.wait_present(["C1.j1"])
+            with pytest.raises(RemoteError, match="only that one says which"):
+                await top.request("C1.j1", "cellnet.chain", renewed(site, issue).chain_der)

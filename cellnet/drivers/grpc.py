@@ -28,13 +28,15 @@ class GrpcDriver:
         :param proxy: as for :class:`~cellnet.drivers.http.HttpDriver`
         """
         self._proxy = proxy
+        self._strangers: set[str] = set()
+        """Places where our issuer was not known, so that it is shown there: as many as are ever dialled."""
 
     async def connect(self, address: Address, security: Security) -> Link:
         """Prepare a call: gRPC connects when it is made."""
         _check()
         from cellnet.drivers.grpc_call import GrpcCall
 
-        return GrpcCall(address, security, self._proxy)
+        return GrpcCall(address, security, self._proxy, self._strangers)
 
     async def listen(self, address: Address, security: Security) -> Listener:
         """Serve calls on all addresses that the host name has."""

@@ -51,21 +51,22 @@ _CLOSED = {
 class GrpcCall(GrpcLink):
     """The link of the side that dials."""
 
-    def __init__(self, address: Address, security: Security, proxy: str | None) -> None:
+    def __init__(self, address: Address, security: Security, proxy: str | None, strangers: set[str]) -> None:
         """Prepare a call to *address*.
 
         :param proxy: what a setting says; None if none does
+        :param strangers: places where our issuer has to be shown; noted here if this is one
         :raises ConfigurationError: if what is said there is no proxy that can be used
         """
         super().__init__(Transport("grpc", security.mode), Host())
         self._address = address
         self._security = security
         self._proxy = proxy_for(address, security, proxy)
+        self._strangers = strangers
         self._host = Host()
         self._opened = Wakeup()
         self._refusal: tuple[grpc.StatusCode, str] | None = None
         self._is_open = False
-        self._shows_issuer = False
 
     async def start(self) -> None:
         """Connect and make the call.
@@ -73,40 +74,27 @@ class GrpcCall(GrpcLink):
         :raises HandshakeError: if one side refused the other, or what answers is something else
         :raises ConnectError: if nobody answers
         """
-        await self._call()
-        if self._is_open:
-            return
-        error = await self._explain()
-        if error is None and self._security.mode == "mtls":
-            # The listener may not know our issuer, which is left out at first: a listener keeps what it is shown, and
-            # nearly always knows it.
-            self._shows_issuer, self._refusal = True, None
-            await self._call()
-            if self._is_open:
-                return
-        self.abort()
-        raise error or ConnectError(f"the call was not answered: {self._told}")
-
-    async def _call(self) -> None:
         self.cancel = self.loop.start(self._run())
         with anyio.move_on_after(CALL_SECONDS):
             while not self._is_open and self._refusal is None:
                 await self._opened.wait()
+        if not self._is_open:
+            self.abort()
+            raise await self._explain()
 
-    @property
-    def _told(self) -> str:
-        _code, details = self._refusal or (None, f"no answer within {CALL_SECONDS:.0f} s")
-        return one_line(details)
-
-    async def _explain(self) -> ConnectError | None:
-        """Find out why there is no call; None if nothing is wrong without gRPC."""
-        told, code = self._told, self._refusal[0] if self._refusal else None
+    async def _explain(self) -> ConnectError:
+        """Find out why there is no call."""
+        code, details = self._refusal or (None, f"no answer within {CALL_SECONDS:.0f} s")
+        told = one_line(details)
         if code is grpc.StatusCode.UNIMPLEMENTED:
             return HandshakeError(f"the other side speaks gRPC, but not of cells: {told}", "wrong-path")
         try:
             with anyio.move_on_after(ASK_SECONDS):
                 await self._ask()
-                return None
+                self._strangers.add(
+                    self._address.place
+                )  # as all is well if our issuer is shown, which is done next time
+                return ConnectError(f"the call was not answered: {told}")
         except ConnectError as error:
             return error
         return ConnectError(f"the other side said nothing, and of the call: {told}")
@@ -183,7 +171,9 @@ class GrpcCall(GrpcLink):
         if security.files is None:
             return grpc.aio.insecure_channel(target, options)
         certificate, key, roots = (path.read_bytes() for path in security.files)
-        if not self._shows_issuer:
+        if (
+            self._address.place not in self._strangers
+        ):  # who listens keeps what it is shown, and mostly knows our issuer
             certificate = b"".join(certificate.partition(END)[:2])
         if security.ingress is not None:
             roots += b"\n" + security.ingress.authorities.read_bytes()

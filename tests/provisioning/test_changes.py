@@ -153,6 +153,20 @@ def test_a_kit_that_was_taken_away_and_must_change_gets_new_keys(kits: Path, edi
     assert old.credentials.key.private_numbers() != new.credentials.key.private_numbers()
 
 
+def test_a_certificate_of_an_earlier_issuer_is_not_kept_beside_what_a_later_one_signs(
+    kits: Path, edit: Edit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = Kit.load(kits / "C1").credentials
+    monkeypatch.setattr("provisioning.registry.ISSUER_LIFE", datetime.timedelta(days=3000))  # so it is near its end
+    done = provision(edit("port: 18004", "port: 18005"), kits, LOCK)
+    assert {change.name for change in done.changes if change.kind == "changed"} == {"R1", "C1", "C11", "C12"}
+    for name in ("R1", "C1", "C2"):
+        assert Kit.load(kits / name).name == name
+    after = Kit.load(kits / "C1").credentials
+    assert after.chain[1] != before.chain[1]
+    assert Kit.load(kits / "C2").credentials.chain[1] == before.chain[1], "which was not made again, and holds"
+
+
 def test_a_kit_that_was_altered_is_made_again(kits: Path, example: Path) -> None:
     manifest = kits / "C1" / "startup" / "manifest.json"
     manifest.write_bytes(manifest.read_bytes() + b"\n")
