@@ -52,6 +52,8 @@ def test_the_same_kit_gives_the_same_bytes_wherever_and_whenever_it_lies(kits: P
     (copy / "local" / "epoch").write_text("7")
     (copy / "transfer" / "model").write_bytes(b"x" * 1000)
     assert pack(copy) == first, "what the node wrote is not part of it"
+    with zipfile.ZipFile(io.BytesIO(first)) as archive:
+        assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 
 def test_what_was_packed_comes_out_with_its_modes(kits: Path, tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cellnet.errors import ConfigurationError
+from cellnet.credentials import CONNECT, Identity
+from cellnet.errors import ConfigurationError, HandshakeError
 from cellnet.kit import Endpoint, Kit, KitFile, sign_manifest
 from cellnet.placement import Placement
-from cellnet.roster import Member
+from cellnet.roster import Member, Roster
 from cellnet.signing import sign
 from provisioning import Authority, Lock, provision
 from provisioning.registry import Registry
@@ -80,6 +81,20 @@ def test_only_the_servers_kit_has_the_roster_and_it_has_no_placement(kits: Path)
     assert kit.credentials.placement is None
     assert len(kit.roster) == 9
     assert kit.roster[3] == Member(name="C11", role="client", fqcn="R1.C11", fqsn="C1.C11", parent="R1")
+
+
+def test_a_roster_that_a_participant_signed_is_refused(kits: Path) -> None:
+    root = Authority.create("mobile")
+    key = ec.generate_private_key(ec.SECP256R1())
+    leaf = root.issue(Identity("mobile", "client", "C1"), key.public_key(), CONNECT, common_name="C1", org="x")
+    roster = Roster(project="mobile", version=9, members=())
+    with pytest.raises(HandshakeError, match="no authority of this project's"):
+        Roster.verify(roster.issue(leaf, key), [root.certificate])
+    assert Roster.verify(roster.issue(root.certificate, root.key), [root.certificate]) == roster
+    path = kits / "server" / "startup" / "roster.bin"
+    path.write_bytes(roster.issue(root.certificate, root.key))
+    with pytest.raises(ConfigurationError, match=r"roster\.bin: the issuer is no authority of this project's"):
+        Kit.load(kits / "server")
 
 
 def test_a_kit_does_not_show_its_secrets(kits: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import ssl
 from typing import TYPE_CHECKING
 
 import anyio
 import pytest
+from anyio.streams.tls import TLSAttribute
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
@@ -110,6 +112,30 @@ async def test_all_nodes_are_renewed_under_load_and_no_request_fails(
                 assert shown == [held[name].chain[0].serial_number]
             ((_connection, _parent, above),) = cells["C2"]._neighbours.proven()
             assert above.serial == held["server"].chain[0].serial_number
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "http", "grpc"])
+async def test_a_listener_shows_in_tls_what_was_renewed(scheme: str, issue: Issue, renewed: Renewed) -> None:
+    held = issue("server", "server")
+
+    async def shown(port: int) -> bytes:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.set_alpn_protocols(["h2", "http/1.1", "cellnet/1"])
+        async with await anyio.connect_tcp(
+            "localhost", port, ssl_context=context, tls_standard_compatible=False
+        ) as link:
+            found = link.extra_attributes[TLSAttribute.peer_certificate_binary]()
+            assert isinstance(found, bytes)
+            return found
+
+    async with Cell("server") as server:
+        url = await server.listen(f"{scheme}://localhost:0", held, security="tls")
+        port = int(url.rpartition(":")[2])
+        assert await shown(port) == held.chain_der[0]
+        held.renew(renewed(held, issue))
+        server.renew()
+        assert await shown(port) == held.chain_der[0]
 
 
 async def test_certificates_of_others_or_for_other_keys_do_not_renew(issue: Issue, renewed: Renewed) -> None:

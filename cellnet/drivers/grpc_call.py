@@ -91,9 +91,8 @@ class GrpcCall(GrpcLink):
         try:
             with anyio.move_on_after(ASK_SECONDS):
                 await self._ask()
-                self._strangers.add(
-                    self._address.place
-                )  # as all is well if our issuer is shown, which is done next time
+                # all was well when our issuer was shown, as it will be next time
+                self._strangers.add(self._address.place)
                 return ConnectError(f"the call was not answered: {told}")
         except ConnectError as error:
             return error
@@ -171,9 +170,8 @@ class GrpcCall(GrpcLink):
         if security.files is None:
             return grpc.aio.insecure_channel(target, options)
         certificate, key, roots = (path.read_bytes() for path in security.files)
-        if (
-            self._address.place not in self._strangers
-        ):  # who listens keeps what it is shown, and mostly knows our issuer
+        # who listens keeps what it is shown, and mostly knows our issuer
+        if self._address.place not in self._strangers:
             certificate = b"".join(certificate.partition(END)[:2])
         if security.ingress is not None:
             roots += b"\n" + security.ingress.authorities.read_bytes()
