@@ -24,7 +24,9 @@ import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cache
+from functools import cache, partial
+from itertools import chain
+from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -122,7 +124,7 @@ def encode(value: object) -> Packed:
             return Packed(Encoding.BYTES, (bytes(value),))  # the very object, unless it is of a subclass
         if isinstance(value, bytearray | memoryview):
             return Packed(Encoding.BYTES, (_flat(memoryview(value)),))
-        packed = msgpack.packb(value, default=lambda found: _reference(found, arrays), strict_types=True)
+        packed = msgpack.packb(value, default=partial(_reference, arrays), strict_types=True)
     except (TypeError, ValueError, OverflowError, BufferError, RecursionError) as error:
         raise LocalProtocolError(f"a payload cannot hold this: {error}") from None
     if not arrays:
@@ -157,7 +159,7 @@ def _flat(view: memoryview) -> bytes | memoryview:
     return view.tobytes()
 
 
-def _reference(found: object, arrays: list[_Outgoing]) -> object:
+def _reference(arrays: list[_Outgoing], found: object) -> object:
     """Stand in for an array; msgpack asks for everything that is not a plain value."""
     code = _ARRAY
     if hasattr(type(found), "__array_interface__"):
@@ -201,20 +203,21 @@ def _with_buffers(packed: bytes, arrays: list[_Outgoing]) -> tuple[bytes | memor
     table = []
     offset = 0
     for dtype, shape, data in arrays:
-        table.append((dtype, shape, offset, data.nbytes))
-        offset += _padded(data.nbytes)
+        size = data.nbytes
+        table.append((dtype, shape, offset, size))
+        offset += size + -size % _ALIGNMENT
     head = msgpack.packb((packed, table))
     buffers: list[bytes | memoryview] = []
     small = [len(head).to_bytes(4, "big"), head, bytes(-(4 + len(head)) % _ALIGNMENT)]
     for _dtype, _shape, data in arrays:
-        if data.nbytes < MIN_BUFFER_BYTES:
+        if (size := data.nbytes) < MIN_BUFFER_BYTES:
             small.append(data.tobytes())
         else:
             if small:
                 buffers.append(b"".join(small))
                 small = []
             buffers.append(data.ravel().view("u1").data)
-        if padding := -data.nbytes % _ALIGNMENT:
+        if padding := -size % _ALIGNMENT:
             small.append(bytes(padding))
     if small:
         buffers.append(b"".join(small))
@@ -225,39 +228,55 @@ def _decode_arrays(data: bytes) -> Any:
     import numpy as np
 
     kinds = {name: dtype for dtype, name in _numpy_dtypes().items()}
-    sizes = {name: dtype.itemsize for name, dtype in kinds.items()} | ITEM_BYTES
     size = int.from_bytes(data[:4], "big")
     packed, table = _unpack(data[4 : 4 + size], _no_extension)
     start = _padded(4 + size)
-    if len(table) > MAX_ARRAYS:
-        raise ValueError("too many arrays")
-    for dtype, shape, offset, nbytes in table:
-        if dtype not in sizes or type(shape) is not list or len(shape) > MAX_DIMENSIONS:
-            raise ValueError("an array has a dtype or a shape that is not allowed")
-        for n in (*shape, offset, nbytes):
-            if type(n) is not int or n < 0:
-                raise ValueError("an array has a dtype or a shape that is not allowed")
-        if math.prod(shape) * sizes[dtype] != nbytes or start + offset + nbytes > len(data):
-            raise ValueError("an array does not fit its buffer")
-    if sum(nbytes for *_, nbytes in table) > len(data):  # tensors are copied, and each byte but once
-        raise ValueError("arrays have buffers in common")
-
-    @cache  # however often it is referred to
-    def made(code: int, index: int) -> object:
-        dtype, shape, offset, nbytes = table[index]
-        begin = start + offset
-        if code == _TENSOR:
-            return tensor(dtype, shape, memoryview(data)[begin : begin + nbytes])
-        if dtype not in kinds:
-            raise ValueError("an array has a dtype that only tensors have")
-        return np.ndarray(shape, kinds[dtype], data, begin)
+    _check(table, {name: dtype.itemsize for name, dtype in kinds.items()} | ITEM_BYTES, len(data) - start)
+    arrays = [
+        np.ndarray(shape, kinds[dtype], data, start + offset) if dtype in kinds else None
+        for dtype, shape, offset, _size in table
+    ]
+    tensors: dict[int, object] = {}
 
     def restore(code: int, index: bytes) -> object:
-        if code not in (_ARRAY, _TENSOR) or len(index) != 2 or int.from_bytes(index, "big") >= len(table):
+        number = int.from_bytes(index, "big")
+        if code not in (_ARRAY, _TENSOR) or len(index) != 2 or number >= len(table):
             raise ValueError("an array is missing")
-        return made(code, int.from_bytes(index, "big"))
+        if code == _ARRAY:
+            if (array := arrays[number]) is None:
+                raise ValueError("an array has a dtype that only tensors have")
+            return array
+        if number not in tensors:  # a copy, and but one, however often it is referred to
+            dtype, shape, offset, nbytes = table[number]
+            begin = start + offset
+            tensors[number] = tensor(dtype, shape, memoryview(data)[begin : begin + nbytes])
+        return tensors[number]
 
     return _unpack(packed, restore)
+
+
+def _check(table: list[Any], item_bytes: dict[str, int], room: int) -> None:
+    """Raise ValueError unless each of the rows is an array that lies within so many bytes.
+
+    There may be thousands, so it goes by columns, each of which takes a call or two.
+    """
+    if len(table) > MAX_ARRAYS:
+        raise ValueError("too many arrays")
+    if not table:
+        return
+    dtypes, shapes, offsets, sizes = zip(*table, strict=True)
+    known = item_bytes.keys() >= set(dtypes) and set(map(type, shapes)) == {list}
+    if not known or max(map(len, shapes)) > MAX_DIMENSIONS:
+        raise ValueError("an array has a dtype or a shape that is not allowed")
+    numbers = [*chain.from_iterable(shapes), *offsets, *sizes]
+    if set(map(type, numbers)) != {int} or min(numbers) < 0:
+        raise ValueError("an array has a dtype or a shape that is not allowed")
+    if [math.prod(shape) * item_bytes[dtype] for dtype, shape in zip(dtypes, shapes, strict=True)] != [*sizes]:
+        raise ValueError("an array does not fit its buffer")
+    if max(map(add, offsets, sizes)) > room:
+        raise ValueError("an array does not fit its buffer")
+    if sum(sizes) > room:  # tensors are copied, and each byte but once
+        raise ValueError("arrays have buffers in common")
 
 
 def _unpack(data: bytes, ext_hook: Callable[[int, bytes], Any]) -> Any:

@@ -39,7 +39,7 @@ RELAY_BYTES = 64 * MIB
 
 async def slow_child(bench: Bench) -> Verdict:
     """F9: one child of a relay takes 64 KiB/s of a large broadcast; the others have it as soon as without that one."""
-    pairs, size = int(bench.pick(5, 3, 1)), int(bench.pick(256, 16, 8)) * MIB
+    pairs, size = int(bench.pick(5, 9, 1)), int(bench.pick(256, 16, 8)) * MIB
     others = [f"C{number}" for number in range(int(bench.pick(23, 23, 3)))]
     bench.provision({"R1": "server", **dict.fromkeys([*others, "S", "A"], "R1")})
     # A file, of which those who get it keep nothing: see Nowhere. What it takes to keep it depends on how quickly the
