@@ -39,6 +39,7 @@ from cellnet.protocol.routing import Member
 from cellnet.statistics import CellStatistics, LinkStatistics
 from cellnet.stream import Stream
 from cellnet.streams import StreamHandler
+from cellnet.uplink import Parent
 
 __all__ = [
     "FQCN",
@@ -69,6 +70,7 @@ __all__ = [
     "LocalProtocolError",
     "Member",
     "NotExecuted",
+    "Parent",
     "Pattern",
     "PayloadTooLarge",
     "Progress",

@@ -29,10 +29,11 @@ from cellnet.protocol.events import Attached, Cancelled, Failed, LinkFailed, Mes
 from cellnet.statistics import CellStatistics
 from cellnet.streams import STREAM_TOPIC, Streams
 from cellnet.trust import Trust
+from cellnet.uplink import Parent
 from cellnet.wakeup import Wakeup
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager, AsyncExitStack
     from pathlib import Path
 
@@ -178,22 +179,22 @@ class Cell(anyio.AsyncContextManagerMixin):
         *,
         security: str | None = None,
         ingress: Ingress | None = None,
+        others: Sequence[Parent] = (),
         reconnect: bool = True,
     ) -> None:
-        """Join the parent at *url*; return when it has taken this cell in.
+        """Join the parent at *url*; return when it, or one of the others, has taken this cell in.
 
         What may pass by itself is tried again until the caller's scope ends. Afterwards the link is made again
-        whenever it is lost.
+        whenever it is lost. Below another parent :attr:`fqcn` is another; who uses the former one reaches this cell.
 
         :param ingress: what ends TLS in front of the parent, if something does
-        :param reconnect: whether to do so; :meth:`wait_disconnected` tells when the link is lost
+        :param others: whom to join while it stays away, the best first; until it could be reached for a minute
+        :param reconnect: whether to join again; :meth:`wait_disconnected` tells when the link is lost
         :raises HandshakeError: if one side refused the other, and trying again would not help
         :raises ConnectDeadline: shortly before the scope ends, with the last reason
         """
-        deadline = Deadline(float("inf"))
-        await self._neighbours.connect(
-            url, credentials, security, ingress=ingress, reconnect=reconnect, deadline=deadline
-        )
+        parents = [Parent(url, security, ingress), *others]
+        await self._neighbours.connect(parents, credentials, reconnect=reconnect, deadline=Deadline(float("inf")))
 
     async def wait_disconnected(self) -> None:
         """Wait until the link to the parent is lost."""

@@ -23,7 +23,7 @@ from cellnet.drivers import through
 from cellnet.errors import CellError, ConfigurationError, DeliveryError, HandshakeError
 from cellnet.inspection import certificates_below, verify_kit
 from cellnet.kit import Kit
-from cellnet.node import ingress_of
+from cellnet.node import parents_of
 
 if TYPE_CHECKING:
     import datetime
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cellnet.kit import Endpoint
+    from cellnet.uplink import Parent
 
 __all__ = ["Finding", "check_kit"]
 
@@ -63,8 +64,8 @@ async def check_kit(path: Path) -> AsyncIterator[Finding]:
     steps = [partial(_certificates, kit), partial(_surroundings, kit)]
     if kit.listen:
         steps.append(partial(_listening, kit.listen))
-    if kit.connect:
-        steps += [partial(_host, kit, kit.connect), partial(_joining, kit, kit.connect)]
+    for parent in parents_of(kit):
+        steps += [partial(_host, kit, parent), partial(_joining, kit, parent)]
     for step in steps:
         finding = await step()
         yield finding
@@ -107,8 +108,8 @@ async def _listening(listen: Endpoint) -> Finding:
     return Finding("listening", f"{listen.url} is free")
 
 
-async def _host(kit: Kit, connect: Endpoint) -> Finding:
-    host = str(urlsplit(connect.url).hostname)
+async def _host(kit: Kit, parent: Parent) -> Finding:
+    host = str(urlsplit(parent.url).hostname)
     if kit.surroundings.proxy:
         return Finding("host", f"{host} is the proxy's to find")
     try:
@@ -120,16 +121,16 @@ async def _host(kit: Kit, connect: Endpoint) -> Finding:
     return Finding("host", f"{host} is {', '.join(addresses)}")
 
 
-async def _joining(kit: Kit, connect: Endpoint) -> Finding:
-    """Join the parent, and ask the server something, so that all of the way is known to work."""
-    where = connect.url
+async def _joining(kit: Kit, parent: Parent) -> Finding:
+    """Join a parent, and ask the server something, so that all of the way is known to work."""
+    where = parent.url
     if kit.role == "admin":
         return Finding("joining", f"{where} is for nodes: an admin's kit joins nobody")
     async with Cell(kit.name, drivers=through(kit.surroundings.proxy)) as cell:
         try:
             with anyio.fail_after(CONNECT_SECONDS):
                 await cell.connect(
-                    where, kit.credentials, security=connect.security, ingress=ingress_of(kit), reconnect=False
+                    where, kit.credentials, security=parent.security, ingress=parent.ingress, reconnect=False
                 )
         except CellError as error:
             if isinstance(error.__cause__, HandshakeError) and error.__cause__.code == "name-taken":

@@ -130,7 +130,7 @@ class Inbox:
 
     async def _answer_of(self, handler: Handler | Durable, message: Message) -> Answer:
         try:
-            encoding, payload = await self._contents.bring(message.origin, message.encoding, message.payload)
+            encoding, payload = await self._contents.bring(message.source, message.encoding, message.payload)
             message = message._replace(encoding=encoding, payload=payload)
             try:
                 if isinstance(handler, Durable):
@@ -190,7 +190,7 @@ def _seen(message: Message) -> tuple[FQCN, str, Any, float]:
 
     :raises RemoteProtocolError: if its payload is malformed
     """
-    return message.origin, message.topic, decode(message.encoding, message.payload), message.deadline
+    return message.source, message.topic, decode(message.encoding, message.payload), message.deadline
 
 
 def _is_plain(handler: Handler | Durable) -> bool:

@@ -108,6 +108,7 @@ def describe(kit: Kit, now: datetime.datetime) -> dict[str, Any]:
         "role": kit.role,
         "listen": _endpoint(kit.listen),
         "connect_to": _endpoint(kit.connect),
+        "others": list(map(_endpoint, kit.others)),
         "parents": list(placement.parents) if placement else [],
         "fqsn": (placement.fqsn or None) if placement else None,
         "roster": [member.model_dump() for member in kit.roster],

@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from cryptography import x509
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cellnet.credentials import Credentials, Identity
 from cellnet.document import authority_key
 from cellnet.errors import ConfigurationError, HandshakeError
+from cellnet.placement import MAX_PARENTS
 from cellnet.renewal import renewed_credentials
 from cellnet.roster import Member, Role, Roster
 from cellnet.signing import sign, verify
@@ -91,6 +92,8 @@ class KitFile(_Frozen):
     role: Role
     listen: Endpoint | None = None
     connect: Endpoint | None = None
+    others: Annotated[tuple[Endpoint, ...], Field(max_length=MAX_PARENTS - 1)] = ()
+    """Whereto it connects while that cannot be reached, the best first."""
     control_port: int | None = None
     """Where users reach the Control API; of the server only."""
     allow_error_sending: bool = False
@@ -98,7 +101,8 @@ class KitFile(_Frozen):
 
     @model_validator(mode="after")
     def _role_has_its_endpoints(self) -> KitFile:
-        if (self.listen is not None, self.connect is not None) != ENDPOINTS[self.role]:
+        connects = self.connect is not None
+        if (self.listen is not None, connects) != ENDPOINTS[self.role] or (self.others and not connects):
             raise ValueError(f"a {self.role} has not the endpoints that it should have")
         return self
 
@@ -114,6 +118,8 @@ class Kit:
     role: Role
     listen: Endpoint | None
     connect: Endpoint | None
+    others: tuple[Endpoint, ...]
+    """Whereto it connects while that cannot be reached, the best first."""
     placement: bytes = field(repr=False)
     """The signed placement; empty for the server, which is placed below nobody."""
     credentials: Credentials = field(repr=False)
@@ -173,6 +179,7 @@ class Kit:
             config.role,
             config.listen,
             config.connect,
+            config.others,
             placement,
             credentials,
             roster,

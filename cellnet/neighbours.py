@@ -6,6 +6,7 @@ import datetime
 import logging
 import math
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -21,22 +22,24 @@ from cellnet.link import Backoff, RunningLink, keep_connected
 from cellnet.pages import Pages
 from cellnet.protocol.connection import HANDSHAKE_SECONDS
 from cellnet.turn import Turn
+from cellnet.uplink import PAUSE_SECONDS, Uplink, Way
 from cellnet.wakeup import Wakeup
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from anyio.abc import TaskGroup, TaskStatus
 
     from cellnet.arrivals import Arrival
     from cellnet.calls import Deadline
     from cellnet.credentials import Credentials, Shown
-    from cellnet.drivers.base import Driver, Ingress, Link, Listener, Security
+    from cellnet.drivers.base import Driver, Link, Listener, Security
     from cellnet.fqcn import FQCN
     from cellnet.protocol.connection import Connection
     from cellnet.protocol.endpoint import Endpoint
     from cellnet.protocol.handshake import Neighbour
+    from cellnet.uplink import Parent
 
 __all__ = ["Neighbours"]
 
@@ -73,7 +76,7 @@ class Neighbours:
         self._calls = 0
         self._closing = False
         self._listeners: list[tuple[Listener, Security, Credentials | None]] = []
-        self._renewing = False
+        self._uplink: Uplink | None = None
         self._pages = Pages()
         self._turn = Turn()
         self._ended = Wakeup()
@@ -95,19 +98,15 @@ class Neighbours:
 
     async def connect(
         self,
-        url: str,
+        parents: Sequence[Parent],
         credentials: Credentials | None,
-        mode: str | None,
         *,
-        ingress: Ingress | None = None,
         reconnect: bool,
         deadline: Deadline,
     ) -> None:
-        """Join the parent at *url*, and join it again whenever the link is lost."""
-        address, driver = self._find(url)
+        """Join the first of the parents that takes us in, and join again whenever the link is lost."""
         self._endpoint.credentials = credentials or self._endpoint.credentials
-        mode = _mode(mode, address, credentials)
-        security = tls.for_connecting(mode, credentials, driver.alpn, ingress)
+        ways = [self._way(parent, credentials) for parent in parents]
         last: list[CellError] = []
 
         def failed(error: CellError) -> None:
@@ -119,26 +118,31 @@ class Neighbours:
         def again() -> bool:
             return reconnect and not self._closing
 
-        async def dial(joined: Callable[[], None]) -> CellError:
-            nonlocal security
-            while True:
-                if credentials is not None and security.files not in (None, credentials.files):  # they were renewed
-                    security = tls.for_connecting(mode, credentials, driver.alpn, ingress)
-                error = await self._dial(address, driver, security, credentials, joined)
-                if not self._renewing or self._closing:
-                    return error
-                self._renewing = False
+        uplink = self._uplink = Uplink(ways, partial(self._dial, credentials), failed=failed, leave=self._leave)
+        backoff = Backoff(self._rng)
+        if len(ways) > 1:
+            backoff.base = backoff.early_cap = PAUSE_SECONDS
+        looking = anyio.CancelScope()
+
+        async def look_back() -> None:
+            with looking:
+                await uplink.look_back()
 
         async def keep(*, task_status: TaskStatus[None]) -> None:
-            backoff = Backoff(self._rng)
-            await keep_connected(dial, backoff, reconnect=again, failed=failed, joined=task_status.started)
+            try:
+                await keep_connected(uplink.dial, backoff, reconnect=again, failed=failed, joined=task_status.started)
+            finally:
+                looking.cancel()
 
         with deadline.limit():
             await self._tasks.start(keep)
+            if len(ways) > 1 and reconnect:
+                self._tasks.start_soon(look_back)
             return
         reason = f": {last[0]}" if last else ""
         cause = last[0] if last else None
-        raise ConnectDeadline(f"could not join at {address} within {deadline.seconds:.3g} s{reason}") from cause
+        places = " or ".join(str(way.address) for way in ways)
+        raise ConnectDeadline(f"could not join at {places} within {deadline.seconds:.3g} s{reason}") from cause
 
     def attached(self, connection: Connection) -> None:
         """Note that the parent took us in."""
@@ -157,10 +161,8 @@ class Neighbours:
         for _listener, security, credentials in self._listeners:
             if credentials is not None:
                 tls.renew(security, credentials)
-        parent = self._endpoint.router.parent
-        if parent is not None and (running := self._running.get(parent)):
-            self._renewing = True
-            running.end()
+        if self._uplink is not None and self._endpoint.router.parent is not None:
+            self._uplink.again()
 
     def proven(self) -> list[tuple[Connection, Neighbour, Shown]]:
         """Return the neighbours that showed a certificate, with their connections, and what they showed."""
@@ -325,7 +327,9 @@ class Neighbours:
                 arrival.connection = running.connection
                 await self._run(running)
                 if running.connection.neighbour is None and running.error is not None:
-                    logger.warning("%s: an arrival was refused: %s", name, running.error)
+                    only_looked = not running.connection.statistics.bytes_received
+                    level = logging.DEBUG if only_looked else logging.WARNING
+                    logger.log(level, "%s: an arrival was refused: %s", name, running.error)
         except CellError as error:
             logger.warning("%s: an arrival was refused: %s", name, error)
         finally:
@@ -333,17 +337,22 @@ class Neighbours:
 
     # Dialling.
 
-    async def _dial(
-        self,
-        address: Address,
-        driver: Driver,
-        security: Security,
-        credentials: Credentials | None,
-        joined: Callable[[], None],
-    ) -> CellError:
+    def _way(self, parent: Parent, credentials: Credentials | None) -> Way:
+        address, driver = self._find(parent.url)
+        return Way(address, driver, _mode(parent.security, address, credentials), credentials, parent.ingress)
+
+    def _leave(self) -> None:
+        parent = self._endpoint.router.parent
+        if parent is not None and (running := self._running.get(parent)):
+            running.end()
+
+    async def _dial(self, credentials: Credentials | None, way: Way, joined: Callable[[], None]) -> CellError:
+        address = way.address
+        if self._closing:
+            raise ConnectError(f"{self._endpoint.name} stops")
         try:
             with anyio.fail_after(HANDSHAKE_SECONDS):
-                link = await driver.connect(address, security)
+                link = await way.driver.connect(address, way.security)
         except TimeoutError:
             raise ConnectError(f"nobody answers at {address}") from None
         try:

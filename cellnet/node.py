@@ -33,6 +33,7 @@ from cellnet.jobs.operator import SOCKET, present_page, run_folder
 from cellnet.kit import Kit
 from cellnet.renewal import RENEW_TOPIC
 from cellnet.upkeep import hand_on, kept_up
+from cellnet.uplink import Parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -40,10 +41,9 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskStatus
 
-    from cellnet.kit import Endpoint
     from cellnet.message import Request
 
-__all__ = ["BACKENDS", "RelayRunner", "drain", "ingress_of", "joined_line", "run_node", "run_until_signalled"]
+__all__ = ["BACKENDS", "RelayRunner", "drain", "joined_line", "parents_of", "run_node", "run_until_signalled"]
 
 BACKENDS = ("asyncio", "trio")
 MAX_SOCKET_BYTES = 100
@@ -116,18 +116,24 @@ def run_until_signalled(node: Callable[..., Coroutine[Any, Any, None]], *, backe
         raise next(leaves(group)) from None
 
 
-def joined_line(cell: Cell, connect: Endpoint) -> str:
-    """Return what a node reports when it has joined its parent."""
-    scheme = connect.url.partition(":")[0]
-    return f"{cell.fqcn} joined {cell.fqcn.parent} over {scheme}, {connect.security}"
+def joined_line(cell: Cell) -> str:
+    """Return what a node reports when it has joined a parent."""
+    links = cell.statistics().links
+    how = next((f" over {link.driver}, {link.security}" for link in links if link.neighbour == cell.fqcn.parent), "")
+    return f"{cell.fqcn} joined {cell.fqcn.parent}{how}"
 
 
-def ingress_of(kit: Kit) -> Ingress | None:
-    """Return what is in front of a node's parent, if something is: by the project file, or by what its site says."""
+def parents_of(kit: Kit) -> list[Parent]:
+    """Return whom a node may join, the best first.
+
+    There may be an ingress in front of them: by the project file, or by what its site says.
+    """
     authorities = kit.surroundings.ingress_ca or kit.ingress_ca
-    if authorities is None and (kit.connect is None or kit.connect.parent is not None):
-        return None
-    return Ingress(authorities)
+    return [
+        Parent(end.url, end.security, Ingress(authorities) if authorities or end.parent is None else None)
+        for end in (kit.connect, *kit.others)
+        if end is not None
+    ]
 
 
 async def drain(cell: Cell) -> None:
@@ -198,8 +204,9 @@ async def _run_client(kit: Kit, folder: Path, backend: str, stop: anyio.Event, t
     errors = errors_sent(cell) if kit.allow_error_sending else nullcontext()
     async with cell, kept_up(cell, kit), errors, anyio.create_task_group() as draining, host.serving(cell):
         await cell.listen(url, kit.credentials)
-        await cell.connect(kit.connect.url, kit.credentials, security=kit.connect.security, ingress=ingress_of(kit))
-        task_status.started(joined_line(cell, kit.connect))
+        first, *others = parents_of(kit)
+        await cell.connect(first.url, kit.credentials, security=first.security, ingress=first.ingress, others=others)
+        task_status.started(joined_line(cell))
         await stop.wait()
         draining.start_soon(drain, cell)  # first, so that nothing is taken that would find the jobs ended
 

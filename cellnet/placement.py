@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric import ec
 
-__all__ = ["Delegation", "Placement"]
+__all__ = ["MAX_PARENTS", "Delegation", "Placement"]
+
+MAX_PARENTS = 4
+"""Below how many parents a cell may have a place: the first is its own, the others are while that stays away."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -351,5 +351,6 @@ def _row(node: Node) -> tuple[str, ...]:
     listen = f"{node.listen.url} {node.listen.security}" if node.listen else "-"
     connect = "-"
     if node.connect:
-        connect = f"{node.connect.parent or 'an ingress'} {node.connect.url} {node.connect.security}"
+        ends = [f"{end.parent or 'an ingress'} {end.url} {end.security}" for end in (node.connect, *node.others)]
+        connect = ", else ".join(ends)
     return (node.name, node.role, str(node.fqcn or "-"), str(node.fqsn or "-"), listen, connect)

@@ -98,8 +98,8 @@ def listeners_of(project: Project) -> dict[str, Listener]:
     return listeners
 
 
-def draw_links(project: Project, listeners: Mapping[str, Listener], source: Source) -> dict[str, Link]:
-    """Return whereto each node connects, by its name; what leads nowhere is noted in *source*."""
+def draw_links(project: Project, listeners: Mapping[str, Listener], source: Source) -> dict[str, tuple[Link, ...]]:
+    """Return whereto each node connects, by its name, the best first; what leads nowhere is noted in *source*."""
     links = {}
     server = next((listener for listener in listeners.values() if listener.base_name == ROOT), None)
     at_host: dict[str, list[Listener]] = defaultdict(list)
@@ -109,31 +109,52 @@ def draw_links(project: Project, listeners: Mapping[str, Listener], source: Sour
     for participant in project.participants:
         if isinstance(participant, Server):
             continue
-        link = _link(project, participant, listeners, at_host, server, source)
-        if link is not None:
-            links[participant.name] = link
+        wanted = participant.connect_to or (ConnectTo(name=ROOT),)
+        found = [_link(project, participant, index, listeners, at_host, server, source) for index in range(len(wanted))]
+        drawn = tuple(link for link in found if link is not None)
+        if drawn:
+            links[participant.name] = drawn
+        if len(drawn) == len(wanted):
+            _check_several(project, participant, drawn, source)
     return links
+
+
+def _check_several(
+    project: Project, participant: Relay | Client | Admin, links: Sequence[Link], source: Source
+) -> None:
+    """Refuse one parent twice, and several for an admin, who is no node that could move."""
+    if isinstance(participant, Admin) and len(links) > 1:
+        place = project.path(participant.name, "connect_to", 1)
+        source.error(place, Code.PARENTS, "an admin connects to the server, and to nobody else")
+        return
+    ends = [link.parent_name or link.url for link in links]
+    for index, end in enumerate(ends):
+        if end in ends[:index]:
+            place = project.path(participant.name, "connect_to", index)
+            source.error(place, Code.PARENTS, f"{end} is listed twice")
 
 
 def _link(
     project: Project,
     participant: Relay | Client | Admin,
+    index: int,
     listeners: Mapping[str, Listener],
     at_host: Mapping[str, Sequence[Listener]],
     server: Listener | None,
     source: Source,
 ) -> Link | None:
-    to = participant.connect_to
-    if to is None:
+    if not participant.connect_to:
         return _to_listener(server, ConnectTo(name=ROOT)) if server else None
+    to, place = participant.connect_to[index], project.path(participant.name, "connect_to", index)
     if to.name is not None:
         problem = _refuse_name(project, participant, to.name)
         if problem:
-            source.error(project.path(participant.name, "connect_to", "name"), *problem)
+            source.error((*place, "name"), *problem)
             return None
         found = listeners.get(to.name) or (server if to.name == ROOT else None)
         return _to_listener(found, to) if found else None
-    return _to_host(project, participant, to, at_host.get(str(to.host).lower(), ()), server, source)
+    there = at_host.get(str(to.host).lower(), ())
+    return _to_host(project, participant, to, there, server, (*place, "host"), source)
 
 
 def _to_host(
@@ -142,13 +163,13 @@ def _to_host(
     to: ConnectTo,
     there: Sequence[Listener],
     server: Listener | None,
+    place: YamlPath,
     source: Source,
 ) -> Link | None:
     """Find the one who listens there; an admin only ever means the server.
 
     :param there: all who listen at the host
     """
-    place = project.path(participant.name, "connect_to", "host")
     matches = [
         listener
         for listener in there

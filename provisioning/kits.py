@@ -144,6 +144,7 @@ def _files(plan: Plan, node: Node, registry: Registry, pairs: dict[str, Pair]) -
         role=node.role,
         listen=node.listen,
         connect=node.connect,
+        others=node.others,
         control_port=node.control_port,
         allow_error_sending=plan.allow_error_sending and node.role in ("server", "client"),
     )

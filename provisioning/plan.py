@@ -18,7 +18,7 @@ from provisioning.problems import Code, Problem, did_you_mean, in_order
 from provisioning.project import read_project
 from provisioning.schema import Admin, Client, Participant, Server
 from provisioning.second_look import look_again
-from provisioning.tree import walk
+from provisioning.tree import circle, walk
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,6 +46,8 @@ class Node:
     """None for a relay or admin, which are no sites."""
     listen: Endpoint | None
     connect: Endpoint | None
+    others: tuple[Endpoint, ...]
+    """Whereto it connects while that cannot be reached, the best first."""
     hosts: tuple[str, ...]
     """Names and addresses by which others reach it: for its server certificate."""
     ingress_ca: bytes = b""
@@ -67,14 +69,16 @@ class Node:
     @property
     def parents(self) -> tuple[str, ...]:
         """Base names of the nodes below which it may join; empty: below any."""
-        return (self.connect.parent,) if self.connect and self.connect.parent else ()
+        ends = [end.parent for end in (self.connect, *self.others) if end]
+        return () if None in ends else tuple(end for end in ends if end)
 
     def as_json(self) -> dict[str, Any]:
         """Return what programs read."""
         listen = {"url": self.listen.url, "security": self.listen.security} if self.listen else None
-        connect = None
-        if self.connect:
-            connect = {"name": self.connect.parent, "url": self.connect.url, "security": self.connect.security}
+        connect, *others = [
+            {"name": end.parent, "url": end.url, "security": end.security} if end else None
+            for end in (self.connect, *self.others)
+        ]
         security = self.listen or self.connect
         return {
             "name": self.name,
@@ -84,6 +88,7 @@ class Node:
             "fqsn": str(self.fqsn) if self.fqsn else None,
             "parent": self.parent,
             "connect_to": connect,
+            "others": others,
             "listen": listen,
             "security": security.security if security else None,
             "hosts": list(self.hosts),
@@ -147,16 +152,16 @@ def draw(source: Source) -> Plan:
 def _node(
     project: Project,
     participant: Participant,
-    links: Mapping[str, Link],
+    links: Mapping[str, tuple[Link, ...]],
     listeners: Mapping[str, Listener],
     fqcns: Mapping[str, FQCN],
     fqsns: Mapping[str, FQSN],
     control_port: int,
 ) -> Node:
     name = participant.name
-    link, listener = links.get(name), listeners.get(name)
+    listener = listeners.get(name)
     listen = Endpoint(url=listener.bind_url, security=listener.security) if listener else None
-    connect = Endpoint(url=link.url, security=link.security, parent=link.parent) if link else None
+    ends = [Endpoint(url=link.url, security=link.security, parent=link.parent) for link in links.get(name, ())]
     fqcn = None if isinstance(participant, Admin) else fqcns[name]
     return Node(
         name,
@@ -165,7 +170,8 @@ def _node(
         fqcn,
         fqsns.get(name),
         listen,
-        connect,
+        ends[0] if ends else None,
+        tuple(ends[1:]),
         _hosts(participant, listener),
         project.ingress_ca.get(name, b""),
         control_port if isinstance(participant, Server) else None,
@@ -199,13 +205,17 @@ def _control_port(project: Project, source: Source) -> int:
     return CONTROL_PORT
 
 
-def _place_cells(project: Project, links: Mapping[str, Link], source: Source) -> dict[str, FQCN]:
+def _place_cells(project: Project, links: Mapping[str, tuple[Link, ...]], source: Source) -> dict[str, FQCN]:
     """Name every cell by its path from the server; note cycles, and names that are too long."""
     server = next((p.name for p in project.participants if isinstance(p, Server)), "")
-    above = {name: link.parent_name or server for name, link in links.items()}
+    above = {name: first.parent_name or server for name, (first, *_others) in links.items()}
     order, cycles = walk(above)
     for cycle in cycles:
         _note_circle(project, cycle, "connect_to", Code.CONNECTION_CIRCLE, source)
+    # While the server cannot be reached, two relays that may be below each other would be.
+    possible = {name: [link.parent_name or server for link in several] for name, several in links.items()}
+    if not cycles and (found := circle(possible)):
+        _note_circle(project, found, "connect_to", Code.CONNECTION_CIRCLE, source)
     fqcns = {server: FQCN(ROOT)}
     clients = {p.name for p in project.participants if isinstance(p, Client)}
     admins = {p.name for p in project.participants if isinstance(p, Admin)}

@@ -57,6 +57,7 @@ class Code(StrEnum):
     SECURITY_DIFFERS = "PRJ408"
     CROWD = "PRJ409"
     CA_FILE = "PRJ410"
+    PARENTS = "PRJ411"
 
     UNKNOWN_PARENT = "PRJ501"
     OWN_PARENT = "PRJ502"

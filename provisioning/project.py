@@ -53,7 +53,7 @@ class Project:
     ingress_ca: Mapping[str, bytes]
     """Whom a participant trusts to certify the ingress that it goes through, in PEM, where the file says so."""
 
-    def path(self, name: str, *keys: str) -> YamlPath:
+    def path(self, name: str, *keys: str | int) -> YamlPath:
         """Return the place of a participant, or of something in it."""
         return ("participants", self.positions[name], *keys)
 

@@ -75,6 +75,7 @@ def facts_of(node: Node, plan: Plan) -> dict[str, Any]:
         "hosts": list(node.hosts),
         "listen": [node.listen.url, node.listen.security] if node.listen else None,
         "connect_to": [node.connect.parent, node.connect.url, node.connect.security] if node.connect else None,
+        "others": [text for end in node.others for text in (end.parent, end.url, end.security)],
         "parents": list(node.parents),
         "fqsn": str(node.fqsn) if node.fqsn else None,
         "custom_ca_cert": hashlib.sha256(node.ingress_ca).hexdigest() if node.ingress_ca else None,

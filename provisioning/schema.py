@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, model_validator
 
+from cellnet.placement import MAX_PARENTS
 from provisioning.problems import Code, Wrong
 from provisioning.rules import (
     AdminName,
@@ -125,8 +126,14 @@ class ConnectTo(_Keys):
         return self
 
 
-def _connect_to(value: Any) -> Any:
-    return {"host": value} if isinstance(value, str) else value
+def _parents(value: Any) -> Any:
+    """Return a list of whom a node may join, the best first: what is no list is the only one."""
+    if value is None:
+        return ()
+    listed = value if isinstance(value, list) else [value]
+    if not 1 <= len(listed) <= MAX_PARENTS:
+        raise Wrong(Code.PARENTS, f"1 to {MAX_PARENTS} parents may be listed, not {len(listed)}")
+    return tuple({"host": one} if isinstance(one, str) else one for one in listed)
 
 
 def _site_host(value: Any) -> Any:
@@ -152,9 +159,10 @@ class Server(_Keys):
 class _Connecting(_Keys):
     org: Org
     connect_to: Annotated[
-        ConnectTo | None, BeforeValidator(_connect_to, json_schema_input_type=str | ConnectTo | None)
-    ] = None
-    """The server, if it is left out."""
+        tuple[ConnectTo, ...],
+        BeforeValidator(_parents, json_schema_input_type=str | ConnectTo | list[str | ConnectTo] | None),
+    ] = ()
+    """The server, if it is left out. Of several, the first is the parent, and the others are while it stays away."""
     custom_ca_cert: Text | None = None
     """A file with the authorities of an ingress's certificate."""
 

@@ -24,7 +24,7 @@ CROWD = 100
 
 def look_again(
     project: Project,
-    links: Mapping[str, Link],
+    links: Mapping[str, tuple[Link, ...]],
     listeners: Mapping[str, Listener],
     control_port: int,
     source: Source,
@@ -35,9 +35,11 @@ def look_again(
     _links(project, links, listeners, source)
 
 
-def _crowds(project: Project, links: Mapping[str, Link], source: Source) -> None:
+def _crowds(project: Project, links: Mapping[str, tuple[Link, ...]], source: Source) -> None:
     cells = Counter(
-        link.parent_name for name, link in links.items() if link.parent_name and project.roles[name] != "admin"
+        first.parent_name
+        for name, (first, *_others) in links.items()
+        if first.parent_name and project.roles[name] != "admin"
     )
     for name, count in cells.items():
         if count >= CROWD:
@@ -65,9 +67,13 @@ def _listeners(listeners: Mapping[str, Listener], control_port: int, source: Sou
             source.warning(listener.place, Code.CLEAR_LISTENER, message)
 
 
-def _links(project: Project, links: Mapping[str, Link], listeners: Mapping[str, Listener], source: Source) -> None:
-    for name, link in links.items():
-        place = project.path(name, "connect_to")
+def _links(
+    project: Project, links: Mapping[str, tuple[Link, ...]], listeners: Mapping[str, Listener], source: Source
+) -> None:
+    for name, index, link in [
+        (name, index, link) for name, several in links.items() for index, link in enumerate(several)
+    ]:
+        place = project.path(name, "connect_to", index)
         if link.parent_name is None:
             message = f"{link.url} is no listener of this project: taken for an ingress in front of one"
             source.warning(place, Code.INGRESS, message)

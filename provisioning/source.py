@@ -87,10 +87,24 @@ class Source:
 
     def place(self, path: YamlPath, *, key: bool = False) -> tuple[int, int]:
         """Return line and column of the value at *path*, or of the nearest one around it."""
+        path = self._as_written(path)
         marks = self._keys if key and path in self._keys else self._values
         while path and path not in marks:
             path = path[:-1]
         return marks.get(path, (1, 1))
+
+    def _as_written(self, path: YamlPath) -> YamlPath:
+        """Leave out each first place of a list that the file has not: one alone may stand without it."""
+        value, written = self.value, list[str | int]()
+        for step in path:
+            if step == 0 and not isinstance(value, list):
+                continue
+            written.append(step)
+            if isinstance(value, list):
+                value = value[step] if isinstance(step, int) and step < len(value) else None
+            else:
+                value = value.get(step) if isinstance(value, dict) else None
+        return tuple(written)
 
     def _about(self, path: YamlPath) -> str:
         """Name the participant that *path* lies in."""

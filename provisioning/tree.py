@@ -6,9 +6,9 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-__all__ = ["walk"]
+__all__ = ["circle", "walk"]
 
 
 def walk(above: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:
@@ -35,3 +35,29 @@ def walk(above: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:
             cycles.append(path[path.index(name) :])
         settled.update(steps)
     return order, cycles
+
+
+def circle(above: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return nodes of which each may be below the next, and the last below the first; none if there is no such circle.
+
+    :param above: of each node, all that it may be below; who is no key of it is below nobody
+    """
+    waits = {name: sum(parent in above for parent in parents) for name, parents in above.items()}
+    below: dict[str, list[str]] = defaultdict(list)
+    for name, parents in above.items():
+        for parent in parents:
+            below[parent].append(name)
+    free = [name for name, count in waits.items() if not count]
+    for name in free:  # the list grows while it is walked
+        for child in below[name]:
+            waits[child] -= 1
+            if not waits[child]:
+                free.append(child)
+    bound = dict.fromkeys(name for name in above if waits[name])
+    steps: dict[str, None] = {}
+    name = next(iter(bound), "")
+    while name and name not in steps:
+        steps[name] = None
+        name = next(parent for parent in above[name] if parent in bound)
+    path = list(steps)
+    return path[path.index(name) :] if path else []

@@ -83,9 +83,13 @@ def _keys_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
     """Return the keys of the model that *loc* leads to."""
     for step in loc:
         inner = model.model_fields.get(str(step))
-        options = [inner.annotation, *get_args(inner.annotation)] if inner else []
+        options = _parts_of(inner.annotation) if inner else []
         model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), model)
     return list(model.model_fields)
+
+
+def _parts_of(annotation: Any) -> list[Any]:
+    return [annotation, *(part for inner in get_args(annotation) for part in _parts_of(inner))]
 
 
 def _suggest(key: str, keys: list[str], model: type[BaseModel]) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from cellnet.cell import Cell
 from cellnet.drivers import through
 from cellnet.epoch import next_epoch
 from cellnet.errors import ConfigurationError
-from cellnet.node import drain, ingress_of, joined_line
+from cellnet.node import drain, joined_line, parents_of
 from cellnet.upkeep import kept_up
 
 if TYPE_CHECKING:
@@ -33,9 +33,10 @@ async def run_relay(
         raise ConfigurationError(f"is the kit of a {kit.role}, not of a relay: use cellnet start", str(kit.path))
     drivers = through(kit.surroundings.proxy)
     async with Cell(kit.name, epoch=next_epoch(kit.local / "epoch"), drivers=drivers) as cell, kept_up(cell, kit):
-        await cell.connect(kit.connect.url, kit.credentials, security=kit.connect.security, ingress=ingress_of(kit))
+        first, *others = parents_of(kit)
+        await cell.connect(first.url, kit.credentials, security=first.security, ingress=first.ingress, others=others)
         url = await cell.listen(kit.listen.url, kit.credentials.listening, security=kit.listen.security)
-        task_status.started(f"{joined_line(cell, kit.connect)}; listens at {url}, {kit.listen.security}")
+        task_status.started(f"{joined_line(cell)}; listens at {url}, {kit.listen.security}")
         # the cell itself logs who joins and who leaves
         await (stop or anyio.Event()).wait()
         await drain(cell)

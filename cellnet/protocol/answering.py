@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from cellnet.errors import Busy, HandshakeError, NotExecuted
 from cellnet.protocol.askers import Asker, Askers, Record, Served
+from cellnet.protocol.claim import names
 from cellnet.protocol.connection import MAX_REASON
 from cellnet.protocol.envelope import MAX_RANGES, Answer, Content, Order, Status, pack_ranges, part, unpack_ranges
 from cellnet.protocol.events import Cancelled, Message
@@ -70,7 +71,7 @@ class Answering:
         self._send = send
         self._timers = timers
         self.started = math.inf
-        """When this cell had its first link; whatever it was asked came later."""
+        """Since when this cell can be asked."""
         self._askers = Askers(introducer, self._forgotten)
         self._messages: dict[int, tuple[Asker, Message]] = {}
         self._made = 0
@@ -79,6 +80,10 @@ class Answering:
     def records(self) -> int:
         """How many requests are remembered, answered or not."""
         return sum(len(asker.records) for asker in self._askers)
+
+    def begin(self, now: float) -> None:
+        """Note that it can be asked from now on, unless it could before."""
+        self.started = min(self.started, now)
 
     # Frames.
 
@@ -95,7 +100,7 @@ class Answering:
             session = self._askers.offer(origin, hello, now)
         except (Busy, HandshakeError) as error:
             self.refused += 1
-            self._close(origin, 0, attempt, str(error), now, sha256(hello).digest())
+            self._close(origin, 0, attempt, str(error), now, hello)
             return
         age_ms = int((now - min(self.started, now)) * 1000)
         session.opened = pack(attempt, age_ms), now + NOTICE_SECONDS
@@ -139,7 +144,7 @@ class Answering:
             late = order.key and counter < session.last_keyed  # it was overtaken: too late is not at all
             if not late and asker.lanes.held < MAX_HELD and not self.is_draining:
                 session.last_keyed = counter if order.key else session.last_keyed
-                self._begin(asker, order, content, expires)
+                self._begin(session, order, content, expires)
             else:
                 self.refused += 1
         elif order.sequence in asker.settled:
@@ -156,7 +161,7 @@ class Answering:
         else:
             record = asker.records[order.sequence] = Record(expires, counter)
             self.running += 1
-            record.message = self._begin(asker, order, content, expires)
+            record.message = self._begin(session, order, content, expires)
 
     def settled_received(self, origin: FQCN, header: bytes, body: bytes, now: float) -> None:
         """Take a SETTLED: some requests need no record any more, others only no handler.
@@ -223,11 +228,7 @@ class Answering:
             assert session is not None  # noqa: S101  # each is known by one
             self._say_opened(session)
             header, body = session.channel.wrap(Kind.DRAINED, pack_ranges(_covering(asker.records)))
-            self._try_send(asker.origin, Kind.DRAINED, header, body, now + NOTICE_SECONDS)
-
-    def renamed(self, now: float) -> None:
-        """Be another cell from now on. What was asked of the old one is kept: this cell may get its name back."""
-        self.started = now
+            self._try_send(session.at, Kind.DRAINED, header, body, now + NOTICE_SECONDS)
 
     def first_deadline(self) -> float | None:
         """Return when the first request or event that is remembered is over."""
@@ -259,14 +260,15 @@ class Answering:
         if session.opened is not None:
             header, expires = session.opened
             session.opened = None
-            self._try_send(session.asker.origin, Kind.OPENED, header, session.introduction, expires)
+            self._try_send(session.at, Kind.OPENED, header, session.introduction, expires)
 
     def _refuse(self, origin: FQCN, number: int, counter: int, now: float) -> None:
         self.refused += 1
         self._close(origin, number, counter, "no such session", now)
 
-    def _close(self, origin: FQCN, number: int, counter: int, reason: str, now: float, digest: bytes = b"") -> None:
-        body = pack(reason[:MAX_REASON], digest)
+    def _close(self, origin: FQCN, number: int, counter: int, reason: str, now: float, hello: bytes = b"") -> None:
+        digest, name = (sha256(hello).digest(), str(names(hello)[1])) if hello else (b"", "")
+        body = pack(reason[:MAX_REASON], digest, name)
         self._try_send(origin, Kind.CLOSED, pack(number, counter), body, now + NOTICE_SECONDS)
 
     def _forgotten(self, asker: Asker) -> None:
@@ -286,12 +288,11 @@ class Answering:
             or self.cached_bytes >= CACHE_BYTES
         )
 
-    def _begin(self, asker: Asker, order: Order, content: Content, expires: float) -> int:
+    def _begin(self, session: Served, order: Order, content: Content, expires: float) -> int:
         """Let a message run, or hold it until its turn; return the number by which the owner knows it."""
-        self._made += 1
-        message = Message(
-            self._made, asker.origin, asker.epoch, order.sequence, order.doubt, order.key, *content, expires, asker.name
-        )
+        asker, self._made = session.asker, self._made + 1
+        said = order.sequence, order.doubt, order.key, *content
+        message = Message(self._made, asker.origin, asker.epoch, *said, expires, asker.name, session.at)
         if order.key:
             self._messages[message.number] = asker, message
             self._let_begin(asker.lanes.add(message, self._unended(asker, order.after)))
@@ -368,7 +369,7 @@ class Answering:
     def _answer(self, session: Served, answer: Answer, expires: float) -> None:
         self._say_opened(session)
         header, body = session.channel.wrap(Kind.REPLY, answer.pack())
-        self._try_send(session.asker.origin, Kind.REPLY, header, body, expires)
+        self._try_send(session.at, Kind.REPLY, header, body, expires)
 
     def _try_send(self, destination: FQCN, kind: Kind, header: bytes, body: bytes, expires: float) -> None:
         try:

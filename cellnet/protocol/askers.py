@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from cellnet.errors import Busy, HandshakeError
 from cellnet.protocol.budget import Budget
 from cellnet.protocol.channel import Channel
+from cellnet.protocol.claim import names
 from cellnet.protocol.lanes import Lanes
 from cellnet.protocol.ranges import Ranges
 
@@ -36,10 +37,11 @@ class Asker:
 
     __slots__ = ("current", "epoch", "floor", "lanes", "name", "offered", "origin", "records", "settled")
 
-    def __init__(self, name: FQCN | None, origin: FQCN, epoch: int, lanes: Lanes) -> None:
+    def __init__(self, name: FQCN, origin: FQCN, epoch: int, lanes: Lanes) -> None:
         self.name = name
         """Of this cell, as it was asked: under another name it is another one, with requests numbered anew."""
         self.origin = origin
+        """What it called itself when it first asked; it may have moved since."""
         self.epoch = epoch
         self.floor = 1
         self.records: dict[int, Record] = {}
@@ -55,10 +57,12 @@ class Asker:
 class Served:
     """The answerer's end of a session."""
 
-    __slots__ = ("asker", "channel", "digest", "introduction", "last_keyed", "opened")
+    __slots__ = ("asker", "at", "channel", "digest", "introduction", "last_keyed", "opened")
 
-    def __init__(self, asker: Asker, channel: Channel, digest: bytes, introduction: bytes) -> None:
+    def __init__(self, asker: Asker, at: FQCN, channel: Channel, digest: bytes, introduction: bytes) -> None:
         self.asker = asker
+        self.at = at
+        """Where the asker is: what it was called when it opened this one."""
         self.channel = channel
         self.digest = digest
         """Of the introduction in the OPEN that asked for it."""
@@ -96,7 +100,7 @@ class Askers:
         """
         self._introducer = introducer
         self._forgotten = forgotten
-        self._askers: dict[tuple[FQCN | None, FQCN], Asker] = {}
+        self._askers: dict[tuple[FQCN, FQCN], Asker] = {}
         """By the names of both."""
         self._sessions: dict[int, Served] = {}
         self._budget = Budget(INTRODUCTIONS, INTRODUCTIONS_PER_SECOND, MAX_NEIGHBOURS)
@@ -110,7 +114,7 @@ class Askers:
     def session(self, origin: FQCN, number: int) -> Served | None:
         """Return the session of an asker by its number."""
         session = self._sessions.get(number)
-        return session if session is not None and session.asker.origin == origin else None
+        return session if session is not None and session.at == origin else None
 
     def offer(self, origin: FQCN, hello: bytes, now: float) -> Served:
         """Return the session that an OPEN asks for, which is the same for the same OPEN.
@@ -120,10 +124,10 @@ class Askers:
         :raises RemoteProtocolError: if the introduction is malformed
         """
         digest = sha256(hello).digest()
-        name = self._introducer.name
-        asker = self._askers.get((name, origin))
+        asker_name, name = names(hello)
+        asker = self._askers.get((name, asker_name))
         for session in (asker.current, asker.offered) if asker is not None else ():
-            if session is not None and session.digest == digest:
+            if session is not None and session.digest == digest and session.at == origin:
                 return session
         if not self._budget.spend(self._introducer.neighbour(origin), now):
             raise Busy("too many cells introduced themselves at once")
@@ -132,12 +136,12 @@ class Askers:
             raise HandshakeError(f"a later start of {origin} is known", "stale-epoch")
         if asker is not None and asked.epoch > asker.epoch:
             self._forget(asker)
-            asker = self._askers[name, origin] = Asker(name, origin, asked.epoch, asker.lanes)
+            asker = self._askers[name, asker_name] = Asker(name, asker_name, asked.epoch, asker.lanes)
         if asker is None:
             self._make_room()
-            asker = self._askers[name, origin] = Asker(name, origin, asked.epoch, Lanes())
+            asker = self._askers[name, asker_name] = Asker(name, asker_name, asked.epoch, Lanes())
         self._drop(asker.offered)
-        session = asker.offered = Served(asker, Channel(number, asked.seal), digest, said)
+        session = asker.offered = Served(asker, origin, Channel(number, asked.seal), digest, said)
         self._sessions[number] = session
         return session
 

@@ -179,12 +179,10 @@ class Asking:
             if not pending.repeats:
                 self._give_up_on(session, pending, error, now)
 
-    def renamed(self, now: float) -> None:
-        """Take the news that this cell has another name: nobody knows what it asked under the old one."""
+    def moved(self, now: float) -> None:
+        """Take the news that this cell has another name: whoever it asked is to learn where the answers go now."""
         for session in self.sessions.those(lambda _name: True):
-            for pending in [one for one in session.pending.values() if one.in_doubt]:
-                self._fail(session, pending, pending.doubt(session.destination, "this cell has another name"), now)
-            self.sessions.lose(session, Unreachable("this cell has another name"), now)
+            self.sessions.lose(session, Unreachable("this cell has moved"), now)
 
     # Frames.
 
@@ -215,7 +213,9 @@ class Asking:
             session.kept_bytes += len(answer.payload)
             if session.kept_bytes >= MANY_BYTES:
                 self._tell_settled(session, now)
-            self._events.append(Replied(pending.call, source, answer.status, answer.encoding, answer.payload))
+            self._events.append(
+                Replied(pending.call, session.destination, answer.status, answer.encoding, answer.payload)
+            )
 
     def drained_received(self, source: FQCN, header: bytes, body: bytes, now: float) -> None:
         """Take a DRAINED: what the answerer does not name did not run, and goes to its next start.
@@ -283,7 +283,7 @@ class Asking:
         entries = []
         for session, pending in ready:
             order = session.order(pending, now).pack()
-            entries.append(session.open_channel.wrap_entry(session.destination, order, key, digest))
+            entries.append(session.open_channel.wrap_entry(session.at, order, key, digest))
             self._sent(session, pending, now)
         self._broadcast(entries, content, deadline)
 
@@ -294,7 +294,7 @@ class Asking:
             pending.again = None
         header, body = session.open_channel.wrap(Kind.REQUEST, session.body(pending, now))
         try:
-            self._send(session.destination, Kind.REQUEST, header, body, pending.deadline)
+            self._send(session.at, Kind.REQUEST, header, body, pending.deadline)
         except NotExecuted as error:
             self._bad_news(session, pending, error, now)
         else:
@@ -313,7 +313,7 @@ class Asking:
 
     def _send_event(self, session: Session, event: Untold, now: float) -> None:
         header, body = session.open_channel.wrap(Kind.EVENT, session.event_body(event, now))
-        self._send(session.destination, Kind.EVENT, header, body, event.deadline)
+        self._send(session.at, Kind.EVENT, header, body, event.deadline)
 
     def _take_events(self, session: Session) -> list[Untold]:
         events, session.events = session.events, []
@@ -392,6 +392,6 @@ class Asking:
         if session.channel is not None:
             header, body = session.channel.wrap(Kind.SETTLED, session.settlement())
             try:
-                self._send(session.destination, Kind.SETTLED, header, body, now + MAX_SILENCE_SECONDS)
+                self._send(session.at, Kind.SETTLED, header, body, now + MAX_SILENCE_SECONDS)
             except NotExecuted:
                 self.sessions.refused += 1

@@ -362,6 +362,8 @@ class Connection:
         else:
             label, evicted = self._labels.popitem(last=False)
             evicted.out = None
+        if route.out is not None:  # it leads another way now
+            route.out.release(route)
         route.out, route.label = self, label
         self._labels[label] = route
         header = pack(str(route.origin), str(route.destination) if route.destination is not None else None)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from cellnet.errors import CellError, ConnectError, HandshakeError, RefusedByPeer, RemoteProtocolError
 from cellnet.fqcn import FQCN, ROOT
+from cellnet.protocol.claim import Party
 from cellnet.protocol.connection import Connection
 from cellnet.protocol.envelope import Content
 from cellnet.protocol.events import Attached, LinkFailed
@@ -22,7 +23,6 @@ from cellnet.protocol.exchange import Exchange
 from cellnet.protocol.fencing import STALE_EPOCH, Fencing, StaleEpoch
 from cellnet.protocol.frames import FIRST_ROUTED, Kind, unpack
 from cellnet.protocol.handshake import NONCE_BYTES, Handshake, Self
-from cellnet.protocol.introduction import Party
 from cellnet.protocol.plane import BULK, Plane
 from cellnet.protocol.presence import Presence
 from cellnet.protocol.routing import Router, Side
@@ -109,12 +109,12 @@ class Endpoint:
         """
         if credentials is not None and (not is_listener or self.name == ROOT):
             self.credentials = credentials
-        me = Self(self.name, role, self._epoch, credentials)
+        me = Self(self.name, role, self._epoch, credentials, self.router.names)
         handshake = Handshake(me, transport, self._entropy(NONCE_BYTES), self._wall())
         connection = Connection(handshake, is_listener=is_listener, now=now)
         self.connections[connection] = None
-        if self.name == ROOT:  # others begin to be what they are when they get their name
-            self.exchange.answering.started = min(self.exchange.answering.started, now)
+        if self.name == ROOT:  # others can be asked once they have a name
+            self.exchange.answering.begin(now)
         if is_listener:
             connection.send_hello()
         self._tick_later(connection)
@@ -318,20 +318,20 @@ class Endpoint:
         self.children[neighbour.fqcn] = connection
         connection.neighbour = neighbour
         connection.send_welcome(neighbour)
-        self._reachable(neighbour.fqcn.__eq__, now)
+        self._reachable((neighbour.fqcn, *neighbour.former).__contains__, now)
 
     def _attach(self, connection: Connection, fqcn: FQCN, parent: Neighbour, now: float) -> None:
         if self.fqcn is not None and self.router.parent is not None:
             raise HandshakeError(f"{self.name} has a parent already", "two-parents")
-        if self.fqcn != fqcn:
+        before, self.router.fqcn = self.fqcn, fqcn
+        if before != fqcn:
             # Names below us begin with ours: who joined under the old one, or waits for that, must join again.
-            renamed = HandshakeError(f"{self.name} is now {fqcn}", "not-joined", temporary=True)
-            self._fencing.renamed(renamed, now)
+            renamed = f"{self.name} is now {fqcn}"
+            self._fencing.renamed(HandshakeError(renamed, "not-joined", temporary=True), now)
             for child in list(self.children.values()):
-                self._fail(child, ConnectError(f"{self.name} is now {fqcn}"), now)
-            self.exchange.renamed(now)
+                self._fail(child, ConnectError(renamed), now)
+            self.exchange.named(now)
             self.switch.renamed()
-        self.router.fqcn = fqcn
         self.router.parent = connection
         connection.neighbour = parent
         self._presence.announce(connection)
@@ -375,7 +375,7 @@ class Endpoint:
         self._fencing.left(connection, now)
 
     def _party(self) -> Party | None:
-        return None if self.fqcn is None else Party(self.fqcn, self._epoch, self.credentials)
+        return None if self.fqcn is None else Party(self.fqcn, self._epoch, self.credentials, self.router.former)
 
     # Time.
 

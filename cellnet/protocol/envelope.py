@@ -30,6 +30,7 @@ __all__ = [
     "pack_ranges",
     "part",
     "read_name",
+    "read_names",
     "unpack_ranges",
 ]
 
@@ -127,6 +128,19 @@ def read_name(text: str) -> FQCN:
         return FQCN(text)
     except InvalidName as error:
         raise RemoteProtocolError(str(error)) from None
+
+
+def read_names(values: list[object], base_name: str, limit: int) -> tuple[FQCN, ...]:
+    """Read the former names of a cell from a header: it has always had the same base name.
+
+    :raises RemoteProtocolError: if they are none, or too many
+    """
+    if len(values) > limit or not all(type(value) is str for value in values):
+        raise RemoteProtocolError("the former names of a cell are malformed")
+    names = tuple(read_name(str(value)) for value in values)
+    if any(name.base_name != base_name for name in names):
+        raise RemoteProtocolError(f"{base_name} says that it had another base name")
+    return names
 
 
 class Content(NamedTuple):

@@ -57,6 +57,7 @@ class Message(NamedTuple):
     number: int
     """By which its end is told; no other message of this cell has it."""
     origin: FQCN
+    """What who asks called itself when it first did."""
     epoch: int
     """Of the origin's start; with the sequence number, it names this request among all that the origin ever made."""
     sequence: int
@@ -72,6 +73,13 @@ class Message(NamedTuple):
     """On the clock that the endpoint is given."""
     answerer: FQCN | None = None
     """What this cell was called when it was asked; it may have another name now."""
+    at: FQCN | None = None
+    """What the origin was called when it asked."""
+
+    @property
+    def source(self) -> FQCN:
+        """What the origin is called now, as far as this cell knows."""
+        return self.at or self.origin
 
     @property
     def wants_reply(self) -> bool:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from cellnet.errors import NotExecuted
     from cellnet.fqcn import FQCN
+    from cellnet.protocol.claim import Party
     from cellnet.protocol.events import Event
-    from cellnet.protocol.introduction import Party
     from cellnet.protocol.switch import Switch
     from cellnet.protocol.timers import Timer, Timers
 
@@ -89,10 +89,10 @@ class Exchange:
         """Take the news that the way to some cells broke. What they asked goes on: they will ask for the answer."""
         self.asking.lost(is_lost, now)
 
-    def renamed(self, now: float) -> None:
-        """Take the news that this cell has another name: for all others it is another cell."""
-        self.asking.renamed(now)
-        self.answering.renamed(now)
+    def named(self, now: float) -> None:
+        """Take the news that this cell has a name, or another one. Who asked it will ask for the answer there."""
+        self.answering.begin(now)
+        self.asking.moved(now)
 
     def _look_by(self, expires: float, now: float) -> None:
         """Look for what is over when the first can be, but not for each on its own."""

@@ -23,7 +23,9 @@ from cellnet.credentials import CONNECT, LISTEN, is_of_key
 from cellnet.errors import HandshakeError, InvalidName, RemoteProtocolError
 from cellnet.fqcn import FQCN, ROOT, check_segment
 from cellnet.placement import Delegation, Placement
+from cellnet.protocol.envelope import read_names
 from cellnet.protocol.frames import pack, unpack
+from cellnet.protocol.routing import MAX_FORMER
 from cellnet.signing import load_public_key, sign, verify
 
 if TYPE_CHECKING:
@@ -62,6 +64,8 @@ class Self:
     epoch: int
     """Grows with every start of the process."""
     credentials: Credentials | None = None
+    names: tuple[FQCN, ...] = ()
+    """What it is called and was called before, the latest first; it may be called otherwise below another parent."""
 
     @property
     def project(self) -> str:
@@ -92,6 +96,8 @@ class Neighbour:
     fqsn: str
     shown: Shown | None = None
     """Its certificate; none for a job cell, which has none of its own, and between cells without credentials."""
+    former: tuple[FQCN, ...] = ()
+    """What a child was called before it moved."""
 
 
 class Handshake:
@@ -125,7 +131,7 @@ class Handshake:
         """
         if self._join:
             raise RemoteProtocolError("JOIN came twice")
-        *introduction, signed_placement, signed_delegation = unpack(header, *_INTRODUCTION, bytes, bytes)
+        *introduction, signed_placement, signed_delegation, names = unpack(header, *_INTRODUCTION, bytes, bytes, list)
         name, role, epoch, chain = self._check_introduction(introduction)
         self._join = header
         if role not in _MAY_HAVE_CHILDREN.get(self.me.role, ()):
@@ -144,7 +150,8 @@ class Handshake:
             child = fqcn.job(name) if role in ("job", "operator") else fqcn.child(name)
         except InvalidName as error:
             raise HandshakeError(str(error), "bad-name") from None
-        return Neighbour(child, name, role, epoch, placement.fqsn if placement else "", self._shown)
+        former = tuple(one for one in self._names(name, role, names, fqcn) if one != child)[:MAX_FORMER]
+        return Neighbour(child, name, role, epoch, placement.fqsn if placement else "", self._shown, former)
 
     def welcome(self, child: FQCN) -> tuple[bytes, bytes]:
         """Return the header of WELCOME and its signature."""
@@ -186,7 +193,8 @@ class Handshake:
             self._peer_key = peer.key
         placement = mine.placement.signed if mine and mine.placement else b""
         delegation = mine.delegation.signed if mine and mine.delegation else b""
-        self._join = pack(*self._introduction(listening=False), placement, delegation)
+        names = list(map(str, self.me.names))
+        self._join = pack(*self._introduction(listening=False), placement, delegation, names)
         signature = sign(mine.key, _JOIN_CONTEXT, header, self._join) if mine else b""
         return self._join, signature
 
@@ -274,6 +282,13 @@ class Handshake:
             wanted = " or ".join(placement.parents)
             raise HandshakeError(f"{identity.name} belongs below {wanted}, not below {self.me.name}", "wrong-parent")
         return placement
+
+    def _names(self, name: str, role: str, values: list[object], fqcn: FQCN) -> tuple[FQCN, ...]:
+        """Return what a child was called. A job was always one of this site, which may have been called otherwise."""
+        names = read_names(values, name, MAX_FORMER + 1)
+        if role not in ("job", "operator"):
+            return names
+        return tuple(one for one in names if one.parent == fqcn or one.parent in self.me.names)
 
     def _check_delegation(
         self, mine: Credentials, name: str, role: str, chain: list[bytes], signed: bytes

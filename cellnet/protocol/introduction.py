@@ -24,66 +24,33 @@ certificates and signatures. Without credentials it is 0.06.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from cellnet.credentials import CONNECT, LISTEN
 from cellnet.errors import HandshakeError, RemoteProtocolError
-from cellnet.placement import Delegation
-from cellnet.protocol.frames import pack, unpack
+from cellnet.protocol.claim import ANSWER, NONCE_BYTES, VERSION, Party, read_claim
+from cellnet.protocol.frames import pack
 from cellnet.protocol.sealing import KEY_BYTES, Seal
-from cellnet.signing import load_public_key, sign, verify
+from cellnet.signing import sign
 
 if TYPE_CHECKING:
     import datetime
     from collections.abc import Callable
 
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    from cellnet.credentials import Credentials
     from cellnet.fqcn import FQCN
 
-__all__ = ["ENTROPY_BYTES", "MAX_INTRODUCTION", "Asked", "Introducer", "Introduction", "Opened", "Party", "answer"]
+__all__ = ["ENTROPY_BYTES", "Asked", "Introducer", "Introduction", "Opened", "answer"]
 
-VERSION = 1
 ENTROPY_BYTES = 64
 """Random bytes for one side of one attempt: half is its nonce, half its private key."""
-MAX_INTRODUCTION = 16384
-"""Bytes of the body of OPEN or OPENED."""
-MAX_CHAIN = 4
-"""Certificates, the leaf included."""
-MAX_TEXT = 255
-"""Characters of a text, and so of a name."""
-MAX_DELEGATION = 1024
-MAX_SIGNATURE = 80
-
-_NONCE_BYTES = 32
 _OPEN_CONTEXT = b"cellnet open 1"
 _OPENED_CONTEXT = b"cellnet opened 1"
 _SEAL_CONTEXT = b"cellnet seal 1"
-_STATEMENT = (int, str, str, str, int, bytes, bytes, list, bytes)
-_ANSWER = (int, bytes)
-"""What OPENED's statement has more than OPEN's."""
-
-
-@dataclass(frozen=True, slots=True)
-class Party:
-    """One side of a session, as it knows itself."""
-
-    fqcn: FQCN
-    epoch: int
-    credentials: Credentials | None = None
-    """The pair that it connects with, if it has two."""
-
-    @property
-    def project(self) -> str:
-        """The project of the certificate; empty without one."""
-        return self.credentials.identity.project if self.credentials else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,16 +94,15 @@ class Introducer:
         self._entropy = entropy
         self._wall = wall
 
-    @property
-    def name(self) -> FQCN | None:
-        """What this cell is called now."""
-        me = self._me()
-        return None if me is None else me.fqcn
+    def ask(self, answerer: FQCN, name: FQCN | None) -> Introduction | None:
+        """Return this cell's side of a new session; None while it has no name.
 
-    def ask(self, answerer: FQCN) -> Introduction | None:
-        """Return this cell's side of a new session; None while it has no name."""
+        :param name: what it was called when it first asked; None for what it is called now
+        """
         me = self._me()
-        return None if me is None else Introduction(me, answerer, self._entropy(ENTROPY_BYTES), self._wall)
+        if me is None:
+            return None
+        return Introduction(replace(me, fqcn=name or me.fqcn), answerer, self._entropy(ENTROPY_BYTES), self._wall)
 
     def neighbour(self, other: FQCN) -> FQCN | None:
         """Return who speaks for another cell here: the next on the way there; None for this cell itself."""
@@ -160,6 +126,7 @@ class Introducer:
 class Introduction:
     """The asker's side of one attempt.
 
+    :param me: under the name that it has in this session
     :param entropy: 64 random bytes that no other attempt gets
     """
 
@@ -177,9 +144,10 @@ class Introduction:
         """Return the body of OPEN; the same at every call, so that it may be sent again."""
         return self._hello
 
-    def opened(self, reply: bytes) -> Opened:
+    def opened(self, reply: bytes, origin: FQCN) -> Opened:
         """Judge the body of OPENED. What is refused changes nothing: the true one may still come.
 
+        :param origin: of the route by which it came; another than was asked, if the answerer moved
         :raises HandshakeError: if it is forged, expired, or another's than the one that was asked, or answers another
             OPEN than this
         :raises RemoteProtocolError: if it is malformed, or came after one that was accepted
@@ -187,11 +155,13 @@ class Introduction:
         if self._is_done:  # two seals with the same keys would both count from the beginning
             raise RemoteProtocolError("OPENED came twice")
         me, answerer = self.me, self._answerer
-        claim = _read(me, answerer, reply, *_ANSWER)
+        claim = read_claim(me, origin, reply, *ANSWER)
         session, digest = claim.more
+        if (claim.source, claim.destination) != (answerer, me.fqcn):
+            raise claim.misrouted(me, origin)
         if digest != sha256(self._hello).digest():
             raise HandshakeError(f"{answerer} answers another OPEN than this cell's last", "wrong-answer")
-        claim.verify(me, answerer, self._wall(), _OPENED_CONTEXT, self._hello)
+        claim.verify(me, origin, self._wall(), _OPENED_CONTEXT, self._hello)
         seal = None
         if self._private is not None:
             forward, backward = _agree(self._private, claim.share, self._hello, claim.statement)
@@ -201,26 +171,30 @@ class Introduction:
 
 
 def answer(
-    me: Party, asker: FQCN, hello: bytes, session: int, entropy: bytes, wall: datetime.datetime
+    me: Party, origin: FQCN, hello: bytes, session: int, entropy: bytes, wall: datetime.datetime
 ) -> tuple[bytes, Asked]:
     """Judge the body of OPEN; return that of OPENED, and what is known of the asker.
 
     An OPEN that was recorded is as good as new: whoever sends it again gets a session in which he can say nothing. So
     an OPEN ends no session but those of an earlier epoch; what opens with the new seal shows that the asker is there.
 
-    :param asker: the origin of the route by which it came
+    :param origin: of the route by which it came; another name than the asker gives, if that moved
     :param entropy: 64 random bytes that no other call gets
     :raises HandshakeError: if it is forged, expired, another's than the route says, or meant for another cell
     :raises RemoteProtocolError: if it is malformed
     """
-    claim = _read(me, asker, hello)
-    claim.verify(me, asker, wall, _OPEN_CONTEXT)
+    claim = read_claim(me, origin, hello)
+    asker, answerer = claim.source, claim.destination
+    if answerer != me.fqcn and answerer not in me.former:
+        raise claim.misrouted(me, origin)
+    me = replace(me, fqcn=answerer)
+    claim.verify(me, origin, wall, _OPEN_CONTEXT)
     private = _private_key(me, entropy)
     statement = _state(me, asker, entropy, private, session, sha256(hello).digest())
     seal = None
     if private is not None:
         forward, backward = _agree(private, claim.share, hello, statement)
-        seal = Seal(backward, forward, _ends(asker, claim.epoch, me.fqcn, me.epoch))
+        seal = Seal(backward, forward, _ends(asker, claim.epoch, answerer, me.epoch))
     return _sign(me, _OPENED_CONTEXT, statement, hello), Asked(claim.epoch, seal)
 
 
@@ -228,7 +202,7 @@ def answer(
 
 
 def _private_key(me: Party, entropy: bytes) -> X25519PrivateKey | None:
-    return X25519PrivateKey.from_private_bytes(entropy[_NONCE_BYTES:]) if me.credentials else None
+    return X25519PrivateKey.from_private_bytes(entropy[NONCE_BYTES:]) if me.credentials else None
 
 
 def _state(me: Party, other: FQCN, entropy: bytes, private: X25519PrivateKey | None, *more: object) -> bytes:
@@ -238,108 +212,13 @@ def _state(me: Party, other: FQCN, entropy: bytes, private: X25519PrivateKey | N
         chain = me.credentials.chain_der
         share = private.public_key().public_bytes_raw()
         delegation = me.credentials.delegation.signed if me.credentials.delegation else b""
-    nonce = entropy[:_NONCE_BYTES]
+    nonce = entropy[:NONCE_BYTES]
     return pack(VERSION, me.project, str(me.fqcn), str(other), me.epoch, nonce, share, chain, delegation, *more)
 
 
 def _sign(me: Party, context: bytes, statement: bytes, *before: bytes) -> bytes:
     signature = sign(me.credentials.key, context, *before, statement) if me.credentials else b""
     return pack(statement, signature)
-
-
-# What the other side said.
-
-
-@dataclass(frozen=True, slots=True)
-class _Claim:
-    """A statement that has the form of one, and comes from whom and goes to whom it should, as far as it says."""
-
-    statement: bytes
-    signature: bytes
-    epoch: int
-    share: bytes
-    chain: list[bytes]
-    delegation: bytes
-    more: list[Any]
-
-    def verify(self, me: Party, other: FQCN, wall: datetime.datetime, context: bytes, *before: bytes) -> None:
-        """Check that *other* signed it, if we can.
-
-        :raises HandshakeError: if it did not
-        """
-        if me.credentials is not None:
-            key = _proven_key(me.credentials, other, self.chain, self.delegation, wall)
-            verify(key, self.signature, context, *before, self.statement, what="introduction")
-
-
-def _read(me: Party, other: FQCN, body: bytes, *more: type) -> _Claim:
-    if len(body) > MAX_INTRODUCTION:
-        raise RemoteProtocolError(f"an introduction of {len(body)} bytes is too long: {MAX_INTRODUCTION} are allowed")
-    statement, signature = unpack(body, bytes, bytes)
-    fields = unpack(statement, *_STATEMENT, *more)
-    version, project, source, destination, epoch, nonce, share, chain, delegation, *rest = fields
-    if (
-        max(map(len, (project, source, destination))) > MAX_TEXT
-        or len(chain) > MAX_CHAIN
-        or len(delegation) > MAX_DELEGATION
-        or len(signature) > MAX_SIGNATURE
-    ):
-        raise RemoteProtocolError("an introduction has a field that is too long")
-    if version != VERSION:
-        raise HandshakeError(f"{other} speaks version {version}, this cell {VERSION}: upgrade the older", "version")
-    if project != me.project:
-        theirs, ours = project or "no project (it has no credentials)", me.project or "no project"
-        raise HandshakeError(f"{other} belongs to {theirs}, this cell to {ours}", "wrong-project")
-    if (source, destination) != (str(other), str(me.fqcn)):
-        # Also what is left of a cell's former place, when it has moved to another parent.
-        raise HandshakeError(
-            f"an introduction from {source} to {destination} came to {me.fqcn} as one from {other}", "misrouted"
-        )
-    proof = (share, chain, delegation, signature)
-    has_proof = len(share) == KEY_BYTES and chain and signature if me.credentials else not any(proof)
-    if len(nonce) != _NONCE_BYTES or not has_proof or not all(type(one) is bytes for one in chain):
-        raise RemoteProtocolError("an introduction has a field that cannot be")
-    return _Claim(statement, signature, epoch, share, chain, delegation, rest)
-
-
-def _proven_key(
-    mine: Credentials, claimed: FQCN, chain: list[bytes], signed: bytes, wall: datetime.datetime
-) -> ec.EllipticCurvePublicKey:
-    """Return the key with which the cell *claimed* signs, once authority and site say that it is this cell's."""
-    certified = claimed
-    if signed:
-        # server.j is a job of the server, and R1.j one of R1, but j is none: the server's jobs could be called like
-        # any cell below it.
-        site = claimed.parent
-        if site is None or site.job(claimed.base_name) != claimed:
-            raise HandshakeError(f"{claimed} shows a delegation, but is no name of a job", "bad-delegation")
-        certified = site
-    # The server only listens, and has no certificate for anything else. Any other cell got its name by connecting, a
-    # relay too, so it has one for that; a certificate for listening need not be accepted as well. Jobs show their
-    # site's.
-    peer = mine.verify_chain(chain, LISTEN if certified.is_root else CONNECT, wall)
-    identity = peer.identity
-    if identity.project != mine.identity.project:
-        raise HandshakeError(f"the certificate is for project {identity.project}", "wrong-project")
-    if certified.is_root:
-        is_certified = identity.role == "server"  # whose participant may have any name in the project
-    else:
-        # A relay has no jobs: what it delegates could be called like any cell below it. Of server.j, the last step
-        # of the path is no base name: a certificate is none for a job.
-        roles = ("client",) if signed else ("relay", "client")
-        is_certified = identity.role in roles and certified.path[-1] == certified.base_name == identity.name
-    if not is_certified:
-        raise HandshakeError(
-            f"the certificate shown for {claimed} is for {identity.role} {identity.name}", "identity-mismatch"
-        )
-    if not signed:
-        return peer.key
-    delegation = Delegation.verify(signed, peer.key, wall)
-    if (delegation.site, delegation.job) != (identity.name, claimed.base_name):
-        raise HandshakeError(
-            f"the delegation shown for {claimed} is for {delegation.job} of {delegation.site}", "bad-delegation"
-        )
-    return load_public_key(delegation.public_key)
 
 
 # What both sides compute.

@@ -237,7 +237,7 @@ class Plane:
             return "lost", f"{self._router.fqcn} has forgotten it"
         if len(neighbour.feed.supplies) >= MAX_SUPPLIES:
             return "busy", f"{self._router.fqcn} gives one neighbour no more contents at a time"
-        if holder == self._router.fqcn:
+        if self._router.is_me(holder):
             offer = self.offers.get(content)
             if offer is None:
                 if (reason := self._resets.get(content)) is not None:
@@ -299,7 +299,7 @@ class Plane:
 
     def next_hop(self, holder: FQCN) -> Neighbour | None:
         """Return the link towards a holder; this cell is a neighbour of its own."""
-        return self._loopback if holder == self._router.fqcn else self._router.next_hop(holder)
+        return self._loopback if self._router.is_me(holder) else self._router.next_hop(holder)
 
     def way(self, holder: FQCN, content: bytes) -> Neighbour | None:
         """Return where to want a content for this cell: an object that others may want here, along with them."""

@@ -12,9 +12,10 @@ import msgpack
 
 from cellnet.errors import InvalidName, RemoteProtocolError
 from cellnet.fqcn import FQCN
+from cellnet.protocol.envelope import read_names
 from cellnet.protocol.events import MemberJoined, MemberLeft
 from cellnet.protocol.frames import Kind, unpack
-from cellnet.protocol.routing import Member
+from cellnet.protocol.routing import MAX_FORMER, Member
 
 if TYPE_CHECKING:
     from collections import deque
@@ -31,7 +32,9 @@ ENTRIES_PER_FRAME = 64
 """So many of the longest entries still fit into one frame's body."""
 MAX_ENTRY_BYTES = 1000
 """All texts of one entry together."""
-_JOINED = (int, str, str, str, int, str, str)
+MAX_FORMER_BYTES = 400
+"""Those of its former names."""
+_JOINED = (int, str, str, str, int, str, str, list)
 _LEFT = (int, str)
 
 
@@ -48,7 +51,13 @@ class Presence:
         """Note a child of our own. Return whether there was room."""
         transport = connection.handshake.transport
         member = Member(
-            neighbour.fqcn, neighbour.role, neighbour.fqsn, neighbour.epoch, transport.driver, transport.security
+            neighbour.fqcn,
+            neighbour.role,
+            neighbour.fqsn,
+            neighbour.epoch,
+            transport.driver,
+            transport.security,
+            neighbour.former,
         )
         return self._note(member, connection)
 
@@ -75,8 +84,9 @@ class Presence:
                 self.left(fqcn, connection)
                 gone.append(fqcn)
             else:
-                role, fqsn, epoch, driver, security = fields[2:]
-                self._note(Member(fqcn, role, fqsn, epoch, driver, security), connection)
+                role, fqsn, epoch, driver, security, names = fields[2:]
+                former = read_names(names, fqcn.base_name, MAX_FORMER)
+                self._note(Member(fqcn, role, fqsn, epoch, driver, security, former), connection)
         return gone
 
     def announce(self, parent: Connection) -> None:
@@ -102,14 +112,26 @@ class Presence:
 
 
 def _entry(member: Member) -> list[Any]:
-    return [1, str(member.fqcn), member.role, member.fqsn, member.epoch, member.driver, member.security]
+    entry = [1, str(member.fqcn), member.role, member.fqsn, member.epoch, member.driver, member.security]
+    return [*entry, _fitting(member.former)]
+
+
+def _fitting(former: Iterable[FQCN]) -> list[str]:
+    """Return as many of the latest names as there is room for beside the rest."""
+    names: list[str] = []
+    for name in map(str, former):
+        if sum(map(len, names)) + len(name) > MAX_FORMER_BYTES:
+            break
+        names.append(name)
+    return names
 
 
 def _check(entry: Any) -> list[Any]:
     if isinstance(entry, list) and entry and entry[0] in (0, 1):
         wanted = _JOINED if entry[0] else _LEFT
         if len(entry) == len(wanted) and all(type(v) is kind for v, kind in zip(entry, wanted, strict=True)):
-            size = sum(len(value.encode()) for value in entry if type(value) is str)
+            texts = entry + entry[7] if entry[0] else entry
+            size = sum(len(value.encode()) for value in texts if type(value) is str)
             if size <= MAX_ENTRY_BYTES:
                 return entry
     raise RemoteProtocolError("an entry of presence is malformed")

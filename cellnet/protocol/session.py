@@ -60,6 +60,7 @@ class Session:
     """The way to one cell: what was asked there, in the order of sequence numbers."""
 
     __slots__ = (
+        "at",
         "attempt",
         "carried",
         "channel",
@@ -74,6 +75,7 @@ class Session:
         "is_pausing",
         "kept_bytes",
         "keys",
+        "name",
         "next_sequence",
         "opening",
         "pause",
@@ -86,6 +88,10 @@ class Session:
 
     def __init__(self, destination: FQCN, next_sequence: int) -> None:
         self.destination = destination
+        self.name: FQCN | None = None
+        """What this cell was called when it first asked, which it stays for the answerer; None before that."""
+        self.at = destination
+        """What the answerer is called now: another name if it moved."""
         self.channel: Channel | None = None
         """None unless it is open."""
         self.epoch = 0

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from cellnet.errors import Busy, HandshakeError, NotExecuted, Unreachable
 from cellnet.protocol.channel import Channel
-from cellnet.protocol.envelope import join
+from cellnet.protocol.claim import names
+from cellnet.protocol.envelope import join, read_name
 from cellnet.protocol.frames import Kind, pack, unpack
 from cellnet.protocol.session import MAX_PAUSE_SECONDS, MAX_SILENCE_SECONDS, PAUSE_SECONDS, SILENCE_SECONDS, Session
 
@@ -78,6 +79,8 @@ class Sessions:
         self._random = random
         self._user = user
         self._sessions: OrderedDict[FQCN, Session] = OrderedDict()
+        self._moved: dict[FQCN, dict[Session, None]] = {}
+        """Sessions with who moved since it was first asked, by what it is called now."""
         self._next_sequence = 1
 
     def known(self, destination: FQCN) -> Session | None:
@@ -103,12 +106,15 @@ class Sessions:
 
     def those(self, are_meant: Callable[[FQCN], bool]) -> Iterator[Session]:
         """Return the sessions to some cells."""
-        return iter([session for name, session in self._sessions.items() if are_meant(name)])
+        return iter([session for session in self._sessions.values() if are_meant(session.at)])
 
-    def in_use(self, destination: FQCN, number: int) -> tuple[Session, Channel] | None:
-        """Return the session to a cell, if it is open under this number."""
-        session = self._sessions.get(destination)
-        if session is None or session.channel is None or session.channel.number != number:
+    def in_use(self, at: FQCN, number: int) -> tuple[Session, Channel] | None:
+        """Return the session to who is called so now, if it is open under this number."""
+        session = self._sessions.get(at)
+        if session is None or session.channel is None or session.channel.number != number or session.at != at:
+            for session in self._moved.get(at, ()):
+                if session.channel is not None and session.channel.number == number:
+                    return session, session.channel
             return None
         return session, session.channel
 
@@ -142,10 +148,13 @@ class Sessions:
         session.stop_opening()
         if not self._user.wants(session, now):
             return
-        introduction = session.introduction = session.introduction or self._introducer.ask(session.destination)
+        introduction = session.introduction = session.introduction or self._introducer.ask(
+            session.destination, session.name
+        )
         if introduction is None:
             self.fail(session, Unreachable(f"{session.destination} cannot be reached: this cell has no parent"), now)
             return
+        session.name = introduction.me.fqcn
         session.attempt += 1
         session.is_pausing = False
         session.earliest = now + SILENCE_SECONDS
@@ -184,6 +193,7 @@ class Sessions:
         """
         session.channel = session.introduction = None
         session.pause = PAUSE_SECONDS / 2
+        self._place(session, session.destination)
         self.fail(session, error, now)
 
     # Frames.
@@ -194,7 +204,8 @@ class Sessions:
         :raises RemoteProtocolError: if it is malformed
         """
         attempt, age_ms = unpack(header, int, int)
-        session = self._sessions.get(origin)
+        asked, _me = names(body, is_reply=True)
+        session = self._sessions.get(asked)
         if session is None or session.opening is None or session.introduction is None or attempt > session.attempt:
             self.refused += 1
             return
@@ -205,7 +216,7 @@ class Sessions:
                 self.open(session, now)
             return
         try:
-            opened = session.introduction.opened(body)
+            opened = session.introduction.opened(body, origin)
         except HandshakeError as error:
             self.refused += 1
             if error.code != "wrong-answer":  # which another OPEN was given, perhaps an earlier start's
@@ -215,6 +226,7 @@ class Sessions:
         restarted = session.epoch not in (0, opened.epoch)
         carried = self._carried(session, attempt, age, now)
         session.begin(Channel(opened.session, opened.seal), opened.epoch)
+        self._place(session, origin)
         self._user.opened(session, carried, now, restarted=restarted)
 
     def closed_received(self, origin: FQCN, header: bytes, body: bytes, now: float) -> None:
@@ -223,14 +235,15 @@ class Sessions:
         :raises RemoteProtocolError: if it is malformed
         """
         number, counter = unpack(header, int, int)
-        reason, digest = unpack(body, str, bytes)
-        session = self._sessions.get(origin)
-        if not number and session is not None and session.attempt == counter and session.asks_with(digest):
+        reason, digest, name = unpack(body, str, bytes, str)
+        session = None if number else self._sessions.get(read_name(name))
+        if session is not None and session.attempt == counter and session.asks_with(digest):
             self.open_refused(session, counter, Unreachable(f"{origin} refused: {reason[:200]}"), now)
         elif (found := self.in_use(origin, number)) is not None:
             session, channel = found
             session.not_delivered(counter, is_certain=not channel.is_sealed)
             session.channel = None
+            self._place(session, session.destination)
             self.open(session, now)
         else:
             self.refused += 1
@@ -266,12 +279,24 @@ class Sessions:
         may_be_old = attempt < session.attempt or age > (last - sent) * CLOCK_MARGIN
         return session.unclear < MAX_UNCLEAR and age <= (now - sent) * CLOCK_MARGIN and may_be_old
 
+    def _place(self, session: Session, at: FQCN) -> None:
+        """Note where an answerer is."""
+        if session.at != session.destination:
+            others = self._moved[session.at]
+            del others[session]
+            if not others:
+                del self._moved[session.at]
+        session.at = at
+        if at != session.destination:
+            self._moved.setdefault(at, {})[session] = None
+
     def _make_room(self) -> None:
         for session in list(islice(self._sessions.values(), LOOKED_AT)):
             if not session.is_wanted:
                 session.stop_settling()
                 # The answerer may remember what was settled: numbers are not used again.
                 self._next_sequence = max(self._next_sequence, session.next_sequence)
+                self._place(session, session.destination)
                 del self._sessions[session.destination]
                 return
         raise Busy(f"this cell has requests open at {len(self._sessions)} cells")

@@ -67,7 +67,7 @@ class Switch:
 
     def next_connection(self, destination: FQCN) -> Connection | None:
         """Return the link towards *destination*; None if there is none, or that is this cell."""
-        return None if destination == self._router.fqcn else self._router.next_hop(destination)
+        return None if self._router.is_me(destination) else self._router.next_hop(destination)
 
     def send(self, destination: FQCN, kind: Kind, header: bytes, payload: bytes, expires: float) -> None:
         """Send a frame of our own, over a link or to ourselves.
@@ -75,7 +75,7 @@ class Switch:
         :raises Unreachable: if no link leads to *destination*
         :raises Busy: if the link is more than full
         """
-        if destination == self._router.fqcn:
+        if self._router.is_me(destination):
             self._to_self.append((kind, header, payload, expires))
             return
         out = self._router.next_hop(destination)
@@ -142,7 +142,7 @@ class Switch:
                 self.refused += 1
             elif route.destination is None:
                 self._split(route, entries, frame.body, expires, frame.hop - 1, now)
-            elif route.destination == self._router.fqcn:
+            elif self._router.is_me(route.destination):
                 self.local.received(route.origin, frame.kind, frame.header, frame.body, expires, now)
             else:
                 self._forward(route, route.destination, frame, expires)
@@ -183,16 +183,14 @@ class Switch:
         """Send one copy per link, or a few if more destinations lie behind it than one frame may name."""
         groups: dict[Connection, list[Entry]] = {}
         for entry in entries:
-            if entry.destination == self._router.fqcn:
+            if self._router.is_me(entry.destination):
                 self._take_own(route, entry, content, expires, now)
-            elif (out := self._router.next_hop(entry.destination)) is None:
+            elif (out := self._router.next_hop(entry.destination)) is None or out is route.source:
                 self._nack(route, self._unreachable(entry.destination), [entry])
             else:
                 groups.setdefault(out, []).append(entry)
         for out, group in groups.items():
-            if out is route.source:
-                self._nack(route, self._unreachable(group[0].destination), group)
-            elif hop < 1:
+            if hop < 1:
                 self._nack(route, self._hops_used_up(), group)
             elif out.refuses_new and route.source is not None:
                 self._nack(route, self._full(out), group)

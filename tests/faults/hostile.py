@@ -112,7 +112,7 @@ async def _forge(bench: Bench, name: str) -> int:
         endpoint, forged = cell._endpoint, FQCN(name)
         endpoint.router.fqcn = forged
         if forged.parent == FQCN("R1"):  # whom nobody has heard of would get no answer
-            endpoint._presence._tell([[1, name, "client", "", endpoint._epoch, "tcp", "clear"]])
+            endpoint._presence._tell([[1, name, "client", "", endpoint._epoch, "tcp", "clear", []]])
         for number in range(FORGED):
             asking.start_soon(ask, cell, number)
     return sum(run.asked_by == name for run in server.runs())

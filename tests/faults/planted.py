@@ -30,9 +30,9 @@ from cellnet.protocol import connection as connection_module
 from cellnet.protocol import records, sealing
 from cellnet.protocol.answering import Answering
 from cellnet.protocol.chunks import ChunkList
+from cellnet.protocol.claim import Claim
 from cellnet.protocol.envelope import Order
 from cellnet.protocol.frames import unpack
-from cellnet.protocol.introduction import _Claim
 from cellnet.protocol.passage import Passage, Transit
 from cellnet.protocol.sealing import Window
 from cellnet.protocol.switch import Switch
@@ -197,7 +197,7 @@ def ingress_filter_off() -> None:
 
 def introduction_check_off() -> None:
     """Who opens a session is whom he says he is."""
-    _set(_Claim, "verify", lambda *_args: None)
+    _set(Claim, "verify", lambda *_args: None)
 
 
 def deadline_ignored() -> None:

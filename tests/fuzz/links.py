@@ -163,7 +163,7 @@ class Meeting:
         """Change JOIN, or what others signed in it: who has a stolen authority signs all of it."""
         if rng.random() < 0.6:
             return vary_packed(rng, self._join)
-        *fields, chain, driver, security, placement, delegation = msgpack.unpackb(self._join)
+        *fields, chain, driver, security, placement, delegation, names = msgpack.unpackb(self._join)
         lot = rng.random()
         if lot < 0.5:
             chain[0] = recertified(rng, chain[0], self._authority.key)
@@ -171,7 +171,7 @@ class Meeting:
             placement = resigned(rng, placement, Placement._CONTEXT, self._authority.key)
         elif delegation:
             delegation = resigned(rng, delegation, Delegation._CONTEXT, self._listens.key)
-        return pack(*fields, chain, driver, security, placement, delegation)
+        return pack(*fields, chain, driver, security, placement, delegation, names)
 
 
 def handshakes(_lab: Lab) -> Target:

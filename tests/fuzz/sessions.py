@@ -10,9 +10,10 @@ import msgpack
 from cellnet.errors import HandshakeError, RemoteProtocolError
 from cellnet.fqcn import FQCN
 from cellnet.placement import Delegation
+from cellnet.protocol.claim import Party
 from cellnet.protocol.envelope import Answer, Content, Order, Status, join, part
 from cellnet.protocol.frames import Kind, pack, unpack
-from cellnet.protocol.introduction import _OPEN_CONTEXT, _OPENED_CONTEXT, ENTROPY_BYTES, Introduction, Party, answer
+from cellnet.protocol.introduction import _OPEN_CONTEXT, _OPENED_CONTEXT, ENTROPY_BYTES, Introduction, answer
 from cellnet.protocol.sealing import KEY_BYTES, seal_content
 from cellnet.signing import sign
 from tests.fuzz.mutation import LONGEST, vary_packed
@@ -63,7 +64,7 @@ class Pair:
         if is_hello:
             self.answer(body)
         else:
-            self.ask().opened(body)
+            self.ask().opened(body, self.answerer.fqcn)
 
 
 def _pairs(project: Project) -> list[Pair]:

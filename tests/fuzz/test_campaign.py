@@ -43,7 +43,7 @@ def point(data: bytes) -> ec.EllipticCurvePublicKey:
 
 PLANTED: dict[str, tuple[str, object, str]] = {
     # Behind the signatures of the job and of its site.
-    "signed introductions": ("cellnet.protocol.introduction.load_public_key", point, "ValueError"),
+    "signed introductions": ("cellnet.protocol.claim.load_public_key", point, "ValueError"),
     # Behind a seal.
     "sealed frames": (
         "cellnet.protocol.answering.unpack_ranges",

@@ -15,12 +15,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cellnet.credentials import CONNECT, LISTEN, Credentials, Identity
 from cellnet.fqcn import FQCN, MAX_HOPS, ROOT
 from cellnet.placement import Placement
+from cellnet.protocol.claim import Party
 from cellnet.protocol.endpoint import Endpoint
 from cellnet.protocol.envelope import Content, Order, Status, join, part
 from cellnet.protocol.events import Cancelled, Event, Failed, LinkFailed, Message, Replied
 from cellnet.protocol.frames import Frame, FrameDecoder, Kind, pack, prefix
 from cellnet.protocol.handshake import Transport
-from cellnet.protocol.introduction import ENTROPY_BYTES, Introduction, Party, answer
+from cellnet.protocol.introduction import ENTROPY_BYTES, Introduction, answer
 from provisioning import Authority
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class Peer:
         peer = cls(endpoint, connection)
         assert peer.kinds() == [Kind.HELLO]
         if joined:
-            peer.send(Kind.JOIN, *introduction(name, role, epoch=epoch), b"", b"")
+            peer.send(Kind.JOIN, *introduction(name, role, epoch=epoch), b"", b"", [])
             assert peer.kinds() == [Kind.WELCOME]
         return peer
 

@@ -11,10 +11,11 @@ from cellnet.errors import Busy, NotExecuted, Unreachable
 from cellnet.fqcn import FQCN
 from cellnet.protocol.answering import Answering
 from cellnet.protocol.asking import Asking
+from cellnet.protocol.claim import Party
 from cellnet.protocol.envelope import Answer, Content, Entry, Order, Status, part
 from cellnet.protocol.exchange import Exchange
 from cellnet.protocol.frames import Kind, pack, unpack
-from cellnet.protocol.introduction import Introducer, Party
+from cellnet.protocol.introduction import Introducer
 from cellnet.protocol.timers import Timers
 from tests.protocol.conftest import MINUTE, WALL, drawer, granted, open_body, opened_body, request_body
 
@@ -170,14 +171,23 @@ class Asker(Half):
         """Want no more answers to a call; return who owed one, and the kind of error."""
         return [(name, type(error).__name__) for name, error in self.asking.give_up(call, self.now)]
 
-    def opened(self, session: int = 7, attempt: int = 1, *, source: FQCN = B, epoch: int = 1, age: float = 0.0) -> None:
+    def opened(
+        self,
+        session: int = 7,
+        attempt: int = 1,
+        *,
+        source: FQCN = B,
+        at: FQCN | None = None,
+        epoch: int = 1,
+        age: float = 0.0,
+    ) -> None:
         body = opened_body(self.asked[source], session, epoch=epoch)
-        self.asking.sessions.opened_received(source, pack(attempt, int(age * 1000)), body, self.now)
+        self.asking.sessions.opened_received(at or source, pack(attempt, int(age * 1000)), body, self.now)
 
-    def closed(self, session: int, counter: int, *, source: FQCN = B) -> None:
+    def closed(self, session: int, counter: int, *, source: FQCN = B, at: FQCN | None = None) -> None:
         hello = part(self.asked.get(source, bytes(2)))[0]
-        body = pack("no such session", sha256(hello).digest())
-        self.asking.sessions.closed_received(source, pack(session, counter), body, self.now)
+        body = pack("no such session", sha256(hello).digest(), str(source))
+        self.asking.sessions.closed_received(at or source, pack(session, counter), body, self.now)
 
     def reply(
         self,

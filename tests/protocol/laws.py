@@ -80,8 +80,14 @@ def labels_lead_somewhere(world: World) -> None:
 
 
 def repair(world: World) -> None:
-    """Let everybody dial who has no parent; end who can never join, and start the last of a name again."""
+    """Let everybody dial who has no parent; end who can never join, and start the last of a name again.
+
+    Of a cell that was started twice, and is below two parents, the last start is the cell.
+    """
     lost: list[Process] = []
+    latest = {process.base: process for process in sorted(world.processes, key=lambda one: one.endpoint._epoch)}
+    for process in [process for process in world.processes if latest[process.base] is not process]:
+        world.kill(process)
     for _ in range(6):
         for _ in range(16):  # a silent link is found within 15 seconds
             for process in sorted(world.processes, key=lambda one: (one.base != ROOT, one.place, one.number)):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def reasons(frames: list[Sent]) -> list[str]:
-    return [unpack(frame.body, str, bytes)[0] for frame in frames if frame.kind is Kind.CLOSED]
+    return [unpack(frame.body, str, bytes, str)[0] for frame in frames if frame.kind is Kind.CLOSED]
 
 
 def test_an_earlier_start_of_an_asker_is_refused_and_changes_nothing() -> None:

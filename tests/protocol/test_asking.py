@@ -16,12 +16,16 @@ from cellnet.errors import (
     StillUnreachable,
     Unreachable,
 )
+from cellnet.fqcn import FQCN
 from cellnet.protocol import asking as asking_module
-from cellnet.protocol.envelope import Answer, Content, Status
+from cellnet.protocol.claim import names
+from cellnet.protocol.envelope import Answer, Content, Status, part
 from cellnet.protocol.events import Failed, Replied
 from cellnet.protocol.frames import Kind, pack
 from tests.protocol.conftest import MINUTE
 from tests.protocol.halves import A, Asker, B, C
+
+D, X_B, Y_B = FQCN("D"), FQCN("X.B"), FQCN("Y.B")
 
 
 def error_of(asker: Asker) -> type:
@@ -168,8 +172,8 @@ def test_who_still_owes_an_answer_is_told_when_it_is_given_up_and_the_answerers_
 
 def test_what_waits_for_the_others_of_its_broadcast_is_given_up_before_it_leaves() -> None:
     asker = Asker.opened_to(B)
-    for names in ((B, C), (C, B)):
-        assert asker.give_up(asker.ask(*names)) == [(name, "DeadlineBeforeExecution") for name in names]
+    for cells in ((B, C), (C, B)):
+        assert asker.give_up(asker.ask(*cells)) == [(name, "DeadlineBeforeExecution") for name in cells]
     asker.wait(5)
     assert asker.broadcasts == []
 
@@ -348,17 +352,51 @@ def test_the_answerer_is_told_at_once_of_what_ended_at_its_deadline_and_may_stil
 # A new name
 
 
-def test_what_may_have_run_under_another_name_ends_in_doubt_and_the_rest_is_asked_anew() -> None:
+def test_what_is_in_doubt_when_the_cell_moves_is_asked_again_under_the_name_that_it_had() -> None:
     asker = Asker.opened_to(B)
     asker.ask()
     asker.ask()
     asker.nack(7, 1)
     asker.take()
-    asker.asking.renamed(asker.now)
+    asker.name = C
+    asker.asking.moved(asker.now)
     asker.reply(2)
-    (failed,) = asker.happened(Failed)
-    assert isinstance(failed.error, Indeterminate)
-    assert "another name" in str(failed.error)
+    assert asker.happened() == []  # it was asked in a session that is left
     asker.wait(1)
+    assert [names(part(frame.body)[0]) for frame in asker.take(Kind.OPEN)] == [(A, B)]
     asker.opened(8, 2)
-    assert [frame.order.sequence for frame in asker.take(Kind.REQUEST)] == [2]
+    assert [(frame.destination, frame.order.sequence) for frame in asker.take(Kind.REQUEST)] == [(B, 2), (B, 3)]
+    asker.ask(D)
+    assert [names(part(frame.body)[0]) for frame in asker.take(Kind.OPEN)] == [(C, D)]
+
+
+def test_who_moved_and_says_so_is_asked_where_it_is_and_answers_under_the_name_that_it_had() -> None:
+    asker, moved = Asker.opened_to(X_B), Y_B
+    call = asker.ask(X_B)
+    asker.take()
+    asker.asking.lost(X_B.__eq__, asker.now)
+    asker.wait(1)
+    asker.opened(8, 2, source=X_B, at=moved)
+    assert [frame.destination for frame in asker.take(Kind.REQUEST)] == [moved]
+    asker.reply(2, session=8, source=X_B)  # where it is no longer
+    assert asker.happened() == []
+    asker.reply(2, session=8, source=moved)
+    assert [(event.call, event.source) for event in asker.happened(Replied)] == [(call, X_B)]
+    asker.ask(moved)  # is another session, with requests of its own
+    assert [names(part(frame.body)[0]) for frame in asker.take(Kind.OPEN)] == [(A, moved)]
+    asker.opened(9, source=moved)
+    asker.ask(X_B), asker.ask(moved)
+    asker.reply(3, session=8, source=moved), asker.reply(2, session=9, source=moved)
+    assert [event.source for event in asker.happened(Replied)] == [X_B, moved]
+    asker.closed(8, 3, source=X_B, at=moved)
+    assert [frame.destination for frame in asker.take(Kind.OPEN)] == []
+    asker.ask(X_B)
+    assert [frame.destination for frame in asker.take(Kind.OPEN)] == [X_B]
+
+
+def test_an_answer_from_a_cell_with_another_base_name_is_none() -> None:
+    asker = Asker()
+    asker.ask(X_B)
+    asker.opened(8, source=X_B, at=C)
+    assert asker.asking.sessions.refused == 1
+    assert asker.take(Kind.REQUEST) == []

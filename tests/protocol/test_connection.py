@@ -286,7 +286,7 @@ def test_a_deadline_that_is_too_far_away_for_the_wire_is_the_farthest_there(
 
 
 def establish(connection: Connection) -> Connection:
-    join = pack(1, "", "C1", "cell", 1, NONCE, [], "memory", "clear", b"", b"")
+    join = pack(1, "", "C1", "cell", 1, NONCE, [], "memory", "clear", b"", b"", [])
     connection.send_hello()
     connection.neighbour = connection.handshake.join_received(join, b"", ME)
     sent(connection)

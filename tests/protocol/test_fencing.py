@@ -15,7 +15,7 @@ from tests.protocol.conftest import Net, Peer, introduction, new_endpoint
 
 
 def join(peer: Peer, name: str = "A", *, epoch: int) -> None:
-    peer.send(Kind.JOIN, *introduction(name, epoch=epoch), b"", b"")
+    peer.send(Kind.JOIN, *introduction(name, epoch=epoch), b"", b"", [])
 
 
 def refusal(peer: Peer) -> tuple[str, bool, int]:

@@ -19,10 +19,11 @@ from coverage import Coverage
 
 from cellnet.errors import HandshakeError, ProtocolError, RemoteProtocolError
 from cellnet.fqcn import FQCN
+from cellnet.protocol.claim import Party
 from cellnet.protocol.envelope import Answer, Content, Entry, Order, Status, join, part, unpack_ranges
 from cellnet.protocol.events import Cancelled, LinkFailed, Message
 from cellnet.protocol.frames import OFFSET, PREFIX, FrameDecoder, Kind, pack, unpack
-from cellnet.protocol.introduction import ENTROPY_BYTES, Introduction, Party, answer
+from cellnet.protocol.introduction import ENTROPY_BYTES, Introduction, answer
 from cellnet.protocol.offer import Held
 from cellnet.protocol.switch import _nacked
 from tests.protocol.conftest import (
@@ -86,7 +87,7 @@ class Talk:
 
 
 ROUTED = {"hop": 5, "remaining_ms": 60_000}
-MEMBER = [1, "C.c", "client", "S.C", 5, "tcp", "mtls"]
+MEMBER = [1, "C.c", "client", "S.C", 5, "tcp", "mtls", []]
 
 
 def entries(talk: Talk) -> list[list[object]]:
@@ -96,7 +97,7 @@ def entries(talk: Talk) -> list[list[object]]:
 
 FRAMES: tuple[Callable[[Talk], bytes], ...] = (
     lambda talk: encode_frame(Kind.HELLO, pack(*introduction("server", "server"))),
-    lambda talk: encode_frame(Kind.JOIN, pack(*introduction("D"), b"", b"")),
+    lambda talk: encode_frame(Kind.JOIN, pack(*introduction("D"), b"", b"", [])),
     lambda talk: encode_frame(Kind.WELCOME, pack("R"), b""),
     lambda talk: encode_frame(Kind.REFUSED, pack("full", "no room", True, 0)),
     lambda talk: encode_frame(Kind.PING, b"\x90"),
@@ -144,8 +145,8 @@ FRAMES: tuple[Callable[[Talk], bytes], ...] = (
     ),
     lambda talk: encode_frame(Kind.OPEN, pack(0, 3), open_body(*talk.names, epoch=talk.epoch - 1), label=1, **ROUTED),
     lambda talk: encode_frame(Kind.OPENED, pack(1, 5), opened_body(talk.asked, ASKING + 1), label=3, **ROUTED),
-    lambda talk: encode_frame(Kind.CLOSED, pack(ASKING, 1), pack("no such session"), label=0, **ROUTED),
-    lambda talk: encode_frame(Kind.CLOSED, pack(0, 1), pack("too many"), label=0, **ROUTED),
+    lambda talk: encode_frame(Kind.CLOSED, pack(ASKING, 1), pack("no such session", bytes(32), ""), label=0, **ROUTED),
+    lambda talk: encode_frame(Kind.CLOSED, pack(0, 1), pack("too many", bytes(32), "R"), label=0, **ROUTED),
     lambda talk: encode_frame(Kind.REQUEST, pack(talk.session, 2), join(order(2, floor=2), CONTENT), label=0, **ROUTED),
     lambda talk: encode_frame(Kind.REQUEST, pack(talk.session, 3), join(order(3, key="k"), CONTENT), label=0, **ROUTED),
     lambda talk: encode_frame(
@@ -267,8 +268,8 @@ def bound(*labels: tuple[str, str | None]) -> bytes:
 
 
 HELLO = encode_frame(Kind.HELLO, pack(*introduction("server", "server")))
-JOIN = encode_frame(Kind.JOIN, pack(*introduction("C"), b"", b""))
-BELOW = encode_frame(Kind.PRESENCE, b"\x90", msgpack.packb([[1, "C.c", "client", "", 1, "tcp", "mtls"]]))
+JOIN = encode_frame(Kind.JOIN, pack(*introduction("C"), b"", b"", []))
+BELOW = encode_frame(Kind.PRESENCE, b"\x90", msgpack.packb([[1, "C.c", "client", "", 1, "tcp", "mtls", []]]))
 JOINED = HELLO + encode_frame(Kind.WELCOME, pack("R"))
 LATER = frozenset(Kind) - {Kind.HELLO, Kind.JOIN, Kind.WELCOME, Kind.REFUSED, Kind.GOAWAY}
 PLAIN = (
@@ -468,13 +469,13 @@ DECODERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "entries": (lambda data: Entry.unpack(unpack(data, list)[0]), pack(entries(Talk()))),
     "nack": (lambda data: _nacked(unpack(data, list)[0]), pack([["B", 7, 1], [LONGEST, 0, 2]])),
     "ranges": (unpack_ranges, pack([[1, 3], [5, 6], [2**40, 2**41]])),
-    "closed": (lambda data: unpack(data, str), pack("no such session")),
+    "closed": (lambda data: unpack(data, str, bytes, str), pack("no such session", bytes(32), "R")),
     "request": (
         lambda data: [one.unpack(said) for one, said in zip((Order, Content), part(data), strict=True)],
         request_body(2),
     ),
     "open": (lambda data: answer(Party(B, 1), A, data, 7, bytes(ENTROPY_BYTES), WALL), HELLO_TO_B),
-    "opened": (lambda data: asking().opened(data), opened_body(open_body("A", "B"), 7)),
+    "opened": (lambda data: asking().opened(data, FQCN("B")), opened_body(open_body("A", "B"), 7)),
 }
 
 

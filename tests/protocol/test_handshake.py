@@ -454,7 +454,7 @@ def test_the_certificate_of_tls_must_be_the_handshakes() -> None:
 )
 def test_an_introduction_that_cannot_be_is_refused_with_a_reason(changes: dict[str, Any], text: str) -> None:
     peer = Peer.child(new_endpoint("server"), "R1", joined=False)
-    peer.send(Kind.JOIN, *introduction(**{"name": "R1"} | changes), b"", b"")
+    peer.send(Kind.JOIN, *introduction(**{"name": "R1"} | changes), b"", b"", [])
     (refused,) = peer.frames()
     assert refused.kind is Kind.REFUSED
     assert text in peer.error()
@@ -463,7 +463,7 @@ def test_an_introduction_that_cannot_be_is_refused_with_a_reason(changes: dict[s
 
 def test_a_reason_that_quotes_the_peer_at_length_is_cut() -> None:
     peer = Peer.child(new_endpoint("server"), "R1", joined=False)
-    peer.send(Kind.JOIN, *introduction("\x00" * 255), b"", b"")
+    peer.send(Kind.JOIN, *introduction("\x00" * 255), b"", b"", [])
     (refused,) = peer.frames()
     assert 500 < len(refused.header) < 600
 
@@ -472,7 +472,7 @@ def test_a_name_that_would_be_too_long_or_too_deep_below_us_is_refused() -> None
     deep = new_endpoint("c")
     Peer.parent(deep, ".".join("c" * 16))
     peer = Peer.child(deep, "d", joined=False)
-    peer.send(Kind.JOIN, *introduction("d"), b"", b"")
+    peer.send(Kind.JOIN, *introduction("d"), b"", b"", [])
     assert peer.error().startswith("HandshakeError: ")
     assert "17 segments" in peer.frames()[0].header.decode(errors="replace")
 

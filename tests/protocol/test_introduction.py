@@ -18,20 +18,16 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cellnet.credentials import CONNECT, LISTEN, Credentials
 from cellnet.errors import HandshakeError, RemoteProtocolError
 from cellnet.fqcn import FQCN
-from cellnet.protocol.frames import pack
-from cellnet.protocol.introduction import (
-    ENTROPY_BYTES,
+from cellnet.protocol.claim import (
     MAX_CHAIN,
     MAX_DELEGATION,
     MAX_INTRODUCTION,
     MAX_SIGNATURE,
     MAX_TEXT,
-    Asked,
-    Introduction,
-    Opened,
     Party,
-    answer,
 )
+from cellnet.protocol.frames import pack
+from cellnet.protocol.introduction import ENTROPY_BYTES, Asked, Introduction, Opened, answer
 from cellnet.protocol.sealing import WINDOW, BrokenSeal, Seal
 from cellnet.signing import public_key_bytes, sign
 from tests.protocol.conftest import DAY, WALL, Project
@@ -81,6 +77,8 @@ class Meeting:
     """Whom the asker means; by default the answerer."""
     origin: FQCN | None = None
     """From where OPEN seems to come; by default from the asker."""
+    answered_from: FQCN | None = None
+    """From where OPENED seems to come; by default from who was asked."""
     change_hello: Change | None = None
     change_reply: Change | None = None
     asker_wall: datetime.datetime = WALL
@@ -95,7 +93,7 @@ class Meeting:
         reply, asked = answer(self.answerer, origin, hello, SESSION, MORE_ENTROPY, self.answerer_wall)
         if self.change_reply:
             reply = self.change_reply(reply, hello)
-        return asking.opened(reply), asked
+        return asking.opened(reply, self.answered_from or self.asked or self.answerer.fqcn), asked
 
     def refusal(self) -> tuple[str, str]:
         """Return the code and text with which one side refuses the other."""
@@ -447,7 +445,7 @@ def test_a_recorded_answer_answers_no_other_open(pair: tuple[Party, Party]) -> N
         "wrong-answer",
         "server answers another OPEN than this cell's last",
     )
-    assert earlier.opened(recorded).session == SESSION
+    assert earlier.opened(recorded, answerer.fqcn).session == SESSION
 
 
 def test_a_recorded_answer_is_not_made_to_fit_by_a_change_of_its_digest() -> None:
@@ -464,10 +462,10 @@ def test_an_answer_is_accepted_once_and_the_private_key_forgotten(pair: tuple[Pa
     asker, answerer = pair
     asking = Introduction(asker, answerer.fqcn, ENTROPY, at_wall)
     reply, _ = answer(answerer, asker.fqcn, asking.hello(), SESSION, MORE_ENTROPY, WALL)
-    asking.opened(reply)
+    asking.opened(reply, answerer.fqcn)
     assert asking._private is None
     with pytest.raises(RemoteProtocolError, match="twice"):
-        asking.opened(reply)
+        asking.opened(reply, answerer.fqcn)
 
 
 def test_a_forged_answer_does_not_keep_the_true_one_from_being_accepted() -> None:
@@ -475,8 +473,8 @@ def test_a_forged_answer_does_not_keep_the_true_one_from_being_accepted() -> Non
     reply, asked = answer(ROOT, CLIENT.fqcn, asking.hello(), SESSION, MORE_ENTROPY, WALL)
     for forged in (b"", pack(b"", b""), restate(flip("session"))(reply, b""), restate(flip("digest"))(reply, b"")):
         with pytest.raises((HandshakeError, RemoteProtocolError)):
-            asking.opened(forged)
-    talk(asking.opened(reply).seal, asked.seal)
+            asking.opened(forged, ROOT.fqcn)
+    talk(asking.opened(reply, ROOT.fqcn).seal, asked.seal)
 
 
 @pytest.mark.parametrize("context", [b"cellnet join 1", b"cellnet welcome 1", b"cellnet opened 1", b"cellnet open 1"])
@@ -531,7 +529,7 @@ def test_a_flipped_bit_in_any_byte_is_noticed() -> None:
                 if body is hello:
                     answer(ROOT, CLIENT.fqcn, bytes(changed), SESSION, MORE_ENTROPY, WALL)
                 else:
-                    asking.opened(bytes(changed))
+                    asking.opened(bytes(changed), ROOT.fqcn)
 
 
 def test_an_open_that_was_changed_and_yet_answered_is_noticed_by_the_asker() -> None:
@@ -688,7 +686,7 @@ def test_no_mutated_introduction_brings_anything_but_the_documented_errors(insid
             if is_hello:
                 answer(who, who.fqcn, body, SESSION, MORE_ENTROPY, WALL)
             else:
-                asking.opened(body)
+                asking.opened(body, who.fqcn)
                 asking = Introduction(who, who.fqcn, ENTROPY, at_wall)
                 hello = asking.hello()
                 reply, _ = answer(who, who.fqcn, hello, SESSION, MORE_ENTROPY, WALL)
@@ -699,3 +697,42 @@ def test_no_mutated_introduction_brings_anything_but_the_documented_errors(insid
         except Exception as error:
             pytest.fail(f"seed {SEED}, input {number}, {body.hex()}: {error!r}")
     assert accepted < MUTATIONS // 2
+
+
+# Who moved
+
+MOVED_CLIENT, MOVED_JOB = replace(CLIENT, fqcn=FQCN("R2.C1"), former=(CLIENT.fqcn,)), FQCN("R2.C1.j1")
+
+
+@pytest.mark.parametrize("is_sealed", [True, False], ids=["sealed", "bare"])
+def test_who_moved_asks_and_answers_under_the_name_that_it_had(is_sealed: bool) -> None:
+    server, client = (ROOT, MOVED_CLIENT) if is_sealed else (BARE_ROOT, replace(MOVED_CLIENT, credentials=None))
+    was = replace(client, fqcn=CLIENT.fqcn)
+    for opened, asked in (
+        Meeting(was, server, origin=client.fqcn).run(),
+        Meeting(server, client, asked=CLIENT.fqcn, answered_from=client.fqcn).run(),
+    ):
+        assert (opened.seal is not None) == is_sealed
+        if is_sealed:
+            talk(opened.seal, asked.seal)
+
+
+@pytest.mark.parametrize("is_sealed", [True, False], ids=["sealed", "bare"])
+def test_another_cell_has_not_moved(is_sealed: bool) -> None:
+    server, client = (ROOT, CLIENT) if is_sealed else (BARE_ROOT, BARE_CLIENT)
+    for meeting_ in (
+        Meeting(client, server, origin=FQCN("R2.C2")),
+        Meeting(server, client, asked=FQCN("R9.C1")),
+        Meeting(server, replace(client, former=(FQCN("R2.C1"),)), asked=FQCN("R3.C1")),
+        Meeting(server, client, answered_from=FQCN("R2.C2")),
+    ):
+        assert meeting_.refusal()[0] == "misrouted"
+
+
+def test_a_job_that_moved_is_still_one_of_its_own_site() -> None:
+    job = party("R1.C1.j1", TENSORS)
+    opened, asked = Meeting(job, ROOT, origin=MOVED_JOB).run()
+    talk(opened.seal, asked.seal)
+    assert Meeting(job, ROOT, origin=FQCN("R2.C2.j1")).refusal()[0] == "identity-mismatch"
+    assert Meeting(ROOT, job, answered_from=FQCN("R2.C2.j1")).refusal()[0] == "identity-mismatch"
+    assert Meeting(job, ROOT, origin=FQCN("j1")).refusal()[0] == "bad-delegation"

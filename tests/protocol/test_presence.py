@@ -14,6 +14,7 @@ from cellnet.protocol import routing
 from cellnet.protocol.events import MemberJoined, MemberLeft
 from cellnet.protocol.frames import MAX_BODY, Kind
 from cellnet.protocol.presence import ENTRIES_PER_FRAME, MAX_ENTRY_BYTES
+from cellnet.protocol.routing import MAX_FORMER
 from tests.protocol.conftest import Net, Peer, events, new_endpoint
 
 NAMES = ("A", "A.a", "A.a.x", "A.a.y", "A.b", "B", "B.a", "B.a.x")
@@ -21,6 +22,7 @@ NAMES = ("A", "A.a", "A.a.x", "A.a.y", "A.b", "B", "B.a", "B.a.x")
 
 def entry(name: str = "C.c", **changes: Any) -> list[Any]:
     fields = {"kind": 1, "fqcn": name, "role": "cell", "fqsn": "", "epoch": 1, "driver": "tcp", "security": "mtls"}
+    fields["former"] = []
     return list((fields | changes).values())
 
 
@@ -146,6 +148,12 @@ def test_the_longest_entries_fit_into_one_frame(child: Peer) -> None:
         entry("C..c"),
         entry(fqsn="s" * MAX_ENTRY_BYTES),
         entry(role="é" * 500),
+        entry(former="C.c"),
+        entry(former=["D.c", 1]),
+        entry(former=["D..c"]),
+        entry(former=["D.x"]),
+        entry(former=["D.c"] * (MAX_FORMER + 1)),
+        entry(former=[".".join(["s" * 62] * 4 + ["c"])] * 4),
     ],
 )
 def test_a_child_whose_entry_is_malformed_is_cut(child: Peer, wrong: Any) -> None:

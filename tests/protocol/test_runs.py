@@ -20,7 +20,7 @@ class Relay:
         self.a, self.b = Peer.child(self.endpoint, "A"), Peer.child(self.endpoint, "B")
         for label in (0, 1):
             self.a.bind(label, "A", "B" if label == 0 else "B.x")
-        self.b.send(Kind.PRESENCE, body=pack([1, "B.x", "cell", "", 1, "memory", "clear"]))
+        self.b.send(Kind.PRESENCE, body=pack([1, "B.x", "cell", "", 1, "memory", "clear", []]))
         for label in (0, 1):
             self.a.send_bytes(frame(0, label=label))
         assert self.passed == 0

@@ -190,10 +190,10 @@ def test_who_cannot_prove_who_it_is_is_asked_again_after_a_pause() -> None:
     asker = Asker()
     asker.ask(within=3)
     asker.ask(once=False)
-    forged = opened_body(asker.asked[B], 7).replace(b"\xa1B\xa1A", b"\xa1C\xa1A")
+    forged = opened_body(asker.asked[B], 7).replace(b"\x01\xa0\xa1B", b"\x02\xa0\xa1B")
     asker.asking.sessions.opened_received(B, pack(1, 0), forged, asker.now)
     (failed,) = asker.happened(Failed)
-    assert str(failed.error).startswith("B could not prove who it is: an introduction from C to A came to A")
+    assert str(failed.error).startswith("B could not prove who it is: B speaks version 2")
     assert asker.wait(1) == [(0.1, Kind.OPEN)]
     asker.opened(attempt=2)
     assert asker.asking.sessions.in_use(B, 7)

@@ -222,7 +222,8 @@ def test_signatures_are_over_the_bytes_that_are_specified() -> None:
     signed = transcript(b"cellnet welcome 1", hello.header, join.header, welcome.header)
     server.key.public_key().verify(welcome.body, signed, algorithm)
     assert msgpack.unpackb(welcome.header) == ["R1"]
-    placement, delegation = msgpack.unpackb(join.header)[9:]
+    placement, delegation, names = msgpack.unpackb(join.header)[9:]
+    assert names == []
     body, signature = msgpack.unpackb(placement)
     project.authority.key.public_key().verify(signature, transcript(b"cellnet placement 1", body), algorithm)
     assert msgpack.unpackb(body) == ["mobile", "relay", "R1", ["server"], "R1"]

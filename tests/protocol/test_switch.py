@@ -101,8 +101,8 @@ def test_a_broadcast_tells_at_once_who_cannot_be_reached() -> None:
     outcomes = net.outcomes("A.a")
     assert {str(o.destination): str(o.error) for o in outcomes if isinstance(o, Failed)} == {
         "B.x": "no cell B.x is present below server",
-        "A.x": "no cell A.x is present below A",
-        "A.a.x": "no cell A.a.x is present below A.a",
+        "A.x": "no cell A.x is present below server",
+        "A.a.x": "no cell A.a.x is present below server",
     }
     assert {str(o.source) for o in outcomes if isinstance(o, Replied)} == {"A", "B"}
 
@@ -122,9 +122,9 @@ def test_a_broadcast_in_open_sessions_is_nacked_for_those_that_left_unnoticed(on
     outcomes = net.outcomes("A.a")
     assert {str(o.source) for o in outcomes if isinstance(o, Replied)} == {"server", "A", "A.a", "B.c"}
     failed = {str(o.destination): str(o.error) for o in outcomes if isinstance(o, Failed)}
-    assert net.links["A.a"].sent(Kind.NACK) == nacks + 1
+    assert net.links["A.a"].sent(Kind.NACK) == nacks + 2
     if not once:
-        assert failed == {"B.b": "no cell B.b is present below B", "A.a.x": "no cell A.a.x is present below A.a"}
+        assert failed == {"B.b": "no cell B.b is present below B", "A.a.x": "no cell A.a.x is present below A"}
         return
     assert failed == {}
     net.cut("B.b"), net.cut("A.a.x")
@@ -274,7 +274,7 @@ def test_what_is_sent_once_to_a_cell_that_is_not_present_fails_at_once_from_ever
         net.run()
         (failed,) = net.outcomes(origin)
         assert isinstance(failed, Failed)
-        assert str(failed.error) == f"no cell B.c is present below {'B' if origin == 'B.b' else 'server'}"
+        assert str(failed.error) == "no cell B.c is present below server"
         assert net[origin].exchange.pending == 0
 
 
@@ -638,7 +638,7 @@ MALFORMED: dict[str, Callable[[Peer, int], None]] = {
     "open": lambda peer, _number: peer.send(Kind.OPEN, 0, 9, body=GARBAGE),
     "request in open": lambda peer, _number: peer.open(attempt=9, request=GARBAGE),
     "opened": lambda peer, _number: (
-        peer.send(Kind.CLOSED, 77, 0, body=pack("no such session")),
+        peer.send(Kind.CLOSED, 77, 0, body=pack("no such session", b"", "")),
         peer.send(Kind.OPENED, 2, 0, body=GARBAGE),
     ),
     "closed": lambda peer, _number: peer.send(Kind.CLOSED, 77, 1, body=GARBAGE),

@@ -140,11 +140,20 @@ def test_what_is_not_held_is_gone(relay: Endpoint, below: Peer) -> None:
 def test_a_content_that_lies_the_way_it_is_wanted_from_is_unreachable(
     relay: Endpoint, above: Peer, below: Peer
 ) -> None:
-    for label, (peer, name) in enumerate(((above, "server"), (below, "R.c"), (above, "R.x"), (below, "R.c.d")), 1):
+    for label, (peer, name) in enumerate(((above, "server"), (below, "R.c"), (above, "R.x")), 1):
         want(peer, label, name, upto=9)
         (abort,) = peer.frames()
         assert unpack(abort.header, bool, str, str)[:2] == [True, "unreachable"]
     plane_is_empty(relay)
+
+
+def test_a_content_of_a_cell_that_is_not_where_it_should_be_is_wanted_from_above(
+    relay: Endpoint, above: Peer, below: Peer
+) -> None:
+    want(below, 1, "R.c.d", upto=9)
+    assert below.frames() == []
+    (passed_on,) = above.frames()
+    assert (passed_on.kind, unpack(passed_on.header, str, bytes, int, int, int)[0]) == (Kind.WANT, "R.c.d")
 
 
 def test_nothing_is_forgotten_that_was_not_sent(relay: Endpoint, below: Peer) -> None:

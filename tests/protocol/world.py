@@ -257,7 +257,8 @@ class World:
             self._link_failed(process, event)
 
     def _message(self, process: Process, message: Message) -> None:
-        here = message.payload, process.name
+        assert message.answerer is not None
+        here = message.payload, message.answerer  # under whatever name it was asked: it may have another by now
         asked = self.asked[message.payload]
         self.in_order(process, "asker", message.origin, message.epoch)
         assert message.epoch == asked.origin.endpoint._epoch, f"{asked.origin.base} is taken for another start"

@@ -106,6 +106,7 @@ def test_a_plan_lists_the_guides_names_in_both_hierarchies(guide: Path) -> None:
         "listen": {"url": "grpc://localhost:18004", "security": "clear"},
         "security": "clear",
         "hosts": ["localhost"],
+        "others": [],
         "control_port": None,
     }
     assert found["server"]["control_port"] == 9093

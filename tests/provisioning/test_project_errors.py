@@ -82,7 +82,7 @@ def only(found: list[str], message: str, line: int, column: int) -> None:
         (("      port: 18004", "      port: true"), "is no port", (19, 13)),
         (("      port: 18004", "      port: 18004\n      scheme: udp"), "grpc, tcp, http are", (20, 15)),
         (("      port: 18004", "      port: 18004\n    parent: C1"), "only a client has a parent", (20, 5)),
-        (("connect_to: 127.0.0.1", "connect_to: [a]"), "a mapping is wanted", (64, 17)),
+        (("connect_to: 127.0.0.1", "connect_to: [7]"), "a mapping is wanted", (64, 18)),
     ],
 )
 def test_a_wrong_value_is_shown_with_line_and_column(

@@ -1,0 +1,214 @@
+"""A cell that moves to another parent has another name, and remains the same cell for all who know it."""
+
+from __future__ import annotations
+
+import pytest
+
+from cellnet.fqcn import FQCN
+from cellnet.protocol.envelope import Status
+from cellnet.protocol.events import Failed, MemberJoined, Message, Replied
+from cellnet.protocol.routing import MAX_FORMER, Member, Router
+from tests.protocol.conftest import MINUTE, Net, Project
+
+
+def move(net: Net, name: str, parent: str) -> None:
+    """Let a cell lose its parent and join another."""
+    if net.links[name].is_up:
+        net.cut(name)
+    net.connect(name, parent=parent)
+    net.run()
+
+
+def answered(net: Net, origin: str) -> list[tuple[str, bytes]]:
+    outcomes = net.outcomes(origin)
+    assert all(isinstance(outcome, Replied) for outcome in outcomes), outcomes
+    return [(str(outcome.source), outcome.payload) for outcome in outcomes if isinstance(outcome, Replied)]
+
+
+ASKERS = ("server", "A", "A.X", "B", "B.Y", "D", "A.C")
+
+
+@pytest.mark.parametrize("is_acquainted", [True, False])
+@pytest.mark.parametrize("origin", ASKERS)
+def test_who_moved_is_reached_by_its_former_name_from_everywhere(origin: str, is_acquainted: bool) -> None:
+    net = Net.tree("A.C", "A.X", "B.Y", "D")
+    if is_acquainted:
+        net.request(origin, "A.C", payload=b"before")
+        net.tick(1)
+        assert answered(net, origin) == [("A.C", b"before")]
+    move(net, "A.C", "B")
+    assert str(net["A.C"].fqcn) == "B.C"
+    net.request(origin, "A.C", payload=b"former")
+    net.tick(1)
+    net.request(origin, "B.C", payload=b"new")
+    net.tick(1)
+    assert answered(net, origin) == [("A.C", b"former"), ("B.C", b"new")]
+    assert [m.payload for m in net.received("A.C", Message)][-2:] == [b"former", b"new"]
+
+
+@pytest.mark.parametrize("destination", ASKERS)
+def test_what_a_cell_asked_before_it_moved_is_answered_and_runs_once(destination: str) -> None:
+    net = Net.tree("A.C", "A.X", "B.Y", "D")
+    net.request("A.C", destination, topic="hold", payload=b"works")
+    net.tick(1)
+    (message,) = net.received(destination, Message)
+    net.cut("A.C")
+    net[destination].ended(message.number, Status.OK, 1, b"done", net.now)
+    move(net, "A.C", "B")
+    net.request("A.C", destination, payload=b"next")
+    net.tick(2)
+    assert sorted(answered(net, "A.C")) == [(destination, b"done"), (destination, b"next")]
+    assert [m.payload for m in net.received(destination, Message)] == [b"works", b"next"]
+
+
+def test_what_a_cell_works_on_when_it_moves_is_answered_from_where_it_is_and_runs_once() -> None:
+    net = Net.tree("A.C", "B", "D")
+    net.request("D", "A.C", topic="hold", payload=b"works")
+    net.tick(1)
+    (message,) = net.received("A.C", Message)
+    move(net, "A.C", "B")
+    net["A.C"].ended(message.number, Status.OK, 1, b"done", net.now)
+    net.tick(5)
+    assert answered(net, "D") == [("A.C", b"done")]
+    assert len(net.received("A.C", Message)) == 1
+
+
+def test_an_answerer_is_told_where_its_asker_is() -> None:
+    net = Net.tree("A.C", "B", "D")
+    net.request("A.C", "D", payload=b"before")
+    net.tick(1)
+    move(net, "A.C", "B")
+    net.request("A.C", "D", payload=b"after")
+    net.tick(1)
+    asked = net.received("D", Message)
+    assert [(str(m.origin), str(m.source)) for m in asked] == [("A.C", "A.C"), ("A.C", "B.C")]
+
+
+def test_a_broadcast_reaches_those_that_moved_once() -> None:
+    net = Net.tree("A.C", "A.X", "B.Y")
+    move(net, "A.C", "B")
+    net.request("server", "A.C", "A.X", "B.Y", "A", payload=b"all")
+    net.tick(1)
+    assert sorted(name for name, _payload in answered(net, "server")) == ["A", "A.C", "A.X", "B.Y"]
+    net.request("server", "A.C", "A.X", "B.Y", "A", payload=b"again")
+    net.tick(1)
+    assert len(answered(net, "server")) == 4
+    assert [m.payload for m in net.received("A.C", Message)] == [b"all", b"again"]
+
+
+def test_those_below_a_relay_that_moves_are_found_by_their_former_names() -> None:
+    net = Net.tree("A.R.C", "B", "D")
+    net.request("D", "A.R.C", payload=b"before")
+    net.tick(1)
+    move(net, "A.R", "B")
+    net.connect("A.R.C", parent="A.R")
+    net.run()
+    assert str(net["A.R.C"].fqcn) == "B.R.C"
+    net.request("D", "A.R.C", payload=b"after")
+    net.tick(2)
+    assert answered(net, "D") == [("A.R.C", b"before"), ("A.R.C", b"after")]
+
+
+def test_a_cell_that_comes_back_has_its_name_again() -> None:
+    net = Net.tree("A.C", "B", "D")
+    net.request("D", "A.C", topic="hold", payload=b"works")
+    net.tick(1)
+    for parent in ("B", "A"):
+        move(net, "A.C", parent)
+        net.request("D", "A.C", payload=parent.encode())
+        net.tick(2)
+        assert ("A.C", parent.encode()) in answered(net, "D")
+    assert str(net["A.C"].fqcn) == "A.C"
+    assert net["A.C"].router.former == (FQCN("B.C"),)
+    assert [m.payload for m in net.received("A.C", Message)] == [b"works", b"B", b"A"]
+
+
+def test_a_cell_of_the_same_base_name_is_not_taken_for_one_that_left() -> None:
+    net = Net.tree("A.C", "B.C")
+    net.cut("A.C")
+    for origin in ("server", "A", "B", "B.C"):
+        net.request(origin, "A.C", once=False)
+        net.run()
+        (failed,) = net.outcomes(origin)
+        assert isinstance(failed, Failed)
+        assert "no cell A.C is present" in str(failed.error)
+    assert net.received("B.C", Message) == []
+
+
+def test_who_has_the_name_now_is_meant_and_not_who_had_it() -> None:
+    net = Net.tree("A.C", "B")
+    move(net, "A.C", "B")
+    other = Net.tree("A.C")["A.C"]  # another process of the same name
+    net.endpoints["other"] = other
+    other.router.parent = None
+    net.connect("other", parent="A")
+    net.run()
+    net.request("server", "A.C", payload=b"?")
+    net.tick(1)
+    assert [m.payload for m in net.received("other", Message)] == [b"?"]
+    assert net.received("A.C", Message) == []
+
+
+def test_the_last_names_of_a_cell_are_known_and_no_more() -> None:
+    parents = [f"P{number}" for number in range(MAX_FORMER + 2)]
+    net = Net.tree("P0.C", *parents)
+    for parent in parents[1:]:
+        move(net, "P0.C", parent)
+    joined = net.received("server", MemberJoined)[-1].member
+    assert joined.former == tuple(FQCN(f"{parent}.C") for parent in reversed(parents[1:-1]))
+    assert len(joined.former) == MAX_FORMER
+    net.request("server", "P1.C", "P0.C", once=False)
+    net.tick(1)
+    first, second = net.outcomes("server")
+    assert (type(first), type(second)) in [(Replied, Failed), (Failed, Replied)]
+
+
+def test_what_is_known_of_who_moved_ends_with_it() -> None:
+    router: Router[str] = Router(FQCN("server"))
+    old, new = FQCN("A.C"), FQCN("B.C")
+    router.join(Member(new, "cell", "", 1, "tcp", "clear", (old, FQCN("D.C"))), "B")
+    assert router.holds(old)
+    router.join(Member(FQCN("E.C"), "cell", "", 2, "tcp", "clear", (old,)), "E")
+    assert router.next_hop(old) == "E"
+    router.leave(new, "B")
+    assert router.next_hop(old) == "E"
+    assert not router.holds(FQCN("D.C"))
+    router.join(Member(FQCN("E.C"), "cell", "", 2, "tcp", "clear"), "E")
+    assert not router.holds(old)
+    assert router._moved == {}
+
+
+def test_sealed_cells_and_jobs_follow_too() -> None:
+    project = Project()
+    net = Net.tree("A", "B")
+    for name in ("A", "B"):
+        net.cut(name)
+    server, relays = project.server(), {name: project.relay(name) for name in ("A", "B")}
+    for name, relay in relays.items():
+        net.connect(name, credentials=(server, relay), roles=("server", "relay"))
+    net.run()
+    site = project.cell("C", parents=("A", "B"))
+    net.add("A.C")
+    net.add("A.C.j")
+    job = site.delegate("j", "job", net.wall.replace(year=2099))
+
+    def join(parent: str) -> None:
+        net.connect("A.C", parent=parent, credentials=(relays[parent], site), roles=("relay", "client"))
+        net.run()
+        net.connect("A.C.j", parent="A.C", credentials=(site, job), roles=("client", "job"))
+        net.run()
+
+    join("A")
+    net.request("server", "A.C", "A.C.j", payload=b"before")
+    net.request("A.C.j", "server", payload=b"up")
+    net.tick(2)
+    net.cut("A.C")
+    join("B")
+    assert str(net["A.C.j"].fqcn) == "B.C.j"
+    net.request("server", "A.C", "A.C.j", payload=b"after")
+    net.request("A.C.j", "server", payload=b"up")
+    net.tick(MINUTE / 2)
+    assert sorted(answered(net, "server")) == [
+        ("A.C", b"after"), ("A.C", b"before"), ("A.C.j", b"after"), ("A.C.j", b"before"),
+    ]  # fmt: skip
+    assert answered(net, "A.C.j") == [("server", b"up")] * 2
