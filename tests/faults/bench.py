@@ -26,7 +26,7 @@ from tests.faults.processes import free_url
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
 
-    from tests.faults.processes import CellProcess, Processes
+    from tests.faults.processes import CellProcess, Processes, Ran
 
 __all__ = ["Bench", "Row", "Size", "Verdict"]
 
@@ -70,9 +70,12 @@ class Verdict:
         if not holds:
             self.wrong.append(otherwise)
 
-    def judge(self, load: Load, processes: Processes) -> None:
-        """Take what ran into the history of what was asked, and note what the two have against each other."""
-        violations = load.close(processes.runs())
+    def judge(self, load: Load, processes: Processes, runs: list[Ran] | None = None) -> None:
+        """Take what ran into the history of what was asked, and note what the two have against each other.
+
+        :param runs: what ran, if it is not to be taken as it stands in the processes' logs
+        """
+        violations = load.close(processes.runs() if runs is None else runs)
         self.figures |= {
             "requests": len(load.asked),
             "not_ok": load.not_ok(),
@@ -113,10 +116,10 @@ class Bench:
         path.write_bytes(self.filler(size))
         return path
 
-    def provision(self, parents: Mapping[str, str]) -> None:
+    def provision(self, parents: Mapping[str, str | Sequence[str]]) -> None:
         """Make kits for these cells and the server, if there are to be credentials.
 
-        :param parents: the cells' names, and the name of what each joins
+        :param parents: the cells' names, and the name of what each joins, or several in their order
         """
         if not self.with_credentials:
             return
@@ -134,6 +137,7 @@ class Bench:
         name: str,
         *,
         connect: str | None = None,
+        others: Sequence[str] = (),
         listens: bool = False,
         expect: int = 0,
         journal: bool = False,
@@ -141,7 +145,7 @@ class Bench:
         """Start a cell of its own process; its port stays the same over restarts."""
         listen = free_url(self.processes.scheme) if listens else None
         return await self.processes.start(
-            name, connect=connect, listen=listen, kit=self.kit(name), expect=expect, journal=journal
+            name, connect=connect, others=others, listen=listen, kit=self.kit(name), expect=expect, journal=journal
         )
 
     async def start_many(self, names: Sequence[str], connect: str) -> CellProcess:
@@ -239,7 +243,7 @@ async def _unanswered(cell: Cell, names: Sequence[str], seconds: float) -> list[
     return missing
 
 
-def _project(parents: Mapping[str, str]) -> str:
+def _project(parents: Mapping[str, str | Sequence[str]]) -> str:
     lines = [
         "api_version: 3",
         "name: faults",
@@ -248,9 +252,10 @@ def _project(parents: Mapping[str, str]) -> str:
         "participants:",
         "  - {name: server, type: server, org: x, fed_learn_port: 8002, default_host: localhost}",
     ]
-    for port, (name, parent) in enumerate(parents.items(), 8100):
-        to = "" if parent == "server" else f", connect_to: {{name: {parent}}}"
-        if name in parents.values():
+    listed = {name: [above] if isinstance(above, str) else list(above) for name, above in parents.items()}
+    for port, (name, above) in enumerate(listed.items(), 8100):
+        to = ", connect_to: [" + ", ".join(f"{{name: {one}}}" for one in above) + "]"
+        if any(name in others for others in listed.values()):
             listening = f", listening_host: {{default_host: localhost, port: {port}}}"
             lines.append(f"  - {{name: {name}, type: relay, org: x{to}{listening}}}")
         else:

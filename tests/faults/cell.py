@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import sniffio
 
-from cellnet import Cell, DurableRequest, Request, durable
+from cellnet import Cell, DurableRequest, Parent, Request, durable
 from cellnet.drivers import built_in
 from cellnet.errors import CellError
 from cellnet.files import FileTarget, Folder, LocalFile
@@ -287,7 +287,8 @@ async def _run_one(config: dict[str, Any], *, stop: anyio.Event, task_status: Ta
     async with worker.cell as cell:
         # Links are clear even where there are certificates, so that a proxy can read what passes.
         if config["connect"] is not None:
-            await cell.connect(config["connect"], connecting, security="clear")
+            others = [Parent(url, "clear") for url in config["others"]]
+            await cell.connect(config["connect"], connecting, security="clear", others=others)
         url = None
         if config["listen"] is not None:
             url = await cell.listen(config["listen"], listening, security="clear")

@@ -34,6 +34,7 @@ from cellnet.protocol.claim import Claim
 from cellnet.protocol.envelope import Order
 from cellnet.protocol.frames import unpack
 from cellnet.protocol.passage import Passage, Transit
+from cellnet.protocol.routing import Router
 from cellnet.protocol.sealing import Window
 from cellnet.protocol.switch import Switch
 
@@ -195,6 +196,11 @@ def ingress_filter_off() -> None:
     _set(Switch, "bind", planted)
 
 
+def former_names_forgotten() -> None:
+    """A cell that joins another parent says what it was called before."""
+    _set(Router, "names", ())
+
+
 def introduction_check_off() -> None:
     """Who opens a session is whom he says he is."""
     _set(Claim, "verify", lambda *_args: None)
@@ -228,6 +234,7 @@ PLANTS: dict[str, Callable[[], None]] = {
     plant.__name__: plant
     for plant in (
         dedup_off,
+        former_names_forgotten,
         acknowledge_before_save,
         content_not_kept,
         dead_never_found,

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import anyio
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
 __all__ = ["CellProcess", "Processes", "Ran", "free_url"]
@@ -225,6 +226,7 @@ class Processes:
         name: str,
         *,
         connect: str | None = None,
+        others: Sequence[str] = (),
         listen: str | None = None,
         kit: Path | None = None,
         names: list[str] | None = None,
@@ -234,6 +236,7 @@ class Processes:
     ) -> CellProcess:
         """Start a cell; return when it has joined and listens.
 
+        :param others: whom it joins while it cannot join that one
         :param kit: where its kit is; of many light cells, where all kits are
         :param journal: whether it has one, and a durable handler
         :param files: whether it keeps files that come
@@ -244,6 +247,7 @@ class Processes:
         config = {
             "name": name,
             "connect": connect,
+            "others": list(others),
             "listen": listen,
             "kit": None if kit is None else str(kit),
             "names": names or [],

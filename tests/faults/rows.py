@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from tests.faults import altered, bulk, hostile, kills, memory, silences, slow, storms, unread
+from tests.faults import altered, bulk, hostile, kills, memory, moves, silences, slow, storms, unread
 from tests.faults.bench import Bench, Size, Verdict
 from tests.faults.processes import Processes
 
@@ -27,6 +27,7 @@ SECONDS = {Size.FULL: 900.0, Size.QUICK: 150.0, Size.LEAST: 60.0}
 ROWS: dict[str, tuple[Row, ...]] = {
     "F1": (kills.relays_killed,),
     "F1b": (bulk.relays_killed_below_transfers,),
+    "F2": (moves.parent_killed_for_good, moves.parent_silent_for_good),
     "F4": (kills.receiver_killed,),
     "F7": (silences.silent_neighbours, silences.stopped_receiver),
     "F9": (slow.slow_child,),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults import altered, bulk, hostile, kills, memory, silences, slow, storms, unread
+from tests.faults import altered, bulk, hostile, kills, memory, moves, silences, slow, storms, unread
 from tests.faults.bench import Size
 from tests.faults.planted import PLANTS
 from tests.faults.rows import NEED_SEALING, ROWS, Options, run_part
@@ -23,6 +23,7 @@ CASES: list[tuple[str, Row, str, str]] = [
     ("F7", silences.stopped_receiver, "queue_unbounded", "the relay of a stopped client grew by .* MiB"),
     ("F1", kills.relays_killed, "dedup_off", r"it ran [2-9] times"),
     ("F1b", bulk.relays_killed_below_transfers, "content_not_kept", "transfers did not come as they were sent"),
+    ("F2", moves.parent_killed_for_good, "former_names_forgotten", "requests did not end well"),
     ("F4", kills.receiver_killed, "acknowledge_before_save", "20 durable requests have .* effects"),
     ("F9", slow.slow_child, "slow_child_awaited", "beside a slow child, the others had .*% of their rate"),
     ("F10", unread.readers_that_never_read, "unread_unbounded", "streams_unread grew by .* MiB"),
