@@ -37,7 +37,7 @@ async def parent_silent_for_good(bench: Bench) -> Verdict:
 
 async def _gone(bench: Bench, how: str) -> Verdict:
     children = [f"C{number}" for number in range(1, int(bench.pick(20, 8, 2)) + 1)]
-    size, transfers = int(bench.pick(512, 128, 24)) * MIB, 2
+    size, transfers = int(bench.pick(512, 128, 1)) * MIB, int(bench.pick(2, 2, 0))
     bench.provision({**dict.fromkeys(RELAYS, "server"), **dict.fromkeys(children, RELAYS)})
     former, data = [f"R1.{name}" for name in children], bench.filler(size)
     digest, right = hashlib.blake2b(data).digest(), 0
@@ -48,11 +48,11 @@ async def _gone(bench: Bench, how: str) -> Verdict:
         for name in children:
             await bench.start(name, connect=relays[0].url, others=[relays[1].url])
         await bench.settle(server, former)
-        load, stop = bench.load(server), anyio.Event()
+        load, stop, within = bench.load(server), anyio.Event(), bench.pick(60, 60, 8)
 
         async def keep_asking() -> None:
             # The children ask each other, too: who moves asks on, and who asks follows who moved.
-            await load.keep_asking(IN_FLIGHT, former, stop, within=60, handling=(0.2, 1.0), nested_share=0.3)
+            await load.keep_asking(IN_FLIGHT, former, stop, within=within, handling=(0.2, 1.0), nested_share=0.3)
 
         async def transfer(destination: str, *, is_stream: bool) -> None:
             nonlocal right
