@@ -111,12 +111,17 @@ class Sessions:
     def in_use(self, at: FQCN, number: int) -> tuple[Session, Channel] | None:
         """Return the session to who is called so now, if it is open under this number."""
         session = self._sessions.get(at)
-        if session is None or session.channel is None or session.channel.number != number or session.at != at:
-            for session in self._moved.get(at, ()):
-                if session.channel is not None and session.channel.number == number:
-                    return session, session.channel
-            return None
-        return session, session.channel
+        if (
+            session is not None
+            and session.at == at
+            and session.channel is not None
+            and session.channel.number == number
+        ):
+            return session, session.channel
+        for session in self._moved.get(at, ()):
+            if session.channel is not None and session.channel.number == number:
+                return session, session.channel
+        return None
 
     def read(self, source: FQCN, kind: Kind, header: bytes, body: bytes) -> tuple[Session, bytes] | None:
         """Return the session in which a frame came, and what it says; None if it belongs to none, or came before.

@@ -394,6 +394,22 @@ def test_who_moved_and_says_so_is_asked_where_it_is_and_answers_under_the_name_t
     assert [frame.destination for frame in asker.take(Kind.OPEN)] == [X_B]
 
 
+def test_who_is_asked_by_two_former_names_has_two_sessions() -> None:
+    asker, moved = Asker(), FQCN("Z.B")
+    calls = [asker.ask(X_B), asker.ask(Y_B)]
+    asker.opened(7, source=X_B, at=moved), asker.opened(8, source=Y_B, at=moved)
+    assert [frame.destination for frame in asker.take(Kind.REQUEST)] == []  # OPEN carried them
+    asker.reply(1, session=9, source=moved)
+    assert asker.refused == 1
+    for number, call, name in zip((8, 7), reversed(calls), (Y_B, X_B), strict=True):
+        asker.reply(1, session=number, source=moved)
+        assert [(event.call, event.source) for event in asker.happened(Replied)] == [(call, name)]
+    asker.asking.lost(moved.__eq__, asker.now)
+    assert asker.asking.sessions._moved == {}
+    asker.reply(1, session=7, source=moved)
+    assert asker.refused == 2
+
+
 def test_an_answer_from_a_cell_with_another_base_name_is_none() -> None:
     asker = Asker()
     asker.ask(X_B)

@@ -7,8 +7,9 @@ import pytest
 from cellnet.fqcn import FQCN
 from cellnet.protocol.envelope import Status
 from cellnet.protocol.events import Failed, MemberJoined, Message, Replied
+from cellnet.protocol.frames import Kind
 from cellnet.protocol.routing import MAX_FORMER, Member, Router
-from tests.protocol.conftest import MINUTE, Net, Project
+from tests.protocol.conftest import MINUTE, Net, Peer, Project, events, introduction, new_endpoint
 
 
 def move(net: Net, name: str, parent: str) -> None:
@@ -212,3 +213,44 @@ def test_sealed_cells_and_jobs_follow_too() -> None:
         ("A.C", b"after"), ("A.C", b"before"), ("A.C.j", b"after"), ("A.C.j", b"before"),
     ]  # fmt: skip
     assert answered(net, "A.C.j") == [("server", b"up")] * 2
+
+
+def test_former_names_that_are_too_long_for_presence_are_not_told_of() -> None:
+    long = ["s" * 60 + str(number) for number in range(6)]
+    net = Net.tree(".".join([*long[:3], "C"]), ".".join([*long[3:], "C"]), "B")
+    name, other = (".".join([*part, "C"]) for part in (long[:3], long[3:]))
+    move(net, name, "B")
+    move(net, name, ".".join(long[3:5]))
+    (member,) = [one for one in net["server"].router.members() if str(one.fqcn) == ".".join([*long[3:5], "C"])]
+    assert [str(former) for former in member.former] == ["B.C", name]
+    assert other in {str(one.fqcn) for one in net["server"].router.members()}
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["A.D"], "had another base name"),
+        (["A.C", 7], "malformed"),
+        (["A..C"], "no FQCN"),
+        (["A.C"] * (MAX_FORMER + 2), "malformed"),
+    ],
+)
+def test_who_joins_with_names_that_cannot_have_been_its_own_is_refused(names: list[object], said: str) -> None:
+    peer = Peer.child(new_endpoint("server"), "C", joined=False)
+    peer.send(Kind.JOIN, *introduction("C"), b"", b"", names)
+    assert said in peer.error()
+
+
+def test_a_job_says_only_that_it_was_one_of_the_same_site() -> None:
+    server = new_endpoint("server")
+    peer = Peer.child(server, "j", joined=False)
+    peer.send(Kind.JOIN, *introduction("j", "job"), b"", b"", ["R1.C1.j", "server.j", "R1.j"])
+    (joined,) = [event.member for event in events(server, MemberJoined)]
+    assert (str(joined.fqcn), joined.former) == ("server.j", ())
+    site = new_endpoint("C1")
+    site.router.fqcn = FQCN("R1.C1")
+    site.router.fqcn = FQCN("R2.C1")
+    peer = Peer.child(site, "j", joined=False)
+    peer.send(Kind.JOIN, *introduction("j", "job"), b"", b"", ["R1.C1.j", "R1.C2.j", "R2.C1.j"])
+    (joined,) = [event.member for event in events(site, MemberJoined)]
+    assert (str(joined.fqcn), joined.former) == ("R2.C1.j", (FQCN("R1.C1.j"),))
