@@ -111,16 +111,11 @@ class Sessions:
     def in_use(self, at: FQCN, number: int) -> tuple[Session, Channel] | None:
         """Return the session to who is called so now, if it is open under this number."""
         session = self._sessions.get(at)
-        if (
-            session is not None
-            and session.at == at
-            and session.channel is not None
-            and session.channel.number == number
-        ):
-            return session, session.channel
+        if session is not None and session.at == at and (channel := session.channel) and channel.number == number:
+            return session, channel
         for session in self._moved.get(at, ()):
-            if session.channel is not None and session.channel.number == number:
-                return session, session.channel
+            if (channel := session.channel) and channel.number == number:
+                return session, channel
         return None
 
     def read(self, source: FQCN, kind: Kind, header: bytes, body: bytes) -> tuple[Session, bytes] | None:
