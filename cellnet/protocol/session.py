@@ -157,9 +157,9 @@ class Session:
             return None if any(earlier) else first
         return first
 
-    def begin(self, channel: Channel, epoch: int) -> None:
+    def begin(self, channel: Channel, epoch: int, at: FQCN) -> None:
         """Be open, anew or for the first time."""
-        self.channel, self.epoch = channel, epoch
+        self.channel, self.epoch, self.at = channel, epoch, at
         self.introduction = None
         self.is_pausing = False
         self.flying.clear()

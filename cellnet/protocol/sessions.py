@@ -79,8 +79,8 @@ class Sessions:
         self._random = random
         self._user = user
         self._sessions: OrderedDict[FQCN, Session] = OrderedDict()
-        self._moved: dict[FQCN, dict[Session, None]] = {}
-        """Sessions with who moved since it was first asked, by what it is called now."""
+        self._open: dict[int, Session] = {}
+        """By number."""
         self._next_sequence = 1
 
     def known(self, destination: FQCN) -> Session | None:
@@ -108,15 +108,12 @@ class Sessions:
         """Return the sessions to some cells."""
         return iter([session for session in self._sessions.values() if are_meant(session.at)])
 
-    def in_use(self, at: FQCN, number: int) -> tuple[Session, Channel] | None:
-        """Return the session to who is called so now, if it is open under this number."""
-        session = self._sessions.get(at)
-        if session is not None and session.at == at and (channel := session.channel) and channel.number == number:
-            return session, channel
-        for session in self._moved.get(at, ()):
-            if (channel := session.channel) and channel.number == number:
-                return session, channel
-        return None
+    def in_use(self, source: FQCN, number: int) -> tuple[Session, Channel] | None:
+        """Return the session that is open under this number, if it is one with *source*, wherever that is now."""
+        session = self._open.get(number)
+        if session is None or (session.at != source and session.at.base_name != source.base_name):
+            return None
+        return session, session.open_channel
 
     def read(self, source: FQCN, kind: Kind, header: bytes, body: bytes) -> tuple[Session, bytes] | None:
         """Return the session in which a frame came, and what it says; None if it belongs to none, or came before.
@@ -129,7 +126,9 @@ class Sessions:
         if found is None or said is None:
             self.refused += 1
             return None
-        return found[0], said
+        session, _channel = found
+        session.at = source  # it may have moved
+        return session, said
 
     # Opening.
 
@@ -191,9 +190,9 @@ class Sessions:
 
         Whoever is there then may be another start: that is asked before anything is sent.
         """
-        session.channel = session.introduction = None
+        self._leave(session)
+        session.introduction = None
         session.pause = PAUSE_SECONDS / 2
-        self._place(session, session.destination)
         self.fail(session, error, now)
 
     # Frames.
@@ -225,8 +224,9 @@ class Sessions:
         session.stop_opening()
         restarted = session.epoch not in (0, opened.epoch)
         carried = self._carried(session, attempt, age, now)
-        session.begin(Channel(opened.session, opened.seal), opened.epoch)
-        self._place(session, origin)
+        self._leave(session)
+        session.begin(Channel(opened.session, opened.seal), opened.epoch, origin)
+        self._open[opened.session] = session
         self._user.opened(session, carried, now, restarted=restarted)
 
     def closed_received(self, origin: FQCN, header: bytes, body: bytes, now: float) -> None:
@@ -242,8 +242,7 @@ class Sessions:
         elif (found := self.in_use(origin, number)) is not None:
             session, channel = found
             session.not_delivered(counter, is_certain=not channel.is_sealed)
-            session.channel = None
-            self._place(session, session.destination)
+            self._leave(session)
             self.open(session, now)
         else:
             self.refused += 1
@@ -279,16 +278,11 @@ class Sessions:
         may_be_old = attempt < session.attempt or age > (last - sent) * CLOCK_MARGIN
         return session.unclear < MAX_UNCLEAR and age <= (now - sent) * CLOCK_MARGIN and may_be_old
 
-    def _place(self, session: Session, at: FQCN) -> None:
-        """Note where an answerer is."""
-        if session.at != session.destination:
-            others = self._moved[session.at]
-            del others[session]
-            if not others:
-                del self._moved[session.at]
-        session.at = at
-        if at != session.destination:
-            self._moved.setdefault(at, {})[session] = None
+    def _leave(self, session: Session) -> None:
+        """Send no more in a session. Who is to be there may have moved, and is looked for under its first name."""
+        if session.channel is not None:
+            self._open.pop(session.channel.number, None)
+        session.channel, session.at = None, session.destination
 
     def _make_room(self) -> None:
         for session in list(islice(self._sessions.values(), LOOKED_AT)):
@@ -296,7 +290,7 @@ class Sessions:
                 session.stop_settling()
                 # The answerer may remember what was settled: numbers are not used again.
                 self._next_sequence = max(self._next_sequence, session.next_sequence)
-                self._place(session, session.destination)
+                self._leave(session)
                 del self._sessions[session.destination]
                 return
         raise Busy(f"this cell has requests open at {len(self._sessions)} cells")

@@ -62,6 +62,7 @@ class SimulatedCell(Process):
         trace: Trace,
         history: History,
         errands: dict[str, Errand],
+        homes: dict[str, str],
         seals: bool,
         pauses: set[float],
     ) -> None:
@@ -70,11 +71,14 @@ class SimulatedCell(Process):
         :param path: the way to its parent; None for the root
         :param pauses: how long cells waited before they dialled again; each time is another, as it is drawn
         :param errands: what a handler is to do, by the number that is asked
+        :param homes: what cells are called while they are where they belong, by their base names
         :param seals: whether it seals contents
         """
         super().__init__(timeline, rng)
         self.fqcn = fqcn
-        self.name = str(fqcn)
+        self.name = homes[fqcn.base_name] = str(fqcn)
+        """Which stays the same while it is below another parent, too."""
+        self.homes = homes
         self.parent = parent
         self.path = path
         self.trace = trace

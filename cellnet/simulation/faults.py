@@ -25,6 +25,8 @@ __all__ = ["HOSTILE", "Fault", "Nemesis"]
 FLOODS, FLOOD_SECONDS, FLOOD_SIZE = (20, 30, 40, 180), 4.0, 45_000
 """How many messages a flood may have, in what time they are sent, and how large each of them is."""
 
+MOST_MOVES = 6
+"""Cells of a run that move to another parent, at most."""
 SLOW_RATES = 100_000, 2_000_000
 """Bytes that a slow way carries in a second."""
 AT_CONTENTS = 0.5
@@ -45,6 +47,7 @@ class Fault(Enum):
     FREEZE = "a process is stopped, and goes on"
     FLOOD = "a process is stopped, and more is sent over it than may wait"
     HANG = "the handlers of a cell take longer, for a while"
+    MOVE = "a cell loses its parent and joins another, for a while"
     DUPLICATE = "somebody sends frames again, at once or later"
     REORDER = "somebody changes the order of frames"
     DROP = "somebody takes frames away"
@@ -70,7 +73,27 @@ class Nemesis:
         self._rng = rng
         self._end = end
         left_out = () if hostile and world.seals else (Fault.ALTER,) if hostile else HOSTILE
-        self._kinds = [kind for kind in Fault if kind not in left_out]
+        self._kinds = [kind for kind in Fault if kind not in (*left_out, Fault.MOVE)]
+
+    def plan_moves(self, rng: random.Random, begin: float) -> None:
+        """Plan that some cells go below other parents, beside all faults; in the end all are where they belong."""
+        for _ in range(rng.randrange(MOST_MOVES + 1)):
+            self._world.timeline.at(rng.uniform(begin, self._end), partial(self._move, rng))
+
+    def _move(self, rng: random.Random) -> None:
+        world = self._world
+        name, parent = rng.choice(list(world.paths)), rng.choice(list(world.cells))
+        home = name.parent
+        if home is not None and parent != home and world.move(name, parent):
+            self.done.append(Fault.MOVE)
+            self._disturbed()
+            world.trace.note(name, "fault", Fault.MOVE.name)
+            self._later(rng.uniform(1, 40), partial(self._go_home, name, home, rng))
+
+    def _go_home(self, name: FQCN, home: FQCN, rng: random.Random) -> None:
+        """Come back; if the parent is below this one now, it must go home itself before."""
+        if not self._world.move(name, home):
+            self._world.timeline.at(self._world.timeline.now + 0.001, partial(self._go_home, name, home, rng))
 
     def plan(self, count: int, begin: float) -> list[float]:
         """Plan so many faults from *begin* on; return when."""

@@ -163,14 +163,14 @@ class Owner:
                 self._history.lost(errand.name_at(cell.fqcn))
                 self._answer(handling, is_right=False)
 
-        handling.fetch = self.bulk.bring(message.origin, message.payload.partition(b" ")[2], arrived)
+        handling.fetch = self.bulk.bring(message.source, message.payload.partition(b" ")[2], arrived)
         cell.later(message.deadline, partial(self._stop, handling))
 
     def _begin(self, handling: _Handling) -> None:
         """Begin the handler itself."""
         errand, message, cell = handling.errand, handling.message, self._cell
         name = errand.name_at(cell.fqcn)
-        self._history.ran(name, cell.name, self._now, asked_by=str(message.origin))
+        self._history.ran(name, cell.name, self._now, asked_by=cell.homes[message.origin.base_name])
         cell.trace.note(cell.name, "runs", name)
         if not message.wants_reply or errand.stream is not None:
             self._answer(handling, is_right=True)

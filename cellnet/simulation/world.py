@@ -45,6 +45,7 @@ class World:
         """The way from each cell to its parent."""
         self._errands: dict[str, Errand] = {}
         pauses: set[float] = set()
+        homes: dict[str, str] = {}
         for name, latency in latencies.items():
             rng = random.Random(f"{seed}/{name}")  # noqa: S311  # a simulation, not secrets
             if (parent := name.parent) is not None:
@@ -58,6 +59,7 @@ class World:
                 trace=self.trace,
                 history=history,
                 errands=self._errands,
+                homes=homes,
                 seals=seals,
                 pauses=pauses,
             )
@@ -79,6 +81,18 @@ class World:
     def below(self, name: FQCN) -> Iterable[str]:
         """Return all cells below one."""
         return [other.name for fqcn, other in self.cells.items() if name.is_ancestor_of(fqcn)]
+
+    def move(self, name: FQCN, parent: FQCN) -> bool:
+        """Let a cell lose its parent and dial another; return whether that is none of those below it now."""
+        cell, above = self.cells[name], self.cells[parent]
+        higher: SimulatedCell | None = above
+        while higher is not None and higher is not cell:
+            higher = higher.parent
+        if higher is cell:
+            return False
+        cell.parent = above
+        self.paths[name].cut()
+        return True
 
     def leftovers(self, *, answers: int = 0) -> list[str]:
         """Return what is not at rest, one line each.

@@ -378,7 +378,7 @@ def test_who_moved_and_says_so_is_asked_where_it_is_and_answers_under_the_name_t
     asker.wait(1)
     asker.opened(8, 2, source=X_B, at=moved)
     assert [frame.destination for frame in asker.take(Kind.REQUEST)] == [moved]
-    asker.reply(2, session=8, source=X_B)  # where it is no longer
+    asker.reply(2, session=8, source=C)  # who is another
     assert asker.happened() == []
     asker.reply(2, session=8, source=moved)
     assert [(event.call, event.source) for event in asker.happened(Replied)] == [(call, X_B)]
@@ -394,6 +394,23 @@ def test_who_moved_and_says_so_is_asked_where_it_is_and_answers_under_the_name_t
     assert [frame.destination for frame in asker.take(Kind.OPEN)] == [X_B]
 
 
+def test_where_an_answerer_is_is_learned_from_each_answer() -> None:
+    asker = Asker.opened_to(X_B)
+    asker.ask(X_B)
+    asker.take()
+    asker.reply(2, session=7, source=Y_B)  # it has moved, and nobody told of the way that broke
+    assert [event.source for event in asker.happened(Replied)] == [X_B]
+    asker.ask(X_B)
+    (sent,) = asker.take(Kind.REQUEST)
+    assert sent.destination == Y_B
+    asker.nack(*sent.numbers, source=Y_B)
+    asker.wait(1)
+    (sent,) = asker.take(Kind.REQUEST)
+    assert sent.destination == Y_B
+    asker.closed(*sent.numbers, source=X_B, at=FQCN("Z.B"))
+    assert [frame.destination for frame in asker.take(Kind.OPEN)] == [X_B]
+
+
 def test_who_is_asked_by_two_former_names_has_two_sessions() -> None:
     asker, moved = Asker(), FQCN("Z.B")
     calls = [asker.ask(X_B), asker.ask(Y_B)]
@@ -405,7 +422,7 @@ def test_who_is_asked_by_two_former_names_has_two_sessions() -> None:
         asker.reply(1, session=number, source=moved)
         assert [(event.call, event.source) for event in asker.happened(Replied)] == [(call, name)]
     asker.asking.lost(moved.__eq__, asker.now)
-    assert asker.asking.sessions._moved == {}
+    assert asker.asking.sessions._open == {}
     asker.reply(1, session=7, source=moved)
     assert asker.refused == 2
 
