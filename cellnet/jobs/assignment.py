@@ -22,7 +22,7 @@ from cellnet.payload import Encoding, decode
 if TYPE_CHECKING:
     from typing import NoReturn
 
-__all__ = ["GRACE_SECONDS", "MAX_ASSIGNMENT_BYTES", "Assignment", "Placed", "end_with", "receive"]
+__all__ = ["GRACE_SECONDS", "MAX_ASSIGNMENT_BYTES", "Assignment", "Placed", "end_with", "is_same", "receive"]
 
 MAX_ASSIGNMENT_BYTES = 64 * 1024
 GRACE_SECONDS = 3.0
@@ -37,6 +37,19 @@ class Placed:
 
     site: FQSN
     cell: FQCN
+
+    @property
+    def node(self) -> str:
+        """The base name of the node that runs the process: a site that moves keeps it."""
+        return _site(self.cell)
+
+
+def is_same(cell: FQCN, placed: FQCN) -> bool:
+    """Whether a cell is the job cell that was placed there: its site may have another full name by now.
+
+    Base names belong to one site of a project each, and certificates prove them.
+    """
+    return cell.base_name == placed.base_name and _site(cell) == _site(placed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,3 +173,7 @@ def _exactly(descriptor: int, count: int) -> bytes:
             raise JobError("the node ended before it had said what the job process is to do")
         data += more
     return data
+
+
+def _site(cell: FQCN) -> str:
+    return cell.parent.base_name if cell.parent else ""

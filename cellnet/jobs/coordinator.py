@@ -155,7 +155,7 @@ class Coordinator(Service):
         if record is None:
             return  # the job has ended meanwhile
         for site, placed in record.placed.items():
-            if placed.cell.parent == request.origin:
+            if placed.node == request.origin.base_name:
                 record.close({"site": site, "reason": "its job process ended"})
                 return
         raise JobError(f"{request.origin} takes no part in {record.job}")
@@ -245,7 +245,7 @@ class Coordinator(Service):
     async def _present_epoch(self, placed: Placed) -> int:
         while True:
             for member in self._own.members():
-                if member.fqcn == placed.cell.parent:
+                if member.role == "client" and member.fqcn.base_name == placed.node:
                     return member.epoch
             await anyio.sleep(WATCH_SECONDS)
 
@@ -261,14 +261,14 @@ class Coordinator(Service):
     async def _stop(self, record: Record) -> dict[str, Ended]:
         """End the job's processes everywhere; return how each ended, by FQSN, as far as the sites could be asked."""
         ends: dict[str, Ended] = {}
-        present = {str(member.fqcn) for member in self._own.members()}
+        present = {member.fqcn.base_name for member in self._own.members() if member.role == "client"}
 
         async def stop(placed: Placed) -> None:
             node = _node(placed)
             try:
                 with anyio.fail_after(STOP_SECONDS):
                     # who ended the job does not wait for a site that is away: its lease ends the process there
-                    answer = await self._own.request(node, "jobs.stop", record.job, once=node in present)
+                    answer = await self._own.request(node, "jobs.stop", record.job, once=placed.node in present)
                 ends[str(placed.site)] = Ended.from_value(answer)
             except (CellError, TimeoutError) as error:
                 _log.warning("%s: %s could not be asked to end it (%s)", record.job, placed.site, error)
@@ -292,13 +292,14 @@ class Coordinator(Service):
                     _log.warning("%s: %s", record.job, error)
 
     async def _close_when_site_is_lost(self, record: Record) -> None:
-        seen: dict[FQCN | None, float] = {}
+        seen: dict[str, float] = {}
         while True:
-            present = {member.fqcn: member.epoch for member in self._own.members()}
+            members = self._own.members()
+            present = {member.fqcn.base_name: member.epoch for member in members if member.role == "client"}
             now = anyio.current_time()
             for site, placed in record.placed.items():
-                node = placed.cell.parent
-                epoch = present.get(node) if node is not None else None
+                node = placed.node
+                epoch = present.get(node)
                 if epoch is not None:
                     seen[node] = now
                     if record.epochs.get(site, epoch) != epoch:

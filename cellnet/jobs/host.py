@@ -203,7 +203,7 @@ class JobHost(Service):
         if not hosted.stop.is_set():
             hosted.joined.set()
             await _first(process.wait, hosted.stop.wait, lambda: self._lease(hosted))
-            if not any(member.fqcn == fqcn for member in cell.members()):
+            if not any(member.fqcn == cell.fqcn.job(job) for member in cell.members()):
                 # its link is gone, so it ended by itself, or is about to
                 with anyio.move_on_after(_SETTLE_SECONDS):
                     await process.wait()

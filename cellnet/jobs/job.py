@@ -13,6 +13,7 @@ import anyio.to_thread
 
 from cellnet.errors import CellError, JobError, LocalProtocolError
 from cellnet.fqcn import ROOT
+from cellnet.jobs.assignment import is_same
 from cellnet.jobs.bundle import own_frames
 from cellnet.jobs.collective import ROUND_SECONDS, TOPIC, Order, Results, TaskFailed, failed_answer, reduce_up
 from cellnet.jobs.opaque import packed, unpacked
@@ -101,7 +102,8 @@ class Worker:
 
     async def _run(self, request: Request) -> bytes:
         """Answer with one partial result, or say which site failed."""
-        if request.origin != self._assignment.parent or self.cell is None:
+        parent = self._assignment.parent
+        if parent is None or not is_same(request.origin, parent) or self.cell is None:
             raise JobError(f"{request.origin} is not the parent of this job process")
         try:
             order = Order.unpack(request.payload)

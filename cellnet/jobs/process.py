@@ -94,16 +94,14 @@ async def _take_part(start: Start, tasks: Mapping[str, Callable[..., Any]], _sco
     teller = Teller(start.assignment.parent)
     async with Cell(start.assignment.job, handlers=worker.handlers, progress=teller.take) as cell:
         worker.cell = cell
-        await _join(cell, start)
-        async with anyio.create_task_group() as beside:
-            beside.start_soon(teller.tell, cell)
-            await cell.wait_disconnected()
-            beside.cancel_scope.cancel()
+        # A site that moves has another name, and takes its job cells in anew. If it ends, so does this process at once.
+        await _join(cell, start, reconnect=True)
+        await teller.tell(cell)
 
 
 async def _lead(start: Start, server: Callable[[ServerJob], Any], scope: anyio.CancelScope) -> None:
     async with Cell(start.assignment.job) as cell:
-        await _join(cell, start)
+        await _join(cell, start, reconnect=False)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_cancel_when_disconnected, cell, scope)
             outcome = await _outcome(server, ServerJob(start.assignment, cell))
@@ -130,10 +128,10 @@ async def _outcome(server: Callable[[ServerJob], Any], job: ServerJob) -> dict[s
     return {"value": value, "messages": job.results.messages, "bytes": job.results.bytes}
 
 
-async def _join(cell: Cell, start: Start) -> None:
+async def _join(cell: Cell, start: Start, *, reconnect: bool) -> None:
     credentials = Credentials.unpack(start.credential, datetime.datetime.now(datetime.UTC))
     with anyio.fail_after(JOIN_SECONDS):
-        await cell.connect(start.socket, credentials, reconnect=False)
+        await cell.connect(start.socket, credentials, reconnect=reconnect)
 
 
 async def _cancel_when_disconnected(cell: Cell, scope: anyio.CancelScope) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from cellnet.jobs.assignment import is_same
+
 if TYPE_CHECKING:
     from cellnet.fqcn import FQCN
     from cellnet.jobs.assignment import Placed
@@ -60,7 +62,7 @@ class Record:
 
     def site_of(self, cell: FQCN) -> str | None:
         """Return the site whose job process has this cell."""
-        return next((site for site, placed in self.placed.items() if placed.cell == cell), None)
+        return next((site for site, placed in self.placed.items() if is_same(cell, placed.cell)), None)
 
     def progress(self, progress: SiteProgress) -> None:
         """Take the word of a site's job process on a large value that comes to it."""

@@ -30,7 +30,7 @@ participants:
   - {{name: server, type: server, org: x, fed_learn_port: {0}, default_host: localhost}}
   - {{name: R1, type: relay, org: x, listening_host: {{default_host: localhost, port: {1}}}}}
   - {{name: C1, type: client, org: x, connect_to: {{name: R1}}}}
-  - {{name: C11, type: client, org: x, parent: C1, connect_to: {{name: R1}}}}
+  - {{name: C11, type: client, org: x, parent: C1, connect_to: [{{name: R1}}, {{name: server}}]}}
   - {{name: C2, type: client, org: x}}
 """
 NODES = ("server", "R1", "C1", "C11", "C2")

@@ -306,6 +306,16 @@ async def test_a_job_goes_on_when_a_relay_was_restarted_under_it(
         await nodes.start("R1")
 
 
+async def test_a_job_goes_on_when_a_site_of_it_moved_to_another_parent(
+    federation: Federation, anyio_backend_name: str
+) -> None:
+    async with federation.running(anyio_backend_name) as nodes, task_under_way(federation, "C11") as go:
+        await nodes.stop("R1")
+        while "C11" not in [cell.fqcn for cell in await present_cells(federation.server)]:
+            await anyio.sleep(0.05)
+        go.touch()
+
+
 async def test_a_job_fails_when_a_site_of_it_was_restarted(federation: Federation, anyio_backend_name: str) -> None:
     async with federation.running(anyio_backend_name) as nodes:
         with pytest.raises(JobError, match="failed: C2: it was restarted, which ended its job process"):
