@@ -166,8 +166,7 @@ class Cell(anyio.AsyncContextManagerMixin):
         """Accept children at *url*; return where that is, with a port 0 replaced by the real one.
 
         :param security: ``clear``, ``tls`` or ``mtls``; by default mtls where there are credentials and a network
-        :param per_address: how many arrivals of one host may be in the middle of their handshake, beside the limit for
-            all; none for a listener behind an ingress, where all come from one
+        :param per_address: how many arrivals of one host may be in their handshake; none where an ingress is in front
         :raises ConfigurationError: if it cannot listen there
         """
         return await self._neighbours.listen(url, credentials, security, per_address=per_address)
@@ -348,8 +347,9 @@ class Cell(anyio.AsyncContextManagerMixin):
 
     def statistics(self) -> CellStatistics:
         """Return this moment's figures."""
-        ledger, away = None if self._journal is None else self._journal.ledger, self._neighbours.arrivals.turned_away
-        return CellStatistics.of(self._endpoint, ledger, handling=len(self._inbox), turned_away=away)
+        ledger, links = None if self._journal is None else self._journal.ledger, self._neighbours
+        away, moves = links.arrivals.turned_away, links.moves
+        return CellStatistics.of(self._endpoint, ledger, handling=len(self._inbox), turned_away=away, moves=moves)
 
     # What the endpoint has to tell.
 

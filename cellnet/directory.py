@@ -53,12 +53,12 @@ class Directory:
             logger.info("%s %s", event.member.fqcn, did)
 
     async def wait_present(self, names: Iterable[FQCN]) -> None:
-        """Wait until all of *names*, cells below this one, are present."""
+        """Wait until all of *names*, cells below this one, are present, under these names or later ones."""
         wanted = list(names)
-        present = self._router.member
-        while missing := [name for name in wanted if present(name) is None]:
+        is_present = self._router.holds
+        while missing := [name for name in wanted if not is_present(name)]:
             for name in missing:  # one look at everybody per round, not per arrival
-                while present(name) is None:
+                while not is_present(name):
                     await self._changed.wait()
 
     async def resolve(self, pattern: Pattern) -> list[FQCN]:

@@ -144,6 +144,11 @@ class Neighbours:
         places = " or ".join(str(way.address) for way in ways)
         raise ConnectDeadline(f"could not join at {places} within {deadline.seconds:.3g} s{reason}") from cause
 
+    @property
+    def moves(self) -> int:
+        """How often another parent was dialled than before."""
+        return self._uplink.preference.moves if self._uplink else 0
+
     def attached(self, connection: Connection) -> None:
         """Note that the parent took us in."""
         self.disconnected = anyio.Event()

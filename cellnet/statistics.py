@@ -65,6 +65,8 @@ class CellStatistics:
     """Frames that could be neither delivered nor forwarded."""
     turned_away: int
     """Arrivals for which there was no room, and those that gave way to others."""
+    moves: int
+    """How often another parent was dialled than before."""
     contents_held: int
     """Large payloads and streams that others may fetch from this cell."""
     contents_wanted: int
@@ -84,7 +86,9 @@ class CellStatistics:
     """Requests that were answered from the journal, without running again."""
 
     @classmethod
-    def of(cls, endpoint: Endpoint, ledger: Ledger | None, *, handling: int, turned_away: int) -> CellStatistics:
+    def of(
+        cls, endpoint: Endpoint, ledger: Ledger | None, *, handling: int, turned_away: int, moves: int
+    ) -> CellStatistics:
         """Read the figures of a cell."""
         return cls(
             tuple(LinkStatistics.of(link) for link in endpoint.connections if link.neighbour is not None),
@@ -93,6 +97,7 @@ class CellStatistics:
             handling,
             endpoint.switch.refused + endpoint.exchange.refused,
             turned_away,
+            moves,
             len(endpoint.plane.offers),
             len(endpoint.plane.fetches),
             len(endpoint.plane.transit.passages) + len(endpoint.plane.transit.objects),

@@ -80,7 +80,8 @@ def test_more_parents_than_there_may_be_are_refused() -> None:
 class Tree:
     """A server, two relays and a client that may join either; each relay can end by itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, scheme: str = "tcp") -> None:
+        self.here = f"{scheme}://127.0.0.1:0"
         self.runs: Counter[int] = Counter()
         self.server = Cell("server", handlers={"count": self._count})
         self.client = Cell("C1", handlers={"count": self._count, "sum": self._sum}, streams={"echo": self._echo})
@@ -90,7 +91,7 @@ class Tree:
     @contextlib.asynccontextmanager
     async def running(self):  # type: ignore[no-untyped-def]  # a generator's type says less than its name
         async with self.server, anyio.create_task_group() as tasks:
-            self.urls["server"] = await self.server.listen(HERE)
+            self.urls["server"] = await self.server.listen(self.here)
             for name in ("R1", "R2"):
                 await tasks.start(self.relay, name)
             async with self.client:
@@ -102,7 +103,7 @@ class Tree:
         with anyio.CancelScope() as self.scopes[name]:
             async with Cell(name) as cell:
                 await cell.connect(self.urls["server"])
-                self.urls[name] = await cell.listen(self.urls.get(name, HERE))
+                self.urls[name] = await cell.listen(self.urls.get(name, self.here))
                 task_status.started()
                 await anyio.sleep_forever()
 
@@ -160,6 +161,8 @@ async def test_a_large_payload_and_a_stream_go_on_below_the_next_parent() -> Non
                         got += len(data)
                 await tree.has_name("R2.C1")
                 assert got == 200_000
+                await tree.server.wait_present(["R1.C1"])
+                assert tree.client.statistics().moves == 1
             assert await tree.server.request("R1.C1", "sum", array) == len(array)
 
 
@@ -179,13 +182,15 @@ async def test_a_payload_that_is_under_way_arrives_whole_when_its_receiver_moves
         assert result == [pytest.approx(float(array.sum()), rel=1e-6)]
 
 
+@pytest.mark.parametrize("scheme", ["tcp", "http", "grpc"])
 async def test_a_cell_goes_back_to_its_parent_when_that_has_been_well_for_long_enough(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    scheme: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(uplink_module, "LOOK_SECONDS", 0.05)
     monkeypatch.setattr(uplink_module, "HEALTHY_SECONDS", 0.5)
+    caplog.set_level("INFO", "cellnet.link")
     with anyio.fail_after(30):
-        async with Tree().running() as tree, anyio.create_task_group() as tasks:
+        async with Tree(scheme).running() as tree, anyio.create_task_group() as tasks:
             tree.scopes["R1"].cancel()
             await tree.has_name("R2.C1")
             await tasks.start(tree.relay, "R1")
@@ -193,7 +198,9 @@ async def test_a_cell_goes_back_to_its_parent_when_that_has_been_well_for_long_e
             await tree.has_name("R1.C1")
             assert await tree.server.request("R2.C1", "count", 1) == 1
             tasks.cancel_scope.cancel()
-    assert not [record for record in caplog.records if "refused" in record.getMessage()]  # by those who only look
+    said = [record.getMessage() for record in caplog.records]
+    assert not [line for line in said if "refused" in line]  # of those who only look
+    assert len([line for line in said if line.startswith("going back to the parent at")]) == 1
 
 
 async def test_a_parent_that_takes_the_dial_and_says_nothing_does_not_hold_a_cell_up(

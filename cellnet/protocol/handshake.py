@@ -150,7 +150,10 @@ class Handshake:
             child = fqcn.job(name) if role in ("job", "operator") else fqcn.child(name)
         except InvalidName as error:
             raise HandshakeError(str(error), "bad-name") from None
-        former = tuple(one for one in self._names(name, role, names, fqcn) if one != child)[:MAX_FORMER]
+        known = self._names(name, role, names, fqcn)
+        if any(one.is_ancestor_of(fqcn) for one in known):  # each would be below the other
+            raise HandshakeError(f"{name} may not join below {fqcn}, which is below {name}", "circle", temporary=True)
+        former = tuple(one for one in known if one != child)[:MAX_FORMER]
         return Neighbour(child, name, role, epoch, placement.fqsn if placement else "", self._shown, former)
 
     def welcome(self, child: FQCN) -> tuple[bytes, bytes]:

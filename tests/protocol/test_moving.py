@@ -6,7 +6,7 @@ import pytest
 
 from cellnet.fqcn import FQCN
 from cellnet.protocol.envelope import Status
-from cellnet.protocol.events import Failed, MemberJoined, Message, Replied
+from cellnet.protocol.events import Failed, LinkFailed, MemberJoined, Message, Replied
 from cellnet.protocol.frames import Kind
 from cellnet.protocol.routing import MAX_FORMER, Member, Router
 from tests.protocol.conftest import MINUTE, Net, Peer, Project, events, introduction, new_endpoint
@@ -254,3 +254,13 @@ def test_a_job_says_only_that_it_was_one_of_the_same_site() -> None:
     peer.send(Kind.JOIN, *introduction("j", "job"), b"", b"", ["R1.C1.j", "R1.C2.j", "R2.C1.j"])
     (joined,) = [event.member for event in events(site, MemberJoined)]
     assert (str(joined.fqcn), joined.former) == ("R2.C1.j", (FQCN("R1.C1.j"),))
+
+
+def test_two_cells_are_never_below_each_other() -> None:
+    net = Net.tree("A.B")
+    net.cut("A"), net.cut("A.B")
+    net.connect("A", parent="A.B")
+    net.run()
+    assert net["A"].router.parent is None
+    (failed,) = [event for event in net.received("A", LinkFailed) if "may not join" in str(event.error)]
+    assert "A may not join below A.B, which is below A" in str(failed.error)
