@@ -9,8 +9,11 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
 
+from cellnet.cli.example import example_project, with_free_ports, with_settings
+from cellnet.jobs.submission import submitted
 from tests.conftest import free_ports, provisioned
 
 if TYPE_CHECKING:
@@ -28,6 +31,23 @@ participants:
 """
 SECONDS = 20.0
 LIFE = 20.0
+LONG_LIFE = 90.0
+NINE = ("server", "R1", "R2", "C1", "C11", "C12", "C2", "C21", "C22")
+JOB = """
+import numpy as np
+from cellnet.jobs import Weighted, weighted_mean
+
+async def server(job):
+    total = 0.0
+    for number in range(20):
+        total += float((await job.map_reduce("work", number, combine=weighted_mean)).mean["x"].sum())
+    return total
+
+def work(job, number):
+    return Weighted({"x": np.full(10_000, number, "f4")}, 1)
+
+tasks = {"work": work}
+"""
 
 
 class Nodes:
@@ -67,6 +87,53 @@ def nodes(request: pytest.FixtureRequest) -> Iterator[Nodes]:
                 process.wait()
 
 
+@pytest.fixture
+def nine(request: pytest.FixtureRequest) -> Iterator[Nodes]:
+    """The guide's federation, over mutual TLS."""
+    settings = {"scheme": request.param, "connection_security": "mtls"}
+    project = with_settings(with_free_ports(example_project().read_bytes()), settings).decode()
+    with provisioned(project, seconds=LONG_LIFE) as folder:
+        nodes = Nodes(folder)
+        try:
+            yield nodes
+        finally:
+            for process in nodes.running.values():
+                process.kill()
+                process.wait()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("nine", ["tcp", "grpc"], indirect=True)
+def test_nine_nodes_are_renewed_while_jobs_run_and_no_request_of_theirs_fails(nine: Nodes) -> None:
+    issuer, days = nine.folder / "issuer.sock", str(LONG_LIFE / 86400)
+    (nine.folder / "kits" / "server" / "local" / "network.yml").write_text(f"issuer: {issuer}\n")
+    nine.start("issuer", "issuer", "--out", "kits", "--socket", str(issuer), "--key-file", "lock", "--days", days)
+    nine.wait("issuer", "listens at")
+    for name in NINE:
+        nine.start(name, "start", f"kits/{name}")
+        nine.wait(name, "joined|listens at")
+    bundle = nine.folder / "bundle"
+    bundle.mkdir()
+    (bundle / "job.py").write_text(JOB)
+    until = time.monotonic() + 1.5 * LONG_LIFE  # all are renewed at two thirds of it, and half of them once more
+    results = anyio.run(_jobs_until, nine.folder / "kits" / "server", bundle, until)
+    assert set(results) == {10_000.0 * sum(range(20))}
+    assert len(results) >= 3
+    for name in NINE:
+        nine.wait(name, "certificates renewed, until", seconds=1)
+        assert not re.search("Traceback|expired|could not", nine.said(name)), nine.said(name)
+
+
+async def _jobs_until(server: Path, bundle: Path, until: float) -> list[float]:
+    results = []
+    while time.monotonic() < until:
+        with anyio.fail_after(60):
+            async with submitted(server, bundle) as under_way:
+                results.append((await under_way.wait()).value)
+    return results
+
+
 @pytest.mark.parametrize("nodes", ["tcp"], indirect=True)
 def test_every_node_is_renewed_by_an_issuer_of_its_own_process(nodes: Nodes) -> None:
     (nodes.folder / "kits" / "server" / "local" / "network.yml").write_text(f"issuer: {nodes.folder}/issuer.sock\n")
@@ -78,7 +145,6 @@ def test_every_node_is_renewed_by_an_issuer_of_its_own_process(nodes: Nodes) -> 
         nodes.wait(name, "joined|listens at")
     for name in ("server", "R1", "C1"):
         nodes.wait(name, "certificates renewed, until", seconds=LIFE * 2)
-    time.sleep(0)
     log = (nodes.folder / "kits" / "authority" / "issued.jsonl").read_text()
     assert log.count('"why": "renewed"') >= 4
     assert (nodes.folder / "kits" / "C1" / "local" / "renewed" / "client.crt").exists()

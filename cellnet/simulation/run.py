@@ -110,7 +110,7 @@ def simulate(
         world.start()
         nemesis = Nemesis(world, rng, hostile=hostile, end=seconds)
         times = nemesis.plan(faults, BEGIN_SECONDS)
-        if not hostile:  # who lies says what would be true of a cell that moved
+        if faults and not hostile:  # who lies says what would be true of a cell that moved
             nemesis.plan_moves(random.Random(f"{seed}/moves"), BEGIN_SECONDS)  # noqa: S311  # a simulation, not secrets
         for time, origin, errand in random_errands(seed, tree, errands, BEGIN_SECONDS, seconds, times):
             world.plan(time, origin, errand)
