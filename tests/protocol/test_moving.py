@@ -216,14 +216,12 @@ def test_sealed_cells_and_jobs_follow_too() -> None:
 
 
 def test_former_names_that_are_too_long_for_presence_are_not_told_of() -> None:
-    long = ["s" * 60 + str(number) for number in range(6)]
-    net = Net.tree(".".join([*long[:3], "C"]), ".".join([*long[3:], "C"]), "B")
-    name, other = (".".join([*part, "C"]) for part in (long[:3], long[3:]))
-    move(net, name, "B")
-    move(net, name, ".".join(long[3:5]))
-    (member,) = [one for one in net["server"].router.members() if str(one.fqcn) == ".".join([*long[3:5], "C"])]
-    assert [str(former) for former in member.former] == ["B.C", name]
-    assert other in {str(one.fqcn) for one in net["server"].router.members()}
+    first, second = (".".join([letter * 60] * 4) for letter in "sr")
+    net = Net.tree(f"{first}.C", second, "B", "D")
+    for parent in ("B", second, "D"):
+        move(net, f"{first}.C", parent)
+    (member,) = [one for one in net["server"].router.members() if str(one.fqcn) == "D.C"]
+    assert [str(former) for former in member.former] == [f"{second}.C", "B.C"]
 
 
 @pytest.mark.parametrize(
