@@ -37,7 +37,7 @@ HEALTHY_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """Where a cell may join, instead of its first parent, while that cannot be reached."""
+    """Where a parent listens, and how to reach it."""
 
     url: str
     security: str | None = None
