@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING
 
 import anyio
 import pytest
 
 from cellnet import FQCN, ConfigurationError, ConnectDeadline, DeadlineExceeded, DeliveryError, StillUnreachable
-from cellnet.testing import Network
+from cellnet.testing import LARGE, Network
 
 if TYPE_CHECKING:
     from cellnet import Cell, Request
@@ -226,3 +227,12 @@ async def reaches(cell: Cell, name: str) -> bool:
             return bool(await cell.request(name, "echo", True))
         except DeliveryError:
             return False
+
+
+async def test_the_collector_leaves_a_large_network_alone_and_nothing_afterwards(network: Network) -> None:
+    before = gc.get_freeze_count()
+    async with network.tree(relays=1, clients=LARGE - 3):
+        assert gc.get_freeze_count() == before
+    async with network.tree(relays=1, clients=LARGE):
+        assert gc.get_freeze_count() > before + 10_000
+    assert gc.get_freeze_count() == 0
