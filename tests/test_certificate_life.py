@@ -122,7 +122,8 @@ def test_nine_nodes_are_renewed_while_jobs_run_and_no_request_of_theirs_fails(ni
     assert len(results) >= 3
     for name in NINE:
         nine.wait(name, "certificates renewed, until", seconds=1)
-        assert not re.search("Traceback|expired|could not", nine.said(name)), nine.said(name)
+        # Who joined before its parent was renewed joins again when the certificate ends that it was shown.
+        assert not re.search("Traceback|could not", nine.said(name)), nine.said(name)
 
 
 async def _jobs_until(server: Path, bundle: Path, until: float) -> list[float]:
