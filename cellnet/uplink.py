@@ -58,12 +58,14 @@ class Way:
         self._credentials = credentials
         self._ingress = ingress
         self._security = tls.for_connecting(mode, credentials, driver.alpn, ingress)
+        self._chain = credentials.chain if credentials else ()
 
     @property
     def security(self) -> Security:
         """How to protect the link, with the certificates that the credentials have now."""
-        if self._credentials is not None and self._security.files not in (None, self._credentials.files):
+        if self._credentials is not None and self._credentials.chain != self._chain:  # the files may be called the same
             self._security = tls.for_connecting(self._mode, self._credentials, self.driver.alpn, self._ingress)
+            self._chain = self._credentials.chain
         return self._security
 
 

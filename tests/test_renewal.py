@@ -115,6 +115,30 @@ async def test_all_nodes_are_renewed_under_load_and_no_request_fails(
 
 
 @pytest.mark.parametrize("scheme", ["tcp", "http", "grpc"])
+async def test_a_cell_shows_in_tls_what_was_renewed_each_time_though_the_files_are_called_the_same(
+    scheme: str, issue: Issue, renewed: Renewed, tmp_path: Path
+) -> None:
+    held, server_held = issue("C1", "client"), issue("server", "server", hosts=["localhost"])
+    place = tmp_path / "renewed"
+    place.mkdir()
+    with anyio.fail_after(SECONDS):
+        async with Cell("server") as server, Cell("C1") as cell:
+            await cell.connect(await server.listen(f"{scheme}://localhost:0", server_held, security="mtls"), held)
+            for _ in range(3):
+                newer = renewed(held, issue)
+                assert newer.files is not None
+                for file in newer.files[:2]:
+                    (place / file.name).write_bytes(file.read_bytes())
+                newer.files = place / "it.crt", place / "it.key", newer.files[2]
+                held.renew(newer)
+                cell.renew()
+                serial = newer.chain[0].serial_number
+                while serial not in [shown.serial for _connection, _neighbour, shown in server._neighbours.proven()]:
+                    await anyio.sleep(0.01)
+                assert await cell.request("server", "cellnet.members", ["C1", ""]) == ["C1"]
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "http", "grpc"])
 async def test_a_listener_shows_in_tls_what_was_renewed(scheme: str, issue: Issue, renewed: Renewed) -> None:
     held = issue("server", "server")
 
