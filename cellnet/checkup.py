@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cellnet.kit import Endpoint
+    from cellnet.uplink import Parent
 
 __all__ = ["Finding", "check_kit"]
 
@@ -63,13 +64,17 @@ async def check_kit(path: Path) -> AsyncIterator[Finding]:
     steps = [partial(_certificates, kit), partial(_surroundings, kit)]
     if kit.listen:
         steps.append(partial(_listening, kit.listen))
-    for place in range(len(kit.others) + 1 if kit.connect else 0):
-        steps += [partial(_host, kit, place), partial(_joining, kit, place)]
     for step in steps:
         finding = await step()
         yield finding
         if not finding.is_fine:
             return
+    for parent in parents_of(kit):
+        for reach in (_host, _joining):
+            finding = await reach(kit, parent)
+            yield finding
+            if not finding.is_fine:
+                return
 
 
 async def _certificates(kit: Kit) -> Finding:
@@ -107,8 +112,8 @@ async def _listening(listen: Endpoint) -> Finding:
     return Finding("listening", f"{listen.url} is free")
 
 
-async def _host(kit: Kit, place: int) -> Finding:
-    host = str(urlsplit(parents_of(kit)[place].url).hostname)
+async def _host(kit: Kit, parent: Parent) -> Finding:
+    host = str(urlsplit(parent.url).hostname)
     if kit.surroundings.proxy:
         return Finding("host", f"{host} is the proxy's to find")
     try:
@@ -120,9 +125,8 @@ async def _host(kit: Kit, place: int) -> Finding:
     return Finding("host", f"{host} is {', '.join(addresses)}")
 
 
-async def _joining(kit: Kit, place: int) -> Finding:
+async def _joining(kit: Kit, parent: Parent) -> Finding:
     """Join a parent, and ask the server something, so that all of the way is known to work."""
-    parent = parents_of(kit)[place]
     where = parent.url
     if kit.role == "admin":
         return Finding("joining", f"{where} is for nodes: an admin's kit joins nobody")

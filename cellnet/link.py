@@ -90,6 +90,7 @@ class RunningLink:
         self._running = False
         self._ending = False
         self._forgotten = False
+        self._is_left = False
         self._reading = anyio.CancelScope()
         connection.wake = lambda: ready(self)
         if connection.has_output:  # a listener's HELLO was queued when the connection was made
@@ -114,6 +115,11 @@ class RunningLink:
             self.error = error
         self._ending = True
         self._reading.cancel()
+
+    @property
+    def is_only_looked_at(self) -> bool:
+        """Whether the other side came, said nothing, and left."""
+        return self._is_left and not self.connection.statistics.bytes_received
 
     async def wait_room(self) -> None:
         """Wait while too much is queued for this neighbour."""
@@ -210,6 +216,7 @@ class RunningLink:
                         await anyio.lowlevel.checkpoint()
                         rested = self._clock()
             except ConnectError as error:
+                self._is_left = True
                 self.end(error)
 
     def _next_page(self, page: memoryview, count: int) -> memoryview:

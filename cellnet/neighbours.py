@@ -18,6 +18,7 @@ from cellnet.drivers import tls
 from cellnet.drivers.base import Address
 from cellnet.errors import CellError, ConnectDeadline, ConnectError, HandshakeError
 from cellnet.fqcn import ROOT
+from cellnet.groups import unwrapped
 from cellnet.link import Backoff, RunningLink, keep_connected
 from cellnet.pages import Pages
 from cellnet.protocol.connection import HANDSHAKE_SECONDS
@@ -75,7 +76,9 @@ class Neighbours:
         self._waiting = Wakeup()
         self._calls = 0
         self._closing = False
-        self._listeners: list[tuple[Listener, Security, Credentials | None]] = []
+        self._listeners: list[Listener] = []
+        self._protected: list[tuple[Security, Credentials]] = []
+        """How we listen and dial with certificates, and whose they are."""
         self._uplink: Uplink | None = None
         self._pages = Pages()
         self._turn = Turn()
@@ -90,9 +93,11 @@ class Neighbours:
         address, driver = self._find(url)
         if self._endpoint.name == ROOT:
             self._endpoint.credentials = credentials or self._endpoint.credentials
-        security = tls.for_listening(_mode(mode, address, credentials), credentials, driver.alpn)
+        security = tls.for_listening(tls.mode_for(address, credentials, mode), credentials, driver.alpn)
         listener = await driver.listen(address, security)
-        self._listeners.append((listener, security, credentials))
+        self._listeners.append(listener)
+        if credentials is not None:
+            self._protected.append((security, credentials))
         self._tasks.start_soon(self._accept, listener, credentials, per_address)
         return listener.url
 
@@ -106,7 +111,9 @@ class Neighbours:
     ) -> None:
         """Join the first of the parents that takes us in, and join again whenever the link is lost."""
         self._endpoint.credentials = credentials or self._endpoint.credentials
-        ways = [self._way(parent, credentials) for parent in parents]
+        ways = [Way.to(parent, credentials, self._drivers) for parent in parents]
+        if credentials is not None:
+            self._protected += [(way.security, credentials) for way in ways]
         last: list[CellError] = []
 
         def failed(error: CellError) -> None:
@@ -119,25 +126,20 @@ class Neighbours:
             return reconnect and not self._closing
 
         uplink = self._uplink = Uplink(ways, partial(self._dial, credentials), failed=failed, leave=self._leave)
-        backoff = Backoff(self._rng)
-        if len(ways) > 1:
-            backoff.base = backoff.early_cap = PAUSE_SECONDS
-        looking = anyio.CancelScope()
 
-        async def look_back() -> None:
-            with looking:
-                await uplink.look_back()
+        backoff = Backoff(self._rng, PAUSE_SECONDS, PAUSE_SECONDS) if len(ways) > 1 else Backoff(self._rng)
 
         async def keep(*, task_status: TaskStatus[None]) -> None:
-            try:
-                await keep_connected(uplink.dial, backoff, reconnect=again, failed=failed, joined=task_status.started)
-            finally:
-                looking.cancel()
+            with unwrapped():
+                async with anyio.create_task_group() as beside:
+                    if len(ways) > 1 and reconnect:
+                        beside.start_soon(uplink.look_back)
+                    joined = task_status.started
+                    await keep_connected(uplink.dial, backoff, reconnect=again, failed=failed, joined=joined)
+                    beside.cancel_scope.cancel()
 
         with deadline.limit():
             await self._tasks.start(keep)
-            if len(ways) > 1 and reconnect:
-                self._tasks.start_soon(look_back)
             return
         reason = f": {last[0]}" if last else ""
         cause = last[0] if last else None
@@ -163,9 +165,8 @@ class Neighbours:
 
     def renew(self) -> None:
         """Show the certificates that the credentials have now: to who comes, and to the parent, joined once more."""
-        for _listener, security, credentials in self._listeners:
-            if credentials is not None:
-                tls.renew(security, credentials)
+        for security, credentials in self._protected:
+            tls.renew(security, credentials)
         if self._uplink is not None and self._endpoint.router.parent is not None:
             self._uplink.again()
 
@@ -242,12 +243,19 @@ class Neighbours:
                 self._dispatch()
 
     async def keep_dates(self) -> None:
-        """End links whose other side shows a certificate that has expired meanwhile."""
+        """End links whose other side shows a certificate that has expired meanwhile.
+
+        A parent was asked for it when this cell joined, and may have a newer one since: it is joined once more.
+        """
         while True:
             await anyio.sleep(LOOK_SECONDS)
             now = wall_time()
             for connection, neighbour, shown in self.proven():
-                if shown.not_after < now.timestamp():
+                if shown.not_after >= now.timestamp():
+                    continue
+                if self._uplink is not None and connection is self._endpoint.router.parent:
+                    self._uplink.again()
+                else:
                     end = datetime.datetime.fromtimestamp(shown.not_after, datetime.UTC)
                     message = f"the certificate of {neighbour.name} expired on {end:%Y-%m-%d %H:%M} UTC: renew it"
                     logger.warning("%s: %s", self._endpoint.name, message)
@@ -267,7 +275,7 @@ class Neighbours:
 
     def abort(self) -> None:
         """Give back what does not end with its task."""
-        for listener, _security, _credentials in self._listeners:
+        for listener in self._listeners:
             listener.close()
 
     def _find(self, url: str) -> tuple[Address, Driver]:
@@ -332,8 +340,7 @@ class Neighbours:
                 arrival.connection = running.connection
                 await self._run(running)
                 if running.connection.neighbour is None and running.error is not None:
-                    only_looked = not running.connection.statistics.bytes_received
-                    level = logging.DEBUG if only_looked else logging.WARNING
+                    level = logging.DEBUG if running.is_only_looked_at else logging.WARNING
                     logger.log(level, "%s: an arrival was refused: %s", name, running.error)
         except CellError as error:
             logger.warning("%s: an arrival was refused: %s", name, error)
@@ -341,10 +348,6 @@ class Neighbours:
             self.arrivals.leave(arrival)
 
     # Dialling.
-
-    def _way(self, parent: Parent, credentials: Credentials | None) -> Way:
-        address, driver = self._find(parent.url)
-        return Way(address, driver, _mode(parent.security, address, credentials), credentials, parent.ingress)
 
     def _leave(self) -> None:
         parent = self._endpoint.router.parent
@@ -383,12 +386,6 @@ def _at(address: Address, error: CellError) -> CellError:
     if isinstance(error, HandshakeError):
         return type(error)(text, error.code, temporary=error.temporary)
     return type(error)(text)
-
-
-def _mode(mode: str | None, address: Address, credentials: Credentials | None) -> str:
-    if mode is not None:
-        return mode
-    return "mtls" if credentials is not None and address.scheme not in ("unix", "memory") else "clear"
 
 
 def _role(name: str, credentials: Credentials | None) -> str:

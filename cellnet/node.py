@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from cellnet.message import Request
 
-__all__ = ["BACKENDS", "RelayRunner", "drain", "joined_line", "parents_of", "run_node", "run_until_signalled"]
+__all__ = ["BACKENDS", "RelayRunner", "drain", "join", "joined_line", "parents_of", "run_node", "run_until_signalled"]
 
 BACKENDS = ("asyncio", "trio")
 MAX_SOCKET_BYTES = 100
@@ -114,6 +114,15 @@ def run_until_signalled(node: Callable[..., Coroutine[Any, Any, None]], *, backe
         if others is not None:
             raise
         raise next(leaves(group)) from None
+
+
+async def join(cell: Cell, kit: Kit) -> None:
+    """Let a node's cell join the first of its parents that takes it in, and stay joined.
+
+    :raises HandshakeError: if one refuses it, and trying again would not help
+    """
+    first, *others = parents_of(kit)
+    await cell.connect(first.url, kit.credentials, security=first.security, ingress=first.ingress, others=others)
 
 
 def joined_line(cell: Cell) -> str:
@@ -204,8 +213,7 @@ async def _run_client(kit: Kit, folder: Path, backend: str, stop: anyio.Event, t
     errors = errors_sent(cell) if kit.allow_error_sending else nullcontext()
     async with cell, kept_up(cell, kit), errors, anyio.create_task_group() as draining, host.serving(cell):
         await cell.listen(url, kit.credentials)
-        first, *others = parents_of(kit)
-        await cell.connect(first.url, kit.credentials, security=first.security, ingress=first.ingress, others=others)
+        await join(cell, kit)
         task_status.started(joined_line(cell))
         await stop.wait()
         draining.start_soon(drain, cell)  # first, so that nothing is taken that would find the jobs ended

@@ -203,21 +203,20 @@ def _with_buffers(packed: bytes, arrays: list[_Outgoing]) -> tuple[bytes | memor
     table = []
     offset = 0
     for dtype, shape, data in arrays:
-        size = data.nbytes
-        table.append((dtype, shape, offset, size))
-        offset += size + -size % _ALIGNMENT
+        table.append((dtype, shape, offset, data.nbytes))
+        offset += _padded(data.nbytes)
     head = msgpack.packb((packed, table))
     buffers: list[bytes | memoryview] = []
     small = [len(head).to_bytes(4, "big"), head, bytes(-(4 + len(head)) % _ALIGNMENT)]
     for _dtype, _shape, data in arrays:
-        if (size := data.nbytes) < MIN_BUFFER_BYTES:
+        if data.nbytes < MIN_BUFFER_BYTES:
             small.append(data.tobytes())
         else:
             if small:
                 buffers.append(b"".join(small))
                 small = []
             buffers.append(data.ravel().view("u1").data)
-        if padding := -size % _ALIGNMENT:
+        if padding := -data.nbytes % _ALIGNMENT:
             small.append(bytes(padding))
     if small:
         buffers.append(b"".join(small))
@@ -271,9 +270,8 @@ def _check(table: list[Any], item_bytes: dict[str, int], room: int) -> None:
     numbers = [*chain.from_iterable(shapes), *offsets, *sizes]
     if set(map(type, numbers)) != {int} or min(numbers) < 0:
         raise ValueError("an array has a dtype or a shape that is not allowed")
-    if [math.prod(shape) * item_bytes[dtype] for dtype, shape in zip(dtypes, shapes, strict=True)] != [*sizes]:
-        raise ValueError("an array does not fit its buffer")
-    if max(map(add, offsets, sizes)) > room:
+    needed = tuple(math.prod(shape) * item_bytes[dtype] for dtype, shape in zip(dtypes, shapes, strict=True))
+    if needed != sizes or max(map(add, offsets, sizes)) > room:
         raise ValueError("an array does not fit its buffer")
     if sum(sizes) > room:  # tensors are copied, and each byte but once
         raise ValueError("arrays have buffers in common")

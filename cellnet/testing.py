@@ -337,7 +337,7 @@ def _spared_from_collection(cells: int) -> Iterator[Callable[[], None]]:
 
     A thousand cells are millions of objects, and stay: to look at them again and again takes a fifth of all time.
     """
-    growth = 0
+    growth, was_frozen = 0, gc.get_freeze_count()
 
     def grown() -> None:
         nonlocal growth
@@ -351,7 +351,8 @@ def _spared_from_collection(cells: int) -> Iterator[Callable[[], None]]:
     try:
         yield grown
     finally:
-        gc.unfreeze()
+        if not was_frozen:  # else somebody else keeps it away from what was there before
+            gc.unfreeze()
 
 
 def _url(name: FQCN) -> str:

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from cellnet.drivers import tls
+from cellnet.drivers import find, tls
+from cellnet.drivers.base import Address
 from cellnet.errors import CellError, ConfigurationError, ConnectError
 from cellnet.placement import MAX_PARENTS
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from cellnet.credentials import Credentials
-    from cellnet.drivers.base import Address, Driver, Ingress, Security
+    from cellnet.drivers.base import Driver, Ingress, Security
 
 __all__ = ["HEALTHY_SECONDS", "PATIENCE_SECONDS", "PAUSE_SECONDS", "Parent", "Preference", "Uplink", "Way"]
 
@@ -46,27 +47,24 @@ class Parent:
     """What ends TLS in front of it, if something does."""
 
 
+@dataclass(frozen=True, slots=True)
 class Way:
     """How to reach one of the parents."""
 
-    def __init__(
-        self, address: Address, driver: Driver, mode: str, credentials: Credentials | None, ingress: Ingress | None
-    ) -> None:
-        self.address = address
-        self.driver = driver
-        self._mode = mode
-        self._credentials = credentials
-        self._ingress = ingress
-        self._security = tls.for_connecting(mode, credentials, driver.alpn, ingress)
-        self._chain = credentials.chain if credentials else ()
+    address: Address
+    driver: Driver
+    security: Security
 
-    @property
-    def security(self) -> Security:
-        """How to protect the link, with the certificates that the credentials have now."""
-        if self._credentials is not None and self._credentials.chain != self._chain:  # the files may be called the same
-            self._security = tls.for_connecting(self._mode, self._credentials, self.driver.alpn, self._ingress)
-            self._chain = self._credentials.chain
-        return self._security
+    @classmethod
+    def to(cls, parent: Parent, credentials: Credentials | None, drivers: Mapping[str, Driver]) -> Way:
+        """Return the way to a parent.
+
+        :raises ConfigurationError: if there is no such driver, or it lacks what it needs
+        """
+        address = Address.parse(parent.url)
+        driver = find(address.scheme, drivers)
+        mode = tls.mode_for(address, credentials, parent.security)
+        return cls(address, driver, tls.for_connecting(mode, credentials, driver.alpn, parent.ingress))
 
 
 class Uplink:

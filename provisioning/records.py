@@ -104,7 +104,9 @@ def compare(plan: Plan, records: Records, out: Path, now: datetime.datetime) -> 
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    return [f"{key}: {_shown(old.get(key))} -> {_shown(value)}" for key, value in new.items() if old.get(key) != value]
+    # What a file of an earlier release does not say was empty.
+    changed = [key for key, value in new.items() if (old.get(key) or None) != (value or None)]
+    return [f"{key}: {_shown(old.get(key))} -> {_shown(new[key])}" for key in changed]
 
 
 def _age(record: Record, now: datetime.datetime) -> list[str]:

@@ -70,15 +70,14 @@ def _listeners(listeners: Mapping[str, Listener], control_port: int, source: Sou
 def _links(
     project: Project, links: Mapping[str, tuple[Link, ...]], listeners: Mapping[str, Listener], source: Source
 ) -> None:
-    for name, index, link in [
-        (name, index, link) for name, several in links.items() for index, link in enumerate(several)
-    ]:
-        place = project.path(name, "connect_to", index)
-        if link.parent_name is None:
-            message = f"{link.url} is no listener of this project: taken for an ingress in front of one"
-            source.warning(place, Code.INGRESS, message)
-            continue
-        parent = listeners.get(link.parent_name)
-        if parent and link.named and parent.security != link.security:
-            message = f"connects with {link.security!r}, but {link.parent_name!r} listens with {parent.security!r}"
-            source.warning((*place, "connection_security"), Code.SECURITY_DIFFERS, message)
+    for name, several in links.items():
+        for index, link in enumerate(several):
+            place = project.path(name, "connect_to", index)
+            if link.parent_name is None:
+                message = f"{link.url} is no listener of this project: taken for an ingress in front of one"
+                source.warning(place, Code.INGRESS, message)
+                continue
+            parent = listeners.get(link.parent_name)
+            if parent and link.named and parent.security != link.security:
+                message = f"connects with {link.security!r}, but {link.parent_name!r} listens with {parent.security!r}"
+                source.warning((*place, "connection_security"), Code.SECURITY_DIFFERS, message)

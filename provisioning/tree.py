@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -42,22 +43,11 @@ def circle(above: Mapping[str, Sequence[str]]) -> list[str]:
 
     :param above: of each node, all that it may be below; who is no key of it is below nobody
     """
-    waits = {name: sum(parent in above for parent in parents) for name, parents in above.items()}
-    below: dict[str, list[str]] = defaultdict(list)
-    for name, parents in above.items():
-        for parent in parents:
-            below[parent].append(name)
-    free = [name for name, count in waits.items() if not count]
-    for name in free:  # the list grows while it is walked
-        for child in below[name]:
-            waits[child] -= 1
-            if not waits[child]:
-                free.append(child)
-    bound = dict.fromkeys(name for name in above if waits[name])
-    steps: dict[str, None] = {}
-    name = next(iter(bound), "")
-    while name and name not in steps:
-        steps[name] = None
-        name = next(parent for parent in above[name] if parent in bound)
-    path = list(steps)
-    return path[path.index(name) :] if path else []
+    try:
+        TopologicalSorter(above).prepare()
+    except CycleError as error:
+        found: list[str] = error.args[1][:0:-1]  # from above to below, and the first once more in the end
+        first = min(map(list(above).index, found))
+        start = found.index(list(above)[first])
+        return found[start:] + found[:start]
+    return []

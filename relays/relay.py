@@ -10,7 +10,7 @@ from cellnet.cell import Cell
 from cellnet.drivers import through
 from cellnet.epoch import next_epoch
 from cellnet.errors import ConfigurationError
-from cellnet.node import drain, joined_line, parents_of
+from cellnet.node import drain, join, joined_line
 from cellnet.upkeep import kept_up
 
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ async def run_relay(
         raise ConfigurationError(f"is the kit of a {kit.role}, not of a relay: use cellnet start", str(kit.path))
     drivers = through(kit.surroundings.proxy)
     async with Cell(kit.name, epoch=next_epoch(kit.local / "epoch"), drivers=drivers) as cell, kept_up(cell, kit):
-        first, *others = parents_of(kit)
-        await cell.connect(first.url, kit.credentials, security=first.security, ingress=first.ingress, others=others)
+        await join(cell, kit)
         url = await cell.listen(kit.listen.url, kit.credentials.listening, security=kit.listen.security)
         task_status.started(f"{joined_line(cell)}; listens at {url}, {kit.listen.security}")
         # the cell itself logs who joins and who leaves

@@ -194,6 +194,24 @@ async def test_the_listener_logs_whom_it_refused(issue: Issue, caplog: pytest.Lo
     assert any("an arrival was refused" in message and "C2" in message for message in caplog.messages)
 
 
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_who_only_looks_and_leaves_is_no_warning_and_who_stays_silent_is(
+    leaves: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cellnet.protocol.connection.HANDSHAKE_SECONDS", 0.5)
+    caplog.set_level("DEBUG", "cellnet.link")
+    with anyio.fail_after(3 * SECONDS):
+        async with Cell("server") as cell:
+            port = int((await cell.listen("tcp://127.0.0.1:0")).rpartition(":")[2])
+            with socket.create_connection(("127.0.0.1", port)):
+                while not leaves and not caplog.records:
+                    await anyio.sleep(0.02)
+            while not caplog.records:
+                await anyio.sleep(0.02)
+    (record,) = [record for record in caplog.records if "an arrival was refused" in record.getMessage()]
+    assert record.levelname == ("DEBUG" if leaves else "WARNING")
+
+
 async def test_a_job_cell_joins_its_site_over_a_unix_socket_and_no_other(issue: Issue, tmp_path: Path) -> None:
     import datetime
 

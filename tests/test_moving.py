@@ -16,6 +16,8 @@ from cellnet import uplink as uplink_module
 from cellnet.uplink import HEALTHY_SECONDS, PATIENCE_SECONDS, Preference
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from cellnet import Request, Stream
 
 pytestmark = pytest.mark.anyio
@@ -89,7 +91,7 @@ class Tree:
         self.scopes: dict[str, anyio.CancelScope] = {}
 
     @contextlib.asynccontextmanager
-    async def running(self):  # type: ignore[no-untyped-def]  # a generator's type says less than its name
+    async def running(self) -> AsyncIterator[Tree]:
         async with self.server, anyio.create_task_group() as tasks:
             self.urls["server"] = await self.server.listen(self.here)
             for name in ("R1", "R2"):

@@ -205,6 +205,32 @@ async def test_a_link_ends_when_the_certificate_at_its_other_end_does(
         assert await parent.request("C2", "echo", 1) == 1
 
 
+@pytest.mark.parametrize("is_renewed", [True, False])
+async def test_when_the_certificate_ends_that_a_parent_showed_it_is_joined_again_and_shows_what_it_has_now(
+    issue: Issue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, is_renewed: bool
+) -> None:
+    monkeypatch.setattr("cellnet.neighbours.LOOK_SECONDS", 0.2)
+    held, newer, client = issue("server", "server", age_days=89.99998), issue("server", "server"), issue("C1", "client")
+    async with Cell("server", handlers={"echo": echo}) as parent, Cell("C1") as cell:
+        with anyio.fail_after(SECONDS):
+            await cell.connect(await parent.listen("tcp://localhost:0", held), client)
+            ((_connection, _parent, before),) = cell._neighbours.proven()
+            if is_renewed:
+                held.chain, held.files, held.key = newer.chain, newer.files, newer.key
+                parent.renew()
+            while [shown for _connection, _neighbour, shown in cell._neighbours.proven()] == [before]:
+                await anyio.sleep(0.05)
+            if not is_renewed:
+                await cell.wait_disconnected()
+                while not any("expired" in message for message in caplog.messages):
+                    await anyio.sleep(0.05)
+                return
+            assert await cell.request("server", "echo", 1) == 1
+        ((_connection, _parent, after),) = cell._neighbours.proven()
+        assert after.serial == newer.chain[0].serial_number
+    assert not [message for message in caplog.messages if "expired" in message]
+
+
 PROJECT = """
 api_version: 3
 name: revoked

@@ -66,13 +66,15 @@ Files = tuple[Path, Path, Path]
 
 @dataclass(slots=True, eq=False)
 class Security:
-    """How a link is protected on its way to the next cell; a listener's changes when its certificate is renewed."""
+    """How links are protected on their way to the next cell; it changes when certificates are renewed."""
 
     mode: str
     """``clear``, ``tls`` (the listener shows a certificate) or ``mtls`` (both do)."""
     context: ssl.SSLContext | None = None
     files: Files | None = None
     """For a driver that does TLS by itself."""
+    renewals: int = 0
+    """How often they were renewed: they may be called as before."""
     ingress: Ingress | None = None
     """What may show us a certificate of its own, which says nothing of the cell behind it."""
 

@@ -169,20 +169,21 @@ def _certificate(context: grpc.aio.ServicerContext[Buffer, Sequence[Buffer]]) ->
     return ssl.PEM_cert_to_DER_cert(next(iter(pem)).decode()) if pem else None
 
 
-def _credentials(security: Security, shown: Files) -> grpc.ServerCredentials:
+def _credentials(security: Security, files: Files) -> grpc.ServerCredentials:
     """Return what gRPC shows; at each handshake it asks whether there is something newer."""
-    is_mutual = security.mode == "mtls"
+    is_mutual, shown = security.mode == "mtls", security.renewals
 
     def read() -> grpc.ServerCertificateConfiguration:
-        certificate, key, roots = (path.read_bytes() for path in shown)
+        certificate, key, roots = (path.read_bytes() for path in security.files or files)
         roots += b"\n" + certificate.partition(END)[2]  # as connectors leave their issuer out
         return grpc.ssl_server_certificate_configuration([(key, certificate)], roots if is_mutual else None)
 
     def fetch() -> grpc.ServerCertificateConfiguration | None:
         nonlocal shown
-        if security.files is None or shown == security.files:
+        if shown == security.renewals:
             return None
-        shown = security.files
+        shown = security.renewals
         return read()
 
-    return grpc.dynamic_ssl_server_credentials(read(), fetch, is_mutual)  # type: ignore[arg-type]  # its stub forgets None
+    # gRPC takes None for "as before", which its stub does not say.
+    return grpc.dynamic_ssl_server_credentials(read(), fetch, is_mutual)  # type: ignore[arg-type]

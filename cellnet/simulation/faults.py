@@ -25,6 +25,8 @@ __all__ = ["HOSTILE", "Fault", "Nemesis"]
 FLOODS, FLOOD_SECONDS, FLOOD_SIZE = (20, 30, 40, 180), 4.0, 45_000
 """How many messages a flood may have, in what time they are sent, and how large each of them is."""
 
+AGAIN_SECONDS = 0.1
+"""Before a cell tries again to go home that could not."""
 MOST_MOVES = 6
 """Cells of a run that move to another parent, at most."""
 SLOW_RATES = 100_000, 2_000_000
@@ -93,7 +95,7 @@ class Nemesis:
     def _go_home(self, name: FQCN, home: FQCN, rng: random.Random) -> None:
         """Come back; if the parent is below this one now, it must go home itself before."""
         if not self._world.move(name, home):
-            self._world.timeline.at(self._world.timeline.now + 0.001, partial(self._go_home, name, home, rng))
+            self._world.timeline.at(self._world.timeline.now + AGAIN_SECONDS, partial(self._go_home, name, home, rng))
 
     def plan(self, count: int, begin: float) -> list[float]:
         """Plan so many faults from *begin* on; return when."""
