@@ -207,8 +207,7 @@ class Neighbours:
             self._turn.begin()
             while self._ready:
                 self._ready.pop().flush(now)
-        if self._endpoint.due < self._planned:
-            self._sooner.notify()
+        self._look_at_time()
 
     def flush_soon(self) -> None:
         """Send what a call gave to send, together with what others do whose turn on the event loop it is now.
@@ -222,8 +221,8 @@ class Neighbours:
                 self.flush()
             else:
                 self._waiting.notify()
-        elif self._endpoint.due < self._planned:
-            self._sooner.notify()
+        else:
+            self._look_at_time()
 
     async def keep_flushing(self) -> None:
         """Send what waits whenever all whose turn it was have had it."""
@@ -278,6 +277,10 @@ class Neighbours:
         for listener in self._listeners:
             listener.close()
 
+    def _look_at_time(self) -> None:
+        if self._endpoint.due < self._planned:
+            self._sooner.notify()
+
     def _find(self, url: str) -> tuple[Address, Driver]:
         address = Address.parse(url)
         return address, ways.find(address.scheme, self._drivers)
@@ -304,6 +307,7 @@ class Neighbours:
             joined=joined,
         )
         self._running[connection] = running
+        self._look_at_time()  # a handshake has an end, also where nothing else happens
         return running
 
     async def _run(self, running: RunningLink) -> None:
