@@ -65,6 +65,7 @@ def test_a_cell_goes_back_only_to_who_was_well_all_the_time() -> None:
     for now in range(10, 60, 10):
         assert not order.seen(0, now, is_reached=now != 30)
         assert not order.seen(1, now, is_reached=True)
+    assert not order.seen(0, 10 + HEALTHY_SECONDS, is_reached=True)  # it was away in between
     assert not order.seen(1, 10 + HEALTHY_SECONDS - 1, is_reached=True)
     assert order.seen(1, 10 + HEALTHY_SECONDS, is_reached=True)
     assert (order.current, list(order.preferred)) == (1, [0])
@@ -166,6 +167,7 @@ async def test_a_large_payload_and_a_stream_go_on_below_the_next_parent() -> Non
                 await tree.server.wait_present(["R1.C1"])
                 assert tree.client.statistics().moves == 1
             assert await tree.server.request("R1.C1", "sum", array) == len(array)
+            assert await tree.client.request("R1.C1", "sum", array) == len(array)  # which is itself
 
 
 async def test_a_payload_that_is_under_way_arrives_whole_when_its_receiver_moves() -> None:

@@ -29,7 +29,7 @@ from cellnet.jobs.submission import POLL_SECONDS, Submission
 from cellnet.jobs.tree import JobTree, choose
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 
     from cellnet.cell import Cell
     from cellnet.jobs.host import JobHost
@@ -45,6 +45,8 @@ DEPLOYING = 8
 WATCH_SECONDS = 0.5
 AWAY_SECONDS = 20.0
 """How long a job waits for a site that is away, as while a relay is restarted; less than a lease."""
+BACK_SECONDS = 5.0
+"""How long a submission waits for sites that are away, as for a moment while their certificates are renewed."""
 RENEW_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
@@ -88,13 +90,16 @@ class Coordinator(Service):
         submission = Submission.from_value(request.payload)
         bundle = Bundle.unpack(submission.bundle)
         chosen = choose(self._sites, submission.sites)
+        cells = await self._present(chosen)
         if self._tasks is None:
             raise JobError("the server is stopping")
         if len(self._records) >= MAX_RUNS:
             raise JobError(f"{MAX_RUNS} jobs are under way, more are not allowed: try later")
         job = f"job-{secrets.token_hex(4)}"
         tree = JobTree(chosen, flat=submission.flat)
-        record = Record(job, request.origin, submission, tree, self._placed(job, chosen))
+        # the cell of a site's job process is below the site's own, wherever that has joined
+        placed = {str(site): Placed(site, cells[str(site)].job(job)) for site in chosen}
+        record = Record(job, request.origin, submission, tree, placed)
         self._records[job] = record
         self._tasks.start_soon(self._run, record, bundle)
         return job
@@ -118,13 +123,17 @@ class Coordinator(Service):
             raise JobError(f"there is no job {job!r} of yours")
         return record
 
-    def _placed(self, job: str, chosen: Iterable[FQSN]) -> dict[str, Placed]:
-        """Find the cell of each site's job process, which is below the site's own, wherever that has joined."""
-        cells = {member.fqsn: member.fqcn for member in self._own.members() if member.role == "client"}
-        absent = [str(site) for site in chosen if str(site) not in cells]
-        if absent:
-            raise JobError(f"not present: {', '.join(absent)}; start these sites, or choose others with --sites")
-        return {str(site): Placed(site, cells[str(site)].job(job)) for site in chosen}
+    async def _present(self, sites: Collection[FQSN]) -> dict[str, FQCN]:
+        """Find the cells of these sites, by FQSN, and of others; wait for sites that are away for a moment."""
+        deadline = anyio.current_time() + BACK_SECONDS
+        while True:
+            cells = {member.fqsn: member.fqcn for member in self._own.members() if member.role == "client"}
+            absent = [str(site) for site in sites if str(site) not in cells]
+            if not absent:
+                return cells
+            if anyio.current_time() >= deadline:
+                raise JobError(f"not present: {', '.join(absent)}; start these sites, or choose others with --sites")
+            await anyio.sleep(WATCH_SECONDS)
 
     # What the SJ says.
 

@@ -222,6 +222,17 @@ async def test_what_the_server_cannot_start_is_refused_at_once(federation: Feder
         assert "configuration has" in await failure(federation, AVERAGE, config={"x": "y" * 9000})
 
 
+async def test_a_site_that_is_away_for_a_moment_is_waited_for(federation: Federation, anyio_backend_name: str) -> None:
+    async with federation.running(anyio_backend_name, without="C11") as nodes, anyio.create_task_group() as tasks:
+
+        async def back() -> None:
+            await anyio.sleep(1)
+            await nodes.start("C11")
+
+        tasks.start_soon(back)
+        assert (await run(federation, AVERAGE)).sites == ("C1", "C1.C11", "C2")
+
+
 async def test_reports_arrive_in_order_and_those_that_nobody_fetches_are_dropped(
     federation: Federation, anyio_backend_name: str
 ) -> None:

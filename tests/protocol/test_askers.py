@@ -8,11 +8,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
+from cellnet.fqcn import FQCN
 from cellnet.protocol import askers as askers_module
 from cellnet.protocol.envelope import Status
 from cellnet.protocol.events import Message, Replied
-from cellnet.protocol.frames import Kind, unpack
-from tests.protocol.conftest import MINUTE, Net, request_body
+from cellnet.protocol.frames import Kind, pack, unpack
+from tests.protocol.conftest import MINUTE, Net, open_body, request_body
 from tests.protocol.halves import A, Answerer, B, C
 
 if TYPE_CHECKING:
@@ -23,6 +24,16 @@ if TYPE_CHECKING:
 
 def reasons(frames: list[Sent]) -> list[str]:
     return [unpack(frame.body, str, bytes, str)[0] for frame in frames if frame.kind is Kind.CLOSED]
+
+
+def test_an_open_that_comes_from_where_its_asker_moved_to_is_answered_there() -> None:
+    answerer, was, moved = Answerer(), FQCN("X.A"), FQCN("Y.A")
+    session = answerer.open(was)
+    body = open_body("X.A", "B")
+    answerer.answering.open_received(moved, pack(0, 1), body, answerer.now + MINUTE, answerer.now)
+    first, second = answerer.take(Kind.OPENED)
+    assert (first.destination, second.destination) == (was, moved)
+    assert second.granted != session == first.granted
 
 
 def test_an_earlier_start_of_an_asker_is_refused_and_changes_nothing() -> None:

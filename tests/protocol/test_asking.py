@@ -421,8 +421,12 @@ def test_who_is_asked_by_two_former_names_has_two_sessions() -> None:
     for number, call, name in zip((8, 7), reversed(calls), (Y_B, X_B), strict=True):
         asker.reply(1, session=number, source=moved)
         assert [(event.call, event.source) for event in asker.happened(Replied)] == [(call, name)]
+    asker.ask(X_B), asker.ask(Y_B)
     asker.asking.lost(moved.__eq__, asker.now)
     assert asker.asking.sessions._open == {}
+    asker.take()
+    asker.asking.reachable(X_B.__eq__, asker.now)  # which it is called again
+    assert [frame.destination for frame in asker.take(Kind.OPEN)] == [X_B]
     asker.reply(1, session=7, source=moved)
     assert asker.refused == 2
 

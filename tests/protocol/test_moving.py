@@ -124,6 +124,16 @@ def test_a_cell_that_comes_back_has_its_name_again() -> None:
     assert [m.payload for m in net.received("A.C", Message)] == [b"works", b"B", b"A"]
 
 
+def test_since_when_a_cell_can_be_asked_does_not_change_when_it_moves() -> None:
+    net = Net.tree("B")
+    net.tick(7)
+    net.add("A"), net.connect("A"), net.run()
+    assert net["A"].exchange.answering.started == net.now
+    net.tick(7)
+    move(net, "A", "B")
+    assert net["A"].exchange.answering.started == net.now - 7
+
+
 def test_a_cell_of_the_same_base_name_is_not_taken_for_one_that_left() -> None:
     net = Net.tree("A.C", "B.C")
     net.cut("A.C")
@@ -151,14 +161,15 @@ def test_who_has_the_name_now_is_meant_and_not_who_had_it() -> None:
 
 
 def test_the_last_names_of_a_cell_are_known_and_no_more() -> None:
-    parents = [f"P{number}" for number in range(MAX_FORMER + 2)]
+    parents = [f"P{number}" for number in range(MAX_FORMER + 4)]
     net = Net.tree("P0.C", *parents)
     for parent in parents[1:]:
         move(net, "P0.C", parent)
     joined = net.received("server", MemberJoined)[-1].member
-    assert joined.former == tuple(FQCN(f"{parent}.C") for parent in reversed(parents[1:-1]))
+    assert joined.former == tuple(FQCN(f"{parent}.C") for parent in reversed(parents[3:-1]))
     assert len(joined.former) == MAX_FORMER
-    net.request("server", "P1.C", "P0.C", once=False)
+    assert len(net["P0.C"].router.former) == MAX_FORMER
+    net.request("server", "P3.C", "P2.C", once=False)
     net.tick(1)
     first, second = net.outcomes("server")
     assert (type(first), type(second)) in [(Replied, Failed), (Failed, Replied)]
