@@ -90,7 +90,7 @@ class Coordinator(Service):
         submission = Submission.from_value(request.payload)
         bundle = Bundle.unpack(submission.bundle)
         chosen = choose(self._sites, submission.sites)
-        cells = await self._present(chosen)
+        cells = await self._cells_of(chosen)
         if self._tasks is None:
             raise JobError("the server is stopping")
         if len(self._records) >= MAX_RUNS:
@@ -123,7 +123,7 @@ class Coordinator(Service):
             raise JobError(f"there is no job {job!r} of yours")
         return record
 
-    async def _present(self, sites: Collection[FQSN]) -> dict[str, FQCN]:
+    async def _cells_of(self, sites: Collection[FQSN]) -> dict[str, FQCN]:
         """Find the cells of these sites, by FQSN, and of others; wait for sites that are away for a moment."""
         deadline = anyio.current_time() + BACK_SECONDS
         while True:

@@ -18,7 +18,7 @@ from cellnet.fqcn import FQCN, FQSN
 from cellnet.jobs import deployment
 from cellnet.jobs.assignment import Assignment, Placed
 from cellnet.jobs.bundle import Bundle
-from cellnet.jobs.coordinator import Coordinator
+from cellnet.jobs.coordinator import BACK_SECONDS, Coordinator
 from cellnet.jobs.host import JobHost
 from cellnet.jobs.opaque import packed
 from cellnet.jobs.operator import operator_cell, present_cells
@@ -215,10 +215,12 @@ async def test_a_server_function_that_fails_is_reported(federation: Federation, 
         assert "at server the job process ended by itself, with code 4" in said
 
 
-async def test_what_the_server_cannot_start_is_refused_at_once(federation: Federation, anyio_backend_name: str) -> None:
+async def test_what_the_server_cannot_start_is_refused(federation: Federation, anyio_backend_name: str) -> None:
     async with federation.running(anyio_backend_name, without="C11"):
         assert "there is no site C9: the project has C1, C1.C11, C2" in await failure(federation, AVERAGE, sites=["C9"])
+        begun = anyio.current_time()
         assert "not present: C1.C11; start these sites" in await failure(federation, AVERAGE)
+        assert BACK_SECONDS <= anyio.current_time() - begun < BACK_SECONDS + 5
         assert "configuration has" in await failure(federation, AVERAGE, config={"x": "y" * 9000})
 
 
