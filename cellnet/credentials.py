@@ -157,6 +157,11 @@ class Credentials:
         return [certificate.public_bytes(serialization.Encoding.DER) for certificate in self.chain]
 
     @property
+    def roots_der(self) -> list[bytes]:
+        """The roots in DER."""
+        return [root.public_bytes(serialization.Encoding.DER) for root in self.roots]
+
+    @property
     def issuer_key(self) -> ec.EllipticCurvePublicKey:
         """The key of who issued the certificate, and signed the placement with it."""
         return _public_key(self.chain[1] if len(self.chain) > 1 else self.roots[0])
@@ -175,19 +180,25 @@ class Credentials:
         self.chain, self.roots, self.files = newer.chain, newer.roots, newer.files
         self.placement = newer.placement
 
-    def take_chain(self, chain: Sequence[bytes], now: datetime.datetime) -> None:
-        """Take over a newer certificate of the site whose job this is.
+    def take_chain(self, chain: Sequence[bytes], roots: Sequence[bytes], now: datetime.datetime) -> None:
+        """Take over a newer certificate of the site whose job this is, and the roots that the site trusts by now.
 
         :param chain: in DER, the leaf first
+        :param roots: in DER
         :raises HandshakeError: if it does not hold, is not the site's, for another key, or no newer
         """
-        peer = self.verify_chain(chain, LISTEN if self.identity.role == "server" else CONNECT, now)
+        try:
+            trusted = tuple(map(x509.load_der_x509_certificate, roots))
+        except (ValueError, TypeError) as error:
+            raise HandshakeError(f"the roots are malformed: {error}", "bad-roots") from None
+        judge = replace(self, roots=trusted)
+        peer = judge.verify_chain(chain, LISTEN if self.identity.role == "server" else CONNECT, now)
         newer = tuple(x509.load_der_x509_certificate(one) for one in chain)
         if peer.identity != self.identity or peer.key != self.chain[0].public_key():
             raise HandshakeError("the certificate is not that of this job's site", "untrusted")
         if newer[0].not_valid_after_utc < self.chain[0].not_valid_after_utc:
             raise HandshakeError("the certificate is older than the one that there is", "expired")
-        self.chain = newer
+        self.chain, self.roots = newer, trusted
 
     def site(self, now: datetime.datetime) -> Peer:
         """Return the site of this certificate as its own job cells see it, whatever the certificate's usage.
@@ -210,10 +221,8 @@ class Credentials:
         key = self.key.private_bytes(
             serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        roots = [root.public_bytes(serialization.Encoding.DER) for root in self.roots]
-        return cast(
-            "bytes", msgpack.packb([key, self.chain_der, roots, self.delegation.signed if self.delegation else b""])
-        )
+        delegation = self.delegation.signed if self.delegation else b""
+        return cast("bytes", msgpack.packb([key, self.chain_der, self.roots_der, delegation]))
 
     @classmethod
     def unpack(cls, data: bytes, now: datetime.datetime) -> Credentials:

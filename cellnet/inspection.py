@@ -112,7 +112,7 @@ def describe(kit: Kit, now: datetime.datetime) -> dict[str, Any]:
         "parents": list(placement.parents) if placement else [],
         "fqsn": (placement.fqsn or None) if placement else None,
         "roster": [member.model_dump() for member in kit.roster],
-        "root": fingerprint(kit.credentials.roots[0]),
+        "roots": list(map(fingerprint, kit.credentials.roots)),
         "certificates": [one.as_json(now) for one in certificates_below([kit.path])],
     }
 

@@ -34,7 +34,7 @@ from cellnet.signing import sign, verify
 from cellnet.surroundings import Surroundings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -167,11 +167,14 @@ class Kit:
         placement = _take(startup / "placement.bin", files) if connects else b""
         credentials = _load_credentials(startup, listens, connects, placement)
         _check_identity(startup, config, credentials)
+        roots = credentials.roots
         if (newer := renewed_credentials(path, credentials)) is not None:
             credentials.renew(newer)
-        roster = _load_roster(startup, config, files) if config.role == "server" else ()
+            # what lies here was signed before or after they changed
+            roots = tuple(dict.fromkeys((*roots, *credentials.roots)))
+        roster = _load_roster(startup, config, files, roots) if config.role == "server" else ()
         for place in (startup / _DENIED, path / "local" / _DENIED):
-            _take_denied(place, config.project, credentials)
+            _take_denied(place, config.project, credentials, roots)
         return cls(
             path,
             config.project,
@@ -305,10 +308,12 @@ def _stat(path: Path) -> os.stat_result:
         raise ConfigurationError(f"cannot be read: {error.strerror}", str(path)) from None
 
 
-def _load_roster(startup: Path, config: KitFile, files: Mapping[str, bytes]) -> tuple[Member, ...]:
+def _load_roster(
+    startup: Path, config: KitFile, files: Mapping[str, bytes], roots: Sequence[x509.Certificate]
+) -> tuple[Member, ...]:
     path = startup / _ROSTER
     try:
-        roster = Roster.verify(_take(path, files), _certificates(startup / _ROOTS))
+        roster = Roster.verify(_take(path, files), roots)
     except HandshakeError as error:
         raise ConfigurationError(f"{error}: {_REMEDY}", str(path)) from None
     if roster.project != config.project:
@@ -316,11 +321,11 @@ def _load_roster(startup: Path, config: KitFile, files: Mapping[str, bytes]) -> 
     return roster.members
 
 
-def _take_denied(path: Path, project: str, credentials: Credentials) -> None:
+def _take_denied(path: Path, project: str, credentials: Credentials, roots: Sequence[x509.Certificate]) -> None:
     if not path.exists():
         return
     try:
-        credentials.denied.take(_read(path), project, credentials.roots)
+        credentials.denied.take(_read(path), project, roots)
     except HandshakeError as error:
         message = (
             f"{error}: remove it, the parent has another" if path.parent.name == "local" else f"{error}: {_REMEDY}"

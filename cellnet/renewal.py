@@ -2,7 +2,8 @@
 
 The node asks the server, over its link, for certificates for the keys that it has. The server cannot issue any: it
 hands the request on to the issuer, which believes only what the old certificates and keys prove. What comes back lies
-in ``local/renewed`` of the kit and is used from then on, and by the next start.
+in ``local/renewed`` of the kit and is used from then on, and by the next start. So do the project's roots, if they have
+changed since the kit was made.
 """
 
 from __future__ import annotations
@@ -12,19 +13,20 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from cellnet.clock import wall_time
 from cellnet.credentials import SKEW, Credentials
 from cellnet.enrolment import STEMS, Enrolment
 from cellnet.errors import CellError, ConfigurationError
+from cellnet.roots import extends, follow
 
 if TYPE_CHECKING:
     import datetime
     import random
     from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
-
-    from cryptography import x509
 
     from cellnet.kit import Kit
 
@@ -35,6 +37,9 @@ LOOK_SECONDS = 60.0
 """At most this long nothing is looked at: clocks are set, and machines sleep."""
 AGAIN_SECONDS = 600.0
 """After a failure, at most."""
+
+_HISTORY = "roots.bin"
+_ROOTS = "roots.pem"
 
 logger = logging.getLogger("cellnet.node")
 
@@ -88,12 +93,13 @@ def renewed_credentials(path: Path, old: Credentials) -> Credentials | None:
         return None
     newer: Credentials | None = None
     try:
+        roots = _roots_in(folder, old)
         for stem, pair in _pairs(old).items():  # the connecting one comes last, and has the other
             placement = (folder / "placement.bin").read_bytes() if stem == "client" else b""
             if pair.files is None:
                 return None
-            _certificate, key, roots = pair.files
-            newer = Credentials.load(folder / f"{stem}.crt", key, roots, placement=placement, listening=newer)
+            _certificate, key, before = pair.files
+            newer = Credentials.load(folder / f"{stem}.crt", key, roots or before, placement=placement, listening=newer)
             newer.verify_chain(newer.chain_der, STEMS[stem], wall_time())
     except (OSError, CellError) as error:
         logger.warning("%s: what was renewed cannot be used: %s", folder, error)
@@ -105,10 +111,11 @@ def _keep(kit: Kit, answer: Any) -> None:
     """Write what came, so that there is always the old or the new."""
     match answer:
         case {"placement": bytes() as placement, "certificates": dict() as certificates}:
-            pass
+            history = answer.get("roots")
         case _:
             raise ConfigurationError("the issuer's answer is malformed", str(kit.path))
     new, folder, old = (kit.local / name for name in ("renewed.new", "renewed", "renewed.old"))
+    roots = _followed(history, folder, kit.credentials)
     try:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
@@ -116,6 +123,8 @@ def _keep(kit: Kit, answer: Any) -> None:
             if isinstance(content := certificates.get(stem), bytes):
                 (new / f"{stem}.crt").write_bytes(content)
         (new / "placement.bin").write_bytes(placement)
+        for name, content in roots.items():
+            (new / name).write_bytes(content)
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             folder.rename(old)
@@ -123,6 +132,40 @@ def _keep(kit: Kit, answer: Any) -> None:
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise ConfigurationError(f"cannot be written: {error.strerror}", str(error.filename or new)) from None
+
+
+def _followed(history: object, folder: Path, credentials: Credentials) -> dict[str, bytes]:
+    """Return the files that say which roots are trusted from now on; none, if that is as the kit says.
+
+    :raises HandshakeError: if a document among them is malformed
+    :raises ConfigurationError: if this is not how what is known here goes on
+    """
+    known = (folder / _HISTORY).read_bytes() if (folder / _HISTORY).is_file() else b""
+    if history is None and not known:
+        return {}
+    if not isinstance(history, bytes) or (known and not extends(history, known)):
+        message = "the issuer does not know how the project's roots changed: its registry is an old copy"
+        raise ConfigurationError(message, str(folder))
+    roots = follow(history, credentials.identity.project, credentials.roots)
+    return {_HISTORY: history, _ROOTS: b"".join(root.public_bytes(serialization.Encoding.PEM) for root in roots)}
+
+
+def _roots_in(folder: Path, credentials: Credentials) -> Path | None:
+    """Return the file with the roots that are trusted by now; None, if these are those of the kit.
+
+    :raises HandshakeError: if the history that it came from is malformed
+    :raises ConfigurationError: if the file does not say what the history says
+    """
+    if not (folder / _HISTORY).exists():
+        return None
+    roots = follow((folder / _HISTORY).read_bytes(), credentials.identity.project, credentials.roots)
+    try:
+        said = x509.load_pem_x509_certificates((folder / _ROOTS).read_bytes())
+    except ValueError:
+        said = []
+    if tuple(said) != roots:
+        raise ConfigurationError(f"is not what {_HISTORY} says", str(folder / _ROOTS))
+    return folder / _ROOTS
 
 
 def _pairs(credentials: Credentials) -> Mapping[str, Credentials]:

@@ -4,7 +4,7 @@ Who was revoked stands on a list that the project's issuer signs, with a version
 or how often. A cell that learns of a newer one first tells its children, also those who are on the list, since others
 may be below them. Then it holds, and the links of who is on it end. Whoever joins is told what there is.
 
-Job cells show their site's certificate, so a site whose own was renewed tells them.
+Job cells show their site's certificate and trust the roots that it trusts, so a site whose own were renewed tells them.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class Trust:
         if (credentials := self._endpoint.credentials) is not None:
             for child, connection in self._endpoint.children.items():
                 if connection.neighbour and connection.neighbour.role in ("job", "operator"):
-                    self._tasks.start_soon(self._tell, child, CHAIN_TOPIC, credentials.chain_der)
+                    shown = [credentials.chain_der, credentials.roots_der]
+                    self._tasks.start_soon(self._tell, child, CHAIN_TOPIC, shown)
 
     def deny(self, signed: bytes) -> None:
         """Take a list, and if it is newer, tell the children and cut who is on it.
@@ -99,13 +100,15 @@ class Trust:
         self.deny(request.payload)
 
     async def _renewed(self, request: Request) -> None:
-        """Take the site's new certificate, which must be for the key that it had."""
-        credentials, chain = self._endpoint.credentials, request.payload
+        """Take the site's new certificate, which must be for the key that it had, and the roots that it trusts."""
+        credentials = self._endpoint.credentials
         if credentials is None or credentials.delegation is None or request.origin != self._fqcn_of_site:
             raise LocalProtocolError("only a job's cell shows another's certificate, and only that one says which")
-        if not isinstance(chain, list) or not chain or not all(isinstance(one, bytes) for one in chain):
-            raise LocalProtocolError("certificates are wanted")
-        credentials.take_chain(chain, wall_time())
+        match request.payload:
+            case [[*chain], [*roots]] if chain and roots and all(isinstance(one, bytes) for one in (*chain, *roots)):
+                credentials.take_chain(chain, roots, wall_time())
+            case _:
+                raise LocalProtocolError("certificates are wanted, and roots")
 
     @property
     def _fqcn_of_site(self) -> FQCN | None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from cellnet.credentials import Identity
 
-__all__ = ["ISSUER_LIFE", "LEAF_LIFE", "ROOT_LIFE", "Authority", "certificates_pem", "key_pem"]
+__all__ = ["ISSUER_LIFE", "LEAF_LIFE", "ROOT_LIFE", "Authority", "certificates_pem", "key_pem", "name_of"]
 
 ROOT_LIFE = datetime.timedelta(days=3653)
 ISSUER_LIFE = datetime.timedelta(days=731)
@@ -44,11 +44,14 @@ class Authority:
     """Who issued its certificate; None if it did so itself."""
 
     @classmethod
-    def create(cls, project: str, now: datetime.datetime | None = None) -> Authority:
-        """Make a new root for *project*."""
+    def create(cls, project: str, now: datetime.datetime | None = None, *, name: str = "root") -> Authority:
+        """Make a new root for *project*.
+
+        :param name: no two roots of one project have the same
+        """
         now = now or datetime.datetime.now(datetime.UTC)
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = _subject("root", project)
+        subject = _subject(name, project)
         builder = _ca(subject, key, now, now + ROOT_LIFE, path_length=1).issuer_name(subject)
         return cls(project, builder.sign(key, hashes.SHA256()), key)
 
@@ -145,6 +148,12 @@ class Authority:
     def _check_time(self, now: datetime.datetime) -> None:
         if now >= self.certificate.not_valid_after_utc:
             raise ConfigurationError(f"the authority expired on {self.certificate.not_valid_after_utc:%Y-%m-%d}")
+
+
+def name_of(certificate: x509.Certificate) -> str:
+    """Return what an authority is called: ``root``, ``root 2``, or ``issuer`` with the day when it began."""
+    (name,) = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(name.value)
 
 
 def certificates_pem(*certificates: x509.Certificate) -> bytes:

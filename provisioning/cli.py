@@ -151,8 +151,8 @@ def provision_(project_file: Path, out: Path, key_file: Path | None, passphrase:
     life = datetime.timedelta(days=days)
     changes = update(drawn, out, lock_for(drawn.project, out, key_file, passphrase), life=life)
     _show(changes, out)
-    root = fingerprint(Registry.roots_in(out / FOLDER)[0])
-    click.echo(f"kits of project {drawn.project}, whose root is {root}")
+    roots = " and ".join(map(fingerprint, Registry.roots_in(out / FOLDER)))
+    click.echo(f"kits of project {drawn.project}, whose root is {roots}")
     click.echo(f"{out / FOLDER} stays here")
 
 

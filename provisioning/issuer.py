@@ -103,6 +103,7 @@ class Issuer:
                 for stem, certificate in certificates.items()
             },
             "placement": placement.issue(registry.issuer.key).signed,
+            **({"roots": registry.history} if registry.history else {}),
         }
 
 

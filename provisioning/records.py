@@ -53,6 +53,8 @@ class Records(BaseModel):
     roster: str = ""
     """The SHA-256 of what the last roster said."""
     roster_version: int = 0
+    rotated: datetime.datetime | None = None
+    """When the last step of a change of the root was done."""
     kits: dict[str, Record] = {}
 
 

@@ -5,7 +5,9 @@
     authority/authority.json    the project's name, and how the keys are encrypted
     authority/rootCA.pem        the roots that kits trust
     authority/root.key          needed only to make an issuer or a new root; may be kept somewhere else meanwhile
-    authority/issuer.crt, .key  what issues every day
+    authority/roots.bin         how the roots changed, once they have: every node that is renewed gets it
+    authority/next.key          that of a new root which issues nothing yet
+    authority/issuer.pem        certificate and key of what issues every day
     authority/issued.jsonl      every certificate ever issued, one a line, each with the digest of the line before
     authority/kits.json         what each kit was made from, so that only what changed is made again
 """
@@ -25,7 +27,8 @@ from cryptography import x509
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cellnet.errors import ConfigurationError
-from provisioning.authority import ISSUER_LIFE, LEAF_LIFE, Authority, certificates_pem
+from cellnet.roots import changed
+from provisioning.authority import ISSUER_LIFE, LEAF_LIFE, Authority, certificates_pem, name_of
 from provisioning.files import replace_file, write_file
 from provisioning.issuance import Issuance, append
 from provisioning.records import Records
@@ -46,10 +49,12 @@ FOLDER = "authority"
 _ABOUT = "authority.json"
 _ROOTS = "rootCA.pem"
 _ROOT_KEY = "root.key"
-_ISSUER = "issuer.crt"
-_ISSUER_KEY = "issuer.key"
+_NEXT_KEY = "next.key"
+_HISTORY = "roots.bin"
+_ISSUER = "issuer.pem"
 _ISSUED = "issued.jsonl"
 _KITS = "kits.json"
+_KEY_BEGINS = b"-----BEGIN ENCRYPTED PRIVATE KEY"
 _REMEDY = "restore it from a backup, or give another folder to start anew, with kits that trust a new root"
 
 logger = logging.getLogger("cellnet.provisioning")
@@ -70,14 +75,17 @@ class Registry:
 
     about: _About
     roots: tuple[x509.Certificate, ...]
+    """The newest last."""
     issuer: Authority
     records: Records
     now: datetime.datetime
     _lock: Lock
     life: datetime.timedelta = LEAF_LIFE
     """Of the certificates that it issues."""
-    _new_keys: dict[str, bytes] = field(default_factory=dict, repr=False)
-    """Keys and certificates that are not on disk yet, by file."""
+    history: bytes = b""
+    """How the roots changed, see :mod:`cellnet.roots`; empty before they did."""
+    _new_files: dict[str, bytes | None] = field(default_factory=dict, repr=False)
+    """Keys and certificates that are not on disk yet, by file, in their order; None, where one is to go."""
     _issued: list[Issuance] = field(default_factory=list)
 
     @classmethod
@@ -87,8 +95,8 @@ class Registry:
         about = _About(project=project, lock=lock.kind, salt=secrets.token_hex(16))
         root = Authority.create(project, now)
         registry = cls(about, (root.certificate,), root, Records(), now, lock)
-        registry._new_keys[_ROOT_KEY] = lock.encrypt(root.key, registry._salt)
-        registry._new_keys[_ROOTS] = certificates_pem(root.certificate)
+        registry._new_files[_ROOT_KEY] = lock.encrypt(root.key, registry._salt)
+        registry._new_files[_ROOTS] = certificates_pem(root.certificate)
         registry._take_issuer(root.issuing(now))
         return registry
 
@@ -104,13 +112,14 @@ class Registry:
             raise ConfigurationError(f"its keys are encrypted with a {about.lock}: give it", str(folder))
         roots = _certificates(folder / _ROOTS)
         (certificate,) = _certificates(folder / _ISSUER)
-        key = _key(folder / _ISSUER_KEY, lock, bytes.fromhex(about.salt))
+        key = _key(folder / _ISSUER, lock, bytes.fromhex(about.salt))
         try:
             root = next(one for one in roots if one.subject == certificate.issuer)
             issuer = Authority.adopt(certificate, key, root)
         except Exception as error:  # the library has many words for what does not belong together
             raise ConfigurationError(f"is not the issuer of {_ROOTS} ({error!r}): {_REMEDY}", str(folder)) from None
-        registry = cls(about, roots, issuer, _parse(Records, folder / _KITS), now, lock)
+        history = _read(folder / _HISTORY) if (folder / _HISTORY).exists() else b""
+        registry = cls(about, roots, issuer, _parse(Records, folder / _KITS), now, lock, history=history)
         if certificate.not_valid_after_utc - now < ISSUER_LIFE / 3:
             registry._renew_issuer(folder)
         return registry
@@ -147,6 +156,14 @@ class Registry:
         """
         return _certificates(folder / _ROOTS)
 
+    @staticmethod
+    def issuer_in(folder: Path) -> x509.Certificate:
+        """Return the certificate of who issues what is in kits beside *folder*, which needs no key.
+
+        :raises ConfigurationError: if it cannot be read
+        """
+        return _certificates(folder / _ISSUER)[0]
+
     @property
     def project(self) -> str:
         """The project whose registry this is."""
@@ -173,6 +190,35 @@ class Registry:
         self._issued.append(Issuance.of(certificate, identity, self.now, why))
         return certificate
 
+    def add_root(self, folder: Path) -> None:
+        """Make a new root, which is trusted from now on as the old one is, and issues nothing yet.
+
+        :raises ConfigurationError: if the old root's key is not in *folder*
+        """
+        old = self._root(folder, _ROOT_KEY, self.roots[-1])
+        _root, _space, number = name_of(old.certificate).partition(" ")
+        new = Authority.create(self.project, self.now, name=f"root {int(number or 1) + 1}")
+        self._new_files[_NEXT_KEY] = self._lock.encrypt(new.key, self._salt)
+        self._trust((old.certificate, new.certificate), old.key)
+
+    def move_below_new_root(self, folder: Path) -> None:
+        """Let a new issuer issue, below the new root; the old root's key is not needed any more, and goes.
+
+        :raises ConfigurationError: if the new root's key is not in *folder*
+        """
+        new = self._root(folder, _NEXT_KEY, self.roots[-1])
+        self._new_files[_ROOT_KEY] = self._lock.encrypt(new.key, self._salt)
+        self._take_issuer(new.issuing(self.now))
+        self._new_files[_NEXT_KEY] = None
+
+    def drop_old_roots(self, folder: Path) -> None:
+        """Trust the newest root alone from now on.
+
+        :raises ConfigurationError: if its key is not in *folder*
+        """
+        new = self._root(folder, _ROOT_KEY, self.roots[-1])
+        self._trust((new.certificate,), new.key)
+
     def save(self, folder: Path) -> None:
         """Write what is new: first what was issued, then keys, and last what the kits were made from.
 
@@ -182,11 +228,14 @@ class Registry:
         if not (folder / _ABOUT).exists():
             write_file(folder / _ABOUT, self.about.model_dump_json(indent=1).encode() + b"\n", 0o600)
         append(folder / _ISSUED, self._issued)
-        for name, content in self._new_keys.items():
-            replace_file(folder / name, content, 0o600)
+        for name, content in self._new_files.items():
+            if content is None:
+                (folder / name).unlink(missing_ok=True)
+            else:
+                replace_file(folder / name, content, 0o600)
         replace_file(folder / _KITS, self.records.model_dump_json().encode() + b"\n", 0o600)
         self._issued.clear()
-        self._new_keys.clear()
+        self._new_files.clear()
 
     @property
     def _salt(self) -> bytes:
@@ -199,14 +248,28 @@ class Registry:
             message = "the issuer expires on %s, and only the root can make a new one: put its key here"
             logger.warning(f"%s: {message}", folder / _ROOT_KEY, f"{end:%Y-%m-%d}")
             return
-        key = _key(folder / _ROOT_KEY, self._lock, self._salt)
-        root = Authority.adopt(self.roots[0], key)
+        root = self._root(folder, _ROOT_KEY, self.issuer.anchor)
         self._take_issuer(root.issuing(self.now))
+        if (end := root.certificate.not_valid_after_utc) - self.now < ISSUER_LIFE / 3:
+            logger.warning("%s: the root expires on %s: change it, with cellnet ca rotate", folder, f"{end:%Y-%m-%d}")
+
+    def _root(self, folder: Path, name: str, certificate: x509.Certificate) -> Authority:
+        key = _key(folder / name, self._lock, self._salt)
+        try:
+            return Authority.adopt(certificate, key)
+        except ValueError as error:
+            raise ConfigurationError(f"is not that of the root in {_ROOTS}: {error}", str(folder / name)) from None
+
+    def _trust(self, roots: tuple[x509.Certificate, ...], key: ec.EllipticCurvePrivateKey) -> None:
+        self.roots, self.history = roots, changed(self.history, self.project, roots, key)
+        self._new_files[_HISTORY] = self.history
+        self._new_files[_ROOTS] = certificates_pem(*roots)
 
     def _take_issuer(self, issuer: Authority) -> None:
         self.issuer = issuer
-        self._new_keys[_ISSUER_KEY] = self._lock.encrypt(issuer.key, self._salt)
-        self._new_keys[_ISSUER] = certificates_pem(issuer.certificate)
+        # in one file, so that there never is the certificate of one with the key of another
+        key = self._lock.encrypt(issuer.key, self._salt)
+        self._new_files[_ISSUER] = certificates_pem(issuer.certificate) + key
 
 
 @contextmanager
@@ -248,7 +311,7 @@ def _key(path: Path, lock: Lock, salt: bytes) -> object:
         message = f"is readable by others (mode {mode & 0o777:04o}): at least run chmod 600"
         raise ConfigurationError(message, str(path))
     try:
-        return lock.decrypt(data, salt)
+        return lock.decrypt(data[data.index(_KEY_BEGINS) :], salt)
     except Exception:
         message = f"is not opened by this {lock.kind}, or is damaged: give the one that it was made with"
         raise ConfigurationError(message, str(path)) from None

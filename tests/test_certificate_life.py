@@ -15,6 +15,7 @@ import pytest
 
 from cellnet.cli.example import example_project, with_free_ports, with_settings
 from cellnet.jobs.submission import submitted
+from cellnet.kit import Kit
 from tests.conftest import free_ports, provisioned
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ participants:
 SECONDS = 20.0
 LIFE = 20.0
 LONG_LIFE = 90.0
+THREE = ("server", "R1", "C1")
 NINE = ("server", "R1", "R2", "C1", "C11", "C12", "C2", "C21", "C22")
 JOB = """
 import numpy as np
@@ -64,6 +66,10 @@ class Nodes:
             self.running[name] = subprocess.Popen(
                 command, cwd=self.folder, stdout=out, stderr=err, stdin=subprocess.DEVNULL, env={**os.environ}
             )
+
+    def stop(self, name: str) -> None:
+        self.running[name].terminate()
+        self.running[name].wait(SECONDS)
 
     def said(self, name: str) -> str:
         return "".join((self.folder / f"{name}.{end}").read_bytes().decode() for end in ("out", "err"))
@@ -115,11 +121,14 @@ def test_nine_nodes_are_renewed_while_jobs_run_and_no_request_of_theirs_fails(ni
     for name in NINE:
         nine.start(name, "start", f"kits/{name}")
         nine.wait(name, "joined|listens at")
-    bundle = nine.folder / "bundle"
-    bundle.mkdir()
-    (bundle / "job.py").write_text(JOB)
-    until = time.monotonic() + 1.5 * LONG_LIFE  # all are renewed at two thirds of it, and half of them once more
-    results = anyio.run(_jobs_until, nine.folder / "kits" / "server", bundle, until)
+    ended = anyio.Event()
+
+    async def run() -> list[float]:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_set_after, ended, 1.5 * LONG_LIFE)  # all are renewed at two thirds of it, some again
+            return await _jobs_until(nine, ended)
+
+    results = anyio.run(run)
     assert set(results) == {10_000.0 * sum(range(20))}
     assert len(results) >= 3
     for name in NINE:
@@ -127,11 +136,64 @@ def test_nine_nodes_are_renewed_while_jobs_run_and_no_request_of_theirs_fails(ni
         assert not re.search("Traceback|expired|could not", nine.said(name)), nine.said(name)
 
 
-async def _jobs_until(server: Path, bundle: Path, until: float) -> list[float]:
-    results = []
-    while time.monotonic() < until:
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("nodes", ["tcp", "grpc"], indirect=True)
+def test_the_root_is_changed_while_jobs_run_and_no_request_of_theirs_fails(nodes: Nodes) -> None:
+    (nodes.folder / "kits" / "server" / "local" / "network.yml").write_text(f"issuer: {nodes.folder}/issuer.sock\n")
+    days = str(LIFE / 86400)
+    nodes.start("issuer", "issuer", "--out", "kits", "--socket", "issuer.sock", "--key-file", "lock", "--days", days)
+    nodes.wait("issuer", "listens at")
+    for name in THREE:
+        nodes.start(name, "start", f"kits/{name}")
+        nodes.wait(name, "joined|listens at")
+    ended = anyio.Event()
+
+    async def change() -> None:
+        for wanted in ("issue below the new root, once", "trust the new root alone, once", "trusted   root 2"):
+            while wanted not in (said := await _rotated(nodes)):
+                assert "too early" in said
+                await anyio.sleep(1)
+        await anyio.sleep(LIFE)  # and each is renewed once more
+        ended.set()
+
+    async def run() -> list[float]:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(change)
+            return await _jobs_until(nodes, ended)
+
+    results = anyio.run(run)
+    assert set(results) == {10_000.0 * sum(range(20))}
+    assert len(results) >= 3
+    for name in THREE:
+        assert not re.search("Traceback|expired|could not|cannot be", nodes.said(name)), nodes.said(name)
+    # a kit of the first day, whose own root nobody trusts any longer
+    for name in reversed(THREE):
+        nodes.stop(name)
+    for name in THREE:
+        nodes.start(name, "start", f"kits/{name}")
+        nodes.wait(name, "joined|listens at")
+        assert len(Kit.load(nodes.folder / "kits" / name).credentials.roots) == 1
+
+
+async def _rotated(nodes: Nodes) -> str:
+    command = [sys.executable, "-P", "-m", "cellnet", "ca", "rotate", "--out", "kits", "--key-file", "lock"]
+    done = await anyio.run_process(command, cwd=nodes.folder, check=False, stderr=subprocess.STDOUT)
+    return done.stdout.decode()
+
+
+async def _set_after(event: anyio.Event, seconds: float) -> None:
+    await anyio.sleep(seconds)
+    event.set()
+
+
+async def _jobs_until(nodes: Nodes, ended: anyio.Event) -> list[float]:
+    bundle, results = nodes.folder / "bundle", []
+    bundle.mkdir()
+    (bundle / "job.py").write_text(JOB)
+    while not ended.is_set():
         with anyio.fail_after(60):
-            async with submitted(server, bundle) as under_way:
+            async with submitted(nodes.folder / "kits" / "server", bundle) as under_way:
                 results.append((await under_way.wait()).value)
     return results
 
@@ -142,14 +204,14 @@ def test_every_node_is_renewed_by_an_issuer_of_its_own_process(nodes: Nodes) -> 
     days = str(LIFE / 86400)
     nodes.start("issuer", "issuer", "--out", "kits", "--socket", "issuer.sock", "--key-file", "lock", "--days", days)
     nodes.wait("issuer", "the issuer of project lives listens at")
-    for name in ("server", "R1", "C1"):
+    for name in THREE:
         nodes.start(name, "start", f"kits/{name}")
         nodes.wait(name, "joined|listens at")
-    for name in ("server", "R1", "C1"):
+    for name in THREE:
         nodes.wait(name, "certificates renewed, until", seconds=LIFE * 2)
     log = (nodes.folder / "kits" / "authority" / "issued.jsonl").read_text()
     assert log.count('"why": "renewed"') >= 4
     assert (nodes.folder / "kits" / "C1" / "local" / "renewed" / "client.crt").exists()
-    for name in ("server", "R1", "C1"):
+    for name in THREE:
         assert "Traceback" not in nodes.said(name)
         assert "expired" not in nodes.said(name)

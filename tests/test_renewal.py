@@ -197,6 +197,10 @@ async def test_job_cells_show_the_new_certificate_of_their_site(issue: Issue, re
                 while job.chain[0] == old:
                     await anyio.sleep(0.01)
                 assert job.chain == site.chain
+                site.roots += (Authority.create("mobile", name="root 2").certificate,)
+                middle.renew()
+                while job.roots != site.roots:
+                    await anyio.sleep(0.01)
                 assert await leaf.request("server", "echo", 1) == 1
             # and whoever begins later: the site's listener shows the new one, the delegation is by the same key
             async with Cell("j1", epoch=2) as again:
@@ -218,14 +222,18 @@ async def test_nobody_can_give_a_job_another_certificate(issue: Issue, renewed: 
         [forged.public_bytes(serialization.Encoding.DER)],
     ):
         with pytest.raises(HandshakeError):
-            job.take_chain(chain, now)
-    assert job.chain == before
+            job.take_chain(chain, site.roots_der, now)
     newer = renewed(site, issue).chain_der
-    job.take_chain(newer, now)
+    for roots in ([], [b"x"], [7], other.chain_der):
+        with pytest.raises(HandshakeError):
+            job.take_chain(newer, roots, now)  # type: ignore[arg-type]
+    assert job.chain == before
+    assert job.roots == site.roots
+    job.take_chain(newer, site.roots_der, now)
     assert job.chain_der == newer
     if before[0].not_valid_after_utc < job.chain[0].not_valid_after_utc:
         with pytest.raises(HandshakeError, match="older than the one"):
-            job.take_chain([one.public_bytes(serialization.Encoding.DER) for one in before], now)
+            job.take_chain([one.public_bytes(serialization.Encoding.DER) for one in before], site.roots_der, now)
 
 
 async def test_only_its_site_tells_a_job_cell_of_a_certificate(issue: Issue, renewed: Renewed, tmp_path: Path) -> None:
@@ -240,4 +248,8 @@ async def test_only_its_site_tells_a_job_cell_of_a_certificate(issue: Issue, ren
             await leaf.connect(url, job)
             await top.wait_present(["C1.j1"])
             with pytest.raises(RemoteError, match="only that one says which"):
-                await top.request("C1.j1", "cellnet.chain", renewed(site, issue).chain_der)
+                await top.request("C1.j1", "cellnet.chain", [renewed(site, issue).chain_der, site.roots_der])
+            good = site.chain_der
+            for wrong in (None, [], [[], []], good, [good], [good, []], [[], good], [good, ["x"]], [good, good, good]):
+                with pytest.raises(RemoteError, match="certificates are wanted, and roots"):
+                    await middle.request("C1.j1", "cellnet.chain", wrong)

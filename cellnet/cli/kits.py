@@ -45,7 +45,7 @@ def inspect(kit: Path, as_json: bool) -> None:
     for one in found["certificates"]:
         hosts = f", at {', '.join(one['hosts'])}" if one["hosts"] else ""
         rows.append(("certificate", f"{one['usage']}{hosts}; until {one['not_after'][:10]} ({one['days_left']} days)"))
-    rows.append(("root", found["root"]))
+    rows.extend(("root", root) for root in found["roots"])
     for title, text in rows:
         click.echo(f"{title:<12} {text}")
 
@@ -166,6 +166,6 @@ def unpack(archive: Path, out: Path, identity: Path | None) -> None:
 
 
 def _compare(kit: Kit, root: str | None) -> None:
-    found = fingerprint(kit.credentials.roots[0])
-    if root is not None and root.replace(":", "").lower() != found.replace(":", ""):
-        raise ConfigurationError(f"is of another project: its root is {found}", str(kit.path))
+    found = list(map(fingerprint, kit.credentials.roots))
+    if root is not None and root.replace(":", "").lower() not in [one.replace(":", "") for one in found]:
+        raise ConfigurationError(f"is of another project: its root is {' or '.join(found)}", str(kit.path))

@@ -22,6 +22,7 @@ __all__ = ["main"]
 
 _ELSEWHERE = {
     "add": ("provisioning.cli", "add"),
+    "ca": ("cellnet.cli.authority", "ca"),
     "check": ("cellnet.cli.kits", "check"),
     "demo": ("cellnet.cli.demo", "demo"),
     "expiry": ("cellnet.cli.kits", "expiry"),

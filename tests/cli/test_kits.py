@@ -61,7 +61,7 @@ def test_a_kit_is_described_without_its_secrets(kits: Path) -> None:
     found = json.loads(run("inspect", kits / "C11", "--json")[1])
     assert (found["name"], found["fqsn"], found["parents"], found["roster"]) == ("C11", "C1.C11", ["R1"], [])
     root = x509.load_pem_x509_certificate((kits / "C11" / "startup" / "rootCA.pem").read_bytes())
-    assert found["root"].replace(":", "") == root.fingerprint(hashes.SHA256()).hex()
+    assert found["roots"][0].replace(":", "") == root.fingerprint(hashes.SHA256()).hex()
     assert len(json.loads(run("inspect", kits / "server", "--json")[1])["roster"]) == 9
     assert "behind the ingress" not in out
 
@@ -70,7 +70,7 @@ def test_whole_kits_are_verified_and_the_root_can_be_compared(kits: Path) -> Non
     code, out, err = run("verify", kits / "C1", kits / "server")
     assert (code, err) == (0, "")
     assert out.splitlines()[0] == f"{kits / 'C1'}: client C1 is whole; its certificates hold for 89 days"
-    root = json.loads(run("inspect", kits / "C1", "--json")[1])["root"]
+    root = json.loads(run("inspect", kits / "C1", "--json")[1])["roots"][0]
     assert run("verify", kits / "C1", "--root", root)[0] == 0
     assert run("verify", kits / "C1", "--root", root.replace(":", "").upper())[0] == 0
     code, _out, err = run("verify", kits / "C1", "--root", "0" * 64)

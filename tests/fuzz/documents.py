@@ -16,6 +16,7 @@ from cellnet.ledger import Ledger
 from cellnet.placement import Delegation, Placement
 from cellnet.protocol.envelope import Status
 from cellnet.protocol.events import Message
+from cellnet.roots import changed, extends, follow
 from cellnet.roster import Member, Roster
 from cellnet.signing import sign
 from provisioning.authority import Authority, key_pem
@@ -35,7 +36,16 @@ if TYPE_CHECKING:
 
     from tests.fuzz.target import Lab
 
-__all__ = ["authorities", "certificates", "job_credentials", "journals", "kits", "project_files", "signed_words"]
+__all__ = [
+    "authorities",
+    "certificates",
+    "histories",
+    "job_credentials",
+    "journals",
+    "kits",
+    "project_files",
+    "signed_words",
+]
 
 
 def signed_words(_lab: Lab) -> Target:
@@ -91,6 +101,27 @@ def certificates(_lab: Lab) -> Target:
 
     def take(data: bytes) -> None:
         mine.verify_chain(msgpack.unpackb(data), CONNECT, WALL)
+
+    return Target(make, take, (HandshakeError,), is_signed=True)
+
+
+def histories(_lab: Lab) -> Target:
+    """Change one document of how roots changed, and sign it anew; or change any byte of all."""
+    first, second = (Authority.create("mobile", WALL - DAY, name=name) for name in ("root", "root 2"))
+    valid = changed(b"", "mobile", [first.certificate, second.certificate], first.key)
+    valid = changed(valid, "mobile", [second.certificate], second.key)
+    documents = msgpack.unpackb(valid)
+
+    def make(rng: random.Random) -> bytes:
+        if rng.random() < 0.3:
+            return vary_packed(rng, valid)
+        document = resigned(rng, documents[0], b"cellnet roots 1", first.key)
+        packed: bytes = msgpack.packb([document, documents[1]])
+        return packed
+
+    def take(data: bytes) -> None:
+        follow(data, "mobile", [first.certificate])
+        extends(data, valid)
 
     return Target(make, take, (HandshakeError,), is_signed=True)
 

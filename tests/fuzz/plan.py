@@ -32,6 +32,7 @@ PLAN: Plan = MappingProxyType(
         "sealed records": (20, contents.sealed_records),
         "signed words": (15, documents.signed_words),
         "certificates": (10, documents.certificates),
+        "histories of roots": (10, documents.histories),
         "job credentials": (10, documents.job_credentials),
         "authorities": (2, documents.authorities),
         "kits": (3, documents.kits),

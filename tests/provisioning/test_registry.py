@@ -69,10 +69,11 @@ def test_everything_in_it_is_its_owners_alone(umask: int, tmp_path: Path) -> Non
     assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "authority").iterdir()} == {0o600}
 
 
-@pytest.mark.parametrize("name", ["root.key", "issuer.key"])
+@pytest.mark.parametrize("name", ["root.key", "issuer.pem"])
 def test_keys_are_encrypted_where_they_lie(name: str, folder: Path) -> None:
     data = (folder / name).read_bytes()
-    assert data.startswith(b"-----BEGIN ENCRYPTED PRIVATE KEY-----")
+    assert b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in data
+    data = data[data.index(b"-----BEGIN ENCRYPTED") :]
     with pytest.raises(TypeError, match="encrypted"):
         serialization.load_pem_private_key(data, None)
     shown = subprocess.run(
@@ -87,7 +88,7 @@ def test_keys_are_encrypted_where_they_lie(name: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("lock", "message"),
     [
-        (OTHER, r"issuer\.key: is not opened by this key file, or is damaged"),
+        (OTHER, r"issuer\.pem: is not opened by this key file, or is damaged"),
         (Lock("passphrase", b"k" * 64), "its keys are encrypted with a key file: give it"),
     ],
 )
@@ -100,15 +101,16 @@ def _spoil(folder: Path, how: str) -> None:
     other = Authority.create("mobile", NOW)
     match how:
         case "no key":
-            (folder / "issuer.key").unlink()
+            (folder / "issuer.pem").unlink()
         case "no roots":
             (folder / "rootCA.pem").unlink()
         case "open":
-            (folder / "issuer.key").chmod(0o640)
+            (folder / "issuer.pem").chmod(0o640)
         case "garbage":
-            (folder / "issuer.key").write_bytes(b"-----BEGIN")
+            (folder / "issuer.pem").write_bytes((folder / "issuer.pem").read_bytes()[:-100])
         case "another key":
-            (folder / "issuer.key").write_bytes(LOCK.encrypt(other.key, b""))
+            certificate = (folder / "issuer.pem").read_bytes().partition(b"-----BEGIN ENCRYPTED")[0]
+            (folder / "issuer.pem").write_bytes(certificate + LOCK.encrypt(other.key, b""))
         case "another root":
             (folder / "rootCA.pem").write_bytes(other.certificate_pem)
         case "no records":
@@ -118,10 +120,10 @@ def _spoil(folder: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("no key", r"issuer\.key: cannot be read \(No such file"),
+        ("no key", r"issuer\.pem: cannot be read \(No such file"),
         ("no roots", r"rootCA\.pem: cannot be read \(No such file"),
-        ("open", r"issuer\.key: is readable by others \(mode 0640\).* chmod 600"),
-        ("garbage", r"issuer\.key: is not opened by this key file, or is damaged"),
+        ("open", r"issuer\.pem: is readable by others \(mode 0640\).* chmod 600"),
+        ("garbage", r"issuer\.pem: is not opened by this key file, or is damaged"),
         ("another key", r"is not the issuer of rootCA\.pem"),
         ("another root", r"is not the issuer of rootCA\.pem"),
         ("no records", r"kits\.json: is damaged"),

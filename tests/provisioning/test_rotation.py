@@ -1,0 +1,254 @@
+"""The root is changed in three steps; at every moment each kit loads, and each node believes each other."""
+
+from __future__ import annotations
+
+import datetime
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cellnet.clock import wall_time
+from cellnet.credentials import CONNECT, LISTEN, Credentials
+from cellnet.denial import Denial
+from cellnet.errors import ConfigurationError, HandshakeError
+from cellnet.kit import Kit
+from cellnet.renewal import _keep, renewal_request, renewed_credentials
+from cellnet.roster import Roster
+from provisioning import Lock, provision
+from provisioning.authority import Authority, name_of
+from provisioning.files import replace_file
+from provisioning.issuer import Issuer
+from provisioning.registry import Registry
+from provisioning.revocation import revoke
+from provisioning.rotation import Step, rotate
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.anyio
+LOCK = Lock("key file", b"k" * 64)
+LIFE = datetime.timedelta(days=100)  # longer than a kit's, so what is renewed is newer
+NAMES = ("server", "R1", "R2", "C1", "C11", "C12", "C2", "C21", "C22", "admin@nvidia.com")
+
+
+async def renew(kits: Path, *names: str) -> None:
+    """Let nodes get new certificates, and keep them."""
+    issuer = Issuer(kits / "authority", LOCK, LIFE)
+    issuer._life = datetime.timedelta(days=next(DAYS))
+    for name in names:
+        kit = Kit.load(kits / name)
+        _keep(kit, await issuer.renew(renewal_request(kit.credentials)))
+        assert renewed_credentials(kit.path, kit.credentials) is not None
+
+
+DAYS = iter(range(100, 10_000))
+"""Each renewal ends later than the one before, as it does when time goes on."""
+
+
+def loaded(kits: Path, name: str) -> Credentials:
+    return Kit.load(kits / name).credentials
+
+
+def roots(kits: Path, name: str) -> list[str]:
+    return [name_of(root) for root in loaded(kits, name).roots]
+
+
+def check_all(kits: Path) -> None:
+    """See that everybody believes everybody."""
+    everybody = [loaded(kits, name) for name in NAMES]
+    for one in everybody:
+        for other in everybody:
+            usage = LISTEN if other.identity.role == "server" else CONNECT
+            assert one.verify_chain(other.chain_der, usage, wall_time()).identity == other.identity
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Certificates are renewed as often as the test likes."""
+    monkeypatch.setattr("provisioning.issuer._SHARE", 10**9)
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_the_root_is_changed_in_three_steps_and_nobody_is_cut_off(kits: Path, example: Path) -> None:
+    revoke(["C22"], kits, LOCK)
+    provision(example, kits, LOCK)
+    await renew(kits, *NAMES)
+    check_all(kits)
+
+    assert rotate(kits, LOCK).step is Step.MOVE
+    check_all(kits)
+    await renew(kits, *NAMES[:-1])
+    check_all(kits)
+    with pytest.raises(ConfigurationError, match=r"too early to issue below the new root: admin@nvidia\.com would be"):
+        rotate(kits, LOCK)
+    await renew(kits, NAMES[-1])
+    assert [roots(kits, name) for name in NAMES] == [["root", "root 2"]] * len(NAMES)
+
+    assert rotate(kits, LOCK).step is Step.DROP
+    check_all(kits)
+    for count, name in enumerate(NAMES):
+        with pytest.raises(ConfigurationError, match="too early to trust the new root alone: "):
+            rotate(kits, LOCK)
+        await renew(kits, name)
+        if count == 4:
+            check_all(kits)
+
+    assert rotate(kits, LOCK).step is Step.ADD
+    check_all(kits)
+    await renew(kits, *NAMES)
+    check_all(kits)
+    assert [roots(kits, name) for name in NAMES] == [["root 2"]] * len(NAMES)
+    assert loaded(kits, "server").denied.version == 2
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_who_is_below_the_old_root_is_refused_in_the_end(kits: Path) -> None:
+    old = loaded(kits, "C1")
+    for _ in range(3):
+        rotate(kits, LOCK)
+        await renew(kits, *NAMES)
+    with pytest.raises(HandshakeError, match="not issued by this project's authority"):
+        loaded(kits, "server").verify_chain(old.chain_der, CONNECT, wall_time())
+    with pytest.raises(HandshakeError):
+        await Issuer(kits / "authority", LOCK, LIFE).renew(renewal_request(old))
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_new_kits_are_right_at_every_step(kits: Path, example: Path) -> None:
+    for wanted in (["root", "root 2"], ["root", "root 2"], ["root 2"], ["root 2", "root 3"]):
+        rotate(kits, LOCK)
+        revoke(["C1", "server"], kits, LOCK)
+        provision(example, kits, LOCK)
+        assert roots(kits, "C1") == wanted
+        await renew(kits, *NAMES)
+        assert roots(kits, "C1") == wanted
+        check_all(kits)
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_a_second_change_is_followed_by_a_kit_of_the_first_day(kits: Path) -> None:
+    for _ in range(6):
+        rotate(kits, LOCK)
+        await renew(kits, *NAMES)
+    assert roots(kits, "C11") == ["root 3"]
+    check_all(kits)
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_roster_and_list_of_revoked_are_signed_below_the_new_root_before_it_is_alone(kits: Path) -> None:
+    startup, authority = kits / "server" / "startup", kits / "authority"
+    before = Roster.verify((startup / "roster.bin").read_bytes(), Registry.roots_in(authority))
+    rotate(kits, LOCK)
+    await renew(kits, *NAMES)
+    rotate(kits, LOCK)
+    newest = Registry.roots_in(authority)[-1:]
+    for folder in (startup, authority):
+        roster = Roster.verify((folder / "roster.bin").read_bytes(), newest)
+        assert (roster.members, roster.version) == (before.members, before.version + 1)
+        assert Denial.verify((folder / "denied.bin").read_bytes(), newest).version == 1
+    unchanged = (startup / "denied.bin").read_bytes()
+    await renew(kits, *NAMES)
+    rotate(kits, LOCK)
+    assert (startup / "denied.bin").read_bytes() == unchanged
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_lists_that_a_broken_step_left_behind_are_signed_by_the_next(
+    kits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rotate(kits, LOCK)
+    await renew(kits, *NAMES)
+    with monkeypatch.context() as broken:
+        broken.setattr("provisioning.rotation.replace_file", lambda *_: (_ for _ in ()).throw(OSError(28, "No space")))
+        with pytest.raises(ConfigurationError, match="No space"):
+            rotate(kits, LOCK)
+    await renew(kits, *NAMES)
+    rotate(kits, LOCK)
+    newest = Registry.roots_in(kits / "authority")
+    assert Denial.verify((kits / "server" / "startup" / "denied.bin").read_bytes(), newest).version == 1
+    Kit.load(kits / "server")
+
+
+def saved(kits: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((kits / "authority").iterdir())}
+
+
+@pytest.mark.usefixtures("unhurried")
+@pytest.mark.parametrize("writes", range(4))
+async def test_a_step_that_breaks_off_anywhere_can_be_done_again(
+    writes: int, kits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes, mode: int) -> None:
+        if not left:
+            raise OSError(28, "No space left on device", str(path))
+        left.pop()
+        replace_file(path, content, mode)
+
+    for _ in range(3):
+        left = [None] * writes
+        with monkeypatch.context() as broken:
+            broken.setattr("provisioning.registry.replace_file", full)
+            with pytest.raises(ConfigurationError, match="No space left on device"):
+                rotate(kits, LOCK)
+        check_all(kits)
+        await renew(kits, *NAMES)
+        check_all(kits)
+        rotate(kits, LOCK)
+        await renew(kits, *NAMES)
+        check_all(kits)
+    assert "root 2" in roots(kits, "C1") or "root 3" in roots(kits, "C1")
+    assert roots(kits, "C1")[-1:] == roots(kits, "server")[-1:]
+
+
+def test_nothing_changes_when_a_step_is_refused(kits: Path) -> None:
+    rotate(kits, LOCK)
+    before = saved(kits)
+    with pytest.raises(ConfigurationError, match=r"server, R1, R2, C1, C11, C12, C2, C21, C22, .* would be cut off"):
+        rotate(kits, LOCK)
+    assert saved(kits) == before
+
+
+def test_the_roots_key_is_needed_and_only_the_right_one_will_do(kits: Path) -> None:
+    key = kits / "authority" / "root.key"
+    content = key.read_bytes()
+    key.unlink()
+    with pytest.raises(ConfigurationError, match=r"root\.key: cannot be read"):
+        rotate(kits, LOCK)
+    key.touch(mode=0o600)
+    key.write_bytes(LOCK.encrypt(Authority.create("mobile").key, b"s" * 16))
+    with pytest.raises(ConfigurationError, match=r"root\.key: is not that of the root in rootCA\.pem"):
+        rotate(kits, LOCK)
+    key.write_bytes(content)
+    assert rotate(kits, LOCK).step is Step.MOVE
+
+
+def test_who_has_expired_holds_nothing_up(kits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rotate(kits, LOCK)
+    real, later = Registry.load, wall_time() + datetime.timedelta(days=91)
+    monkeypatch.setattr(Registry, "load", lambda folder, lock: real(folder, lock, later))
+    assert rotate(kits, LOCK).step is Step.DROP
+
+
+async def test_an_issuer_that_forgot_how_the_roots_changed_is_told_so(kits: Path, unhurried: None) -> None:
+    before = saved(kits)
+    rotate(kits, LOCK)
+    await renew(kits, "C1")
+    for name in ("roots.bin", "next.key"):
+        (kits / "authority" / name).unlink()
+    for name, content in before.items():
+        (kits / "authority" / name).write_bytes(content)
+    with pytest.raises(ConfigurationError, match="its registry is an old copy"):
+        await renew(kits, "C1")
+    assert roots(kits, "C1") == ["root", "root 2"]
+
+
+@pytest.mark.parametrize("name", ["roots.bin", "roots.pem"])
+async def test_roots_at_a_node_that_somebody_changed_are_not_used(
+    name: str, kits: Path, unhurried: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    rotate(kits, LOCK)
+    await renew(kits, "C1")
+    path = kits / "C1" / "local" / "renewed" / name
+    path.write_bytes(b"x")
+    assert roots(kits, "C1") == ["root"]
+    assert "what was renewed cannot be used" in caplog.text

@@ -1,0 +1,97 @@
+"""How a project's roots change: who may say so, and what a node believes that was away meanwhile."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgpack
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from cellnet.errors import HandshakeError
+from cellnet.roots import MAX_CHANGES, MAX_ROOTS, changed, extends, follow
+from cellnet.signing import sign
+from provisioning.authority import Authority
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+A, B, C, STRANGER = (Authority.create("mobile", name=name) for name in ("root", "root 2", "root 3", "root"))
+
+
+def history(*changes: tuple[Authority, tuple[Authority, ...]], project: str = "mobile") -> bytes:
+    """Return how roots changed: who signed, and who was trusted from then on."""
+    found = b""
+    for signer, trusted in changes:
+        found = changed(found, project, [one.certificate for one in trusted], signer.key)
+    return found
+
+
+def followed(found: bytes, *trusted: Authority) -> list[x509.Certificate]:
+    return list(follow(found, "mobile", [one.certificate for one in trusted]))
+
+
+TWICE = history((A, (A, B)), (B, (B,)), (B, (B, C)), (C, (C,)))
+
+
+@pytest.mark.parametrize("trusted", [(A,), (A, B), (B,), (B, C), (C,)])
+def test_whoever_trusted_a_root_at_any_time_ends_with_the_newest(trusted: tuple[Authority, ...]) -> None:
+    assert followed(TWICE, *trusted) == [C.certificate]
+
+
+def test_each_step_is_what_its_document_says() -> None:
+    assert followed(history((A, (A, B))), A) == [A.certificate, B.certificate]
+    assert followed(history((A, (A, B)), (B, (B,))), A) == [B.certificate]
+
+
+def test_a_root_that_is_not_trusted_says_nothing() -> None:
+    assert followed(history((STRANGER, (STRANGER,))), A) == [A.certificate]
+    forged = changed(TWICE, "mobile", [STRANGER.certificate], STRANGER.key)
+    assert followed(forged, A) == [C.certificate]
+
+
+def test_a_root_that_is_trusted_no_longer_says_nothing() -> None:
+    assert followed(changed(TWICE, "mobile", [A.certificate], A.key), A) == [C.certificate]
+
+
+def test_the_history_of_another_project_is_refused() -> None:
+    with pytest.raises(HandshakeError, match="are those of project other"):
+        followed(history((A, (A, B)), project="other"), A)
+
+
+def test_a_history_goes_on_only_from_all_that_is_known() -> None:
+    first, other = history((A, (A, B))), history((A, (A, C)))
+    longer = changed(first, "mobile", [B.certificate], B.key)
+    assert extends(longer, first)
+    assert extends(first, first)
+    assert not extends(first, longer)
+    assert not extends(other, first)
+    assert not extends(changed(other, "mobile", [C.certificate], C.key), first)
+
+
+@pytest.mark.parametrize("wrong", [b"", b"x", msgpack.packb("x"), msgpack.packb(["x"]), msgpack.packb([b"x"] * 65)])
+def test_what_is_no_history_is_refused(wrong: bytes) -> None:
+    with pytest.raises(HandshakeError, match="malformed"):
+        followed(wrong, A)
+
+
+@pytest.mark.parametrize("ders", [[], ["x"], [b"x"], [b"x"] * (MAX_ROOTS + 1)])
+def test_signed_roots_that_are_none_are_refused(ders: list[object]) -> None:
+    body = msgpack.packb(["mobile", ders])
+    with pytest.raises(HandshakeError, match="malformed"):
+        followed(msgpack.packb([msgpack.packb([body, sign(A.key, b"cellnet roots 1", body)])]), A)
+
+
+def test_a_history_has_a_limit() -> None:
+    found = b""
+    for _ in range(MAX_CHANGES):
+        found = changed(found, "mobile", [A.certificate], A.key)
+    with pytest.raises(HandshakeError, match="malformed"):
+        changed(found, "mobile", [A.certificate], A.key)
+    assert followed(found, A) == [A.certificate]
+
+
+def test_a_root_of_another_kind_signs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = rsa.generate_private_key(65537, 2048).public_key()
+    root = type("Root", (), {"public_key": lambda _self: key})()
+    assert follow(history((A, (A, B))), "mobile", [root]) == (root,)  # type: ignore[list-item]
