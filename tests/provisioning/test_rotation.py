@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,9 +14,10 @@ from cellnet.denial import Denial
 from cellnet.errors import ConfigurationError, HandshakeError
 from cellnet.kit import Kit
 from cellnet.renewal import _keep, renewal_request, renewed_credentials
+from cellnet.roots import changed
 from cellnet.roster import Roster
 from provisioning import Lock, provision
-from provisioning.authority import Authority, name_of
+from provisioning.authority import ISSUER_LIFE, ROOT_LIFE, Authority, name_of
 from provisioning.files import replace_file
 from provisioning.issuer import Issuer
 from provisioning.registry import Registry
@@ -237,18 +239,71 @@ async def test_an_issuer_that_forgot_how_the_roots_changed_is_told_so(kits: Path
         (kits / "authority" / name).unlink()
     for name, content in before.items():
         (kits / "authority" / name).write_bytes(content)
-    with pytest.raises(ConfigurationError, match="its registry is an old copy"):
-        await renew(kits, "C1")
-    assert roots(kits, "C1") == ["root", "root 2"]
+    for step in ("forgotten", "another"):
+        if step == "another":
+            rotate(kits, LOCK)
+        with pytest.raises(ConfigurationError, match="its registry is an old copy"):
+            await renew(kits, "C1")
+        assert roots(kits, "C1") == ["root", "root 2"]
 
 
-@pytest.mark.parametrize("name", ["roots.bin", "roots.pem"])
+STRANGER = Authority.create("mobile")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("roots.bin", b"x"),
+        ("roots.bin", changed(b"", "mobile", [STRANGER.certificate], STRANGER.key)),
+        ("roots.pem", b"x"),
+        ("roots.pem", STRANGER.certificate_pem),
+    ],
+)
 async def test_roots_at_a_node_that_somebody_changed_are_not_used(
-    name: str, kits: Path, unhurried: None, caplog: pytest.LogCaptureFixture
+    name: str, content: bytes, kits: Path, unhurried: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     rotate(kits, LOCK)
     await renew(kits, "C1")
-    path = kits / "C1" / "local" / "renewed" / name
-    path.write_bytes(b"x")
+    (kits / "C1" / "local" / "renewed" / name).write_bytes(content)
     assert roots(kits, "C1") == ["root"]
     assert "what was renewed cannot be used" in caplog.text
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_a_server_whose_roster_nobody_brought_still_starts(kits: Path) -> None:
+    startup, local = kits / "server" / "startup", kits / "server" / "local"
+    old = {name: (startup / name).read_bytes() for name in ("roster.bin", "denied.bin")}
+    for _ in range(3):
+        rotate(kits, LOCK)
+        await renew(kits, *NAMES)
+    for name, content in old.items():
+        (startup / name).write_bytes(content)
+    (local / "denied.bin").write_bytes(old["denied.bin"])
+    assert len(Kit.load(kits / "server").roster) == 9
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_a_new_roots_key_takes_the_place_of_the_old_one_when_it_issues(kits: Path) -> None:
+    authority = kits / "authority"
+    old = (authority / "root.key").read_bytes()
+    rotate(kits, LOCK)
+    assert (authority / "next.key").exists()
+    assert (authority / "root.key").read_bytes() == old
+    await renew(kits, *NAMES)
+    rotate(kits, LOCK)
+    assert not (authority / "next.key").exists()
+    assert (authority / "root.key").read_bytes() != old
+
+
+def test_an_issuer_near_its_end_is_followed_by_one_below_the_root_that_issues(kits: Path) -> None:
+    rotate(kits, LOCK)
+    later = Registry.load(kits / "authority", LOCK, wall_time() + ISSUER_LIFE * 0.8)
+    assert later.issuer.certificate != Registry.issuer_in(kits / "authority")
+    assert name_of(later.issuer.anchor) == "root"
+
+
+def test_a_root_near_its_end_is_a_reason_to_change_it(kits: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Registry.load(kits / "authority", LOCK, wall_time() + ROOT_LIFE - ISSUER_LIFE / 2)
+    assert "change it" not in caplog.text
+    Registry.load(kits / "authority", LOCK, wall_time() + ROOT_LIFE - ISSUER_LIFE / 4)
+    assert re.search(r"the root expires on 20\d\d-\d\d-\d\d: change it, with cellnet ca rotate", caplog.text)
