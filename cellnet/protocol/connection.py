@@ -33,7 +33,7 @@ BUDGET_BYTES = 1 << 20
 """What may wait for one neighbour before new messages to it are refused, or its senders wait."""
 RESERVE_BYTES = 4 << 20
 """What replies and other answers may take beyond the budget; what is over that is dropped and counted."""
-BATCH_BYTES = 512 * 1024
+BATCH_BYTES = 1024 * 1024
 """What is sent at a time while it leaves quickly. What concerns the link waits for one batch at most."""
 KEEPALIVE_SECONDS = 5.0
 """A link that was silent for this long sends a PING."""

@@ -148,8 +148,9 @@ class Feed:
         size, turns = 0, self._turns
         while turns and size < limit:
             supply = turns.popleft()
+            is_alone = not turns
             supply.deficit += FRAME_BYTES
-            largest = FRAME_BYTES if turns else min(limit - size, MAX_DATA)
+            largest = min(limit - size, MAX_DATA) if is_alone else FRAME_BYTES
             while supply.deficit > 0 and size < limit:
                 count = _append_frame(supply, largest, buffers, sent)
                 if not count:
@@ -159,6 +160,8 @@ class Feed:
                 supply.deficit -= count
             else:
                 turns.append(supply)
+                if is_alone:  # it owes nobody what it took
+                    supply.deficit = 0
         return size
 
 

@@ -48,7 +48,7 @@ INLINE_LIMIT = 65536
 """The largest payload, in bytes, that travels inside a message."""
 FRAME_BYTES = 65536
 """What a frame carries of a content, at most, where several share a link: others wait for so much at the longest."""
-MAX_DATA = 524288
+MAX_DATA = 1048576
 """What it carries at most where there is only one."""
 OFFSET = struct.Struct(">Q")
 """The header of DATA: where in the content its body begins."""

@@ -23,7 +23,7 @@ LEAST_WINDOW_BYTES = 6 * FRAME_BYTES
 LAG_SECONDS = 0.005
 """If a link is read for so long without waiting for bytes, half as much is wanted, as messages wait behind those. Else,
 if more is wanted of us, an eighth more each time that so long has passed."""
-MAX_STEP_BYTES = 1 << 20
+MAX_STEP_BYTES = 2 << 20
 """More is wanted when it is half a window more, or this much, or more than is still to come."""
 TEMPORARY = frozenset({"lost", "unreachable", "busy"})
 """Why a content stops that may be had later, or over another way."""

@@ -47,7 +47,7 @@ def taken(peer: Peer, limit: int = BATCH_BYTES) -> tuple[int, dict[int, int]]:
 def test_each_of_several_contents_gets_the_same_bytes_however_small_its_pieces_are(
     holder: Endpoint, peer: Peer
 ) -> None:
-    whole = content(4 * MIB)
+    whole = content(8 * MIB)
     sources: list[Source] = [Counted(whole), Small(whole), Small(whole, 40_000), Counted(whole)]
     for label, source in enumerate(sources, 1):
         want(peer, label, "server", offered(holder, source).content, upto=EVERYTHING)
@@ -65,7 +65,7 @@ def test_each_of_several_contents_gets_the_same_bytes_however_small_its_pieces_a
 def test_what_has_nothing_to_send_saves_up_no_turns(holder: Endpoint, peer: Peer) -> None:
     growing = Growing()
     held = offered(holder, growing)
-    want(peer, 1, "server", offered(holder, Counted(content(8 * MIB))).content, upto=EVERYTHING)
+    want(peer, 1, "server", offered(holder, Counted(content(16 * MIB))).content, upto=EVERYTHING)
     want(peer, 2, "server", held.content, upto=EVERYTHING)
     for _ in range(10):
         assert taken(peer)[1].keys() == {1}
@@ -74,6 +74,16 @@ def test_what_has_nothing_to_send_saves_up_no_turns(holder: Endpoint, peer: Peer
     held.ready()
     _size, shares = taken(peer, 8 * FRAME_BYTES)
     assert abs(shares[1] - shares[2]) <= MAX_DATA
+
+
+def test_a_content_that_had_the_link_for_itself_owes_nothing_for_that(holder: Endpoint, peer: Peer) -> None:
+    want(peer, 1, "server", offered(holder, Counted(content(8 * MIB))).content, upto=EVERYTHING)
+    for _ in range(3):
+        assert taken(peer)[1].keys() == {1}
+    want(peer, 2, "server", offered(holder, Counted(content(8 * MIB))).content, upto=EVERYTHING)
+    for _ in range(3):
+        shares = taken(peer, 8 * FRAME_BYTES)[1]
+        assert abs(shares[1] - shares[2]) <= FRAME_BYTES + 100
 
 
 def test_contents_leave_behind_control_and_messages(holder: Endpoint, peer: Peer) -> None:

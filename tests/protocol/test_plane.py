@@ -118,7 +118,7 @@ def test_who_wants_what_was_reset_before_is_told_why_as_long_as_that_is_known(
 
 def test_a_content_for_one_is_gone_once_that_one_has_it(net: Net) -> None:
     why: list[str] = []
-    source = Counted(content(700_000))
+    source = Counted(content(3_000_000))
     held = net["A"].plane.offer(source, now=net.now, is_for_one=True, withdrawn=why.append)
     fetch(net, "B", "A", held, Taken())
     net.run()
