@@ -240,7 +240,7 @@ def test_a_relay_can_be_started_without_the_command(kits: Path, start: Callable[
 
 def test_the_command_says_what_it_can_do() -> None:
     said = subprocess.run([*CELLNET, "--help"], capture_output=True, text=True, timeout=SECONDS, check=True).stdout
-    commands = "add check demo expiry inspect issuer migrate pack plan provision request revoke schema sign start"
+    commands = "add ca check demo expiry inspect issuer migrate pack plan provision request revoke schema sign start"
     commands += " submit tree unpack validate verify"
     assert re.findall(r"^  (\w+)  ", said, re.MULTILINE) == commands.split()
     said = subprocess.run([*CELLNET, "--version"], capture_output=True, text=True, timeout=SECONDS, check=True).stdout
