@@ -6,6 +6,7 @@ import datetime
 import re
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
 
 from cellnet.clock import wall_time
@@ -27,19 +28,18 @@ from provisioning.rotation import Step, rotate
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.anyio
 LOCK = Lock("key file", b"k" * 64)
 LIFE = datetime.timedelta(days=100)  # longer than a kit's, so what is renewed is newer
 NAMES = ("server", "R1", "R2", "C1", "C11", "C12", "C2", "C21", "C22", "admin@nvidia.com")
 
 
-async def renew(kits: Path, *names: str) -> None:
+def renew(kits: Path, *names: str) -> None:
     """Let nodes get new certificates, and keep them."""
     issuer = Issuer(kits / "authority", LOCK, LIFE)
     issuer._life = datetime.timedelta(days=next(DAYS))
     for name in names:
         kit = Kit.load(kits / name)
-        _keep(kit, await issuer.renew(renewal_request(kit.credentials)))
+        _keep(kit, anyio.run(issuer.renew, renewal_request(kit.credentials)))
         assert renewed_credentials(kit.path, kit.credentials) is not None
 
 
@@ -65,31 +65,25 @@ def check_all(kits: Path) -> None:
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    """Only the issuer has an event loop here, whose tests run on both."""
-    return "asyncio"
-
-
-@pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Certificates are renewed as often as the test likes."""
     monkeypatch.setattr("provisioning.issuer._SHARE", 10**15)
 
 
 @pytest.mark.usefixtures("unhurried")
-async def test_the_root_is_changed_in_three_steps_and_nobody_is_cut_off(kits: Path, example: Path) -> None:
+def test_the_root_is_changed_in_three_steps_and_nobody_is_cut_off(kits: Path, example: Path) -> None:
     revoke(["C22"], kits, LOCK)
     provision(example, kits, LOCK)
-    await renew(kits, *NAMES)
+    renew(kits, *NAMES)
     check_all(kits)
 
     assert rotate(kits, LOCK).step is Step.MOVE
     check_all(kits)
-    await renew(kits, *NAMES[:-1])
+    renew(kits, *NAMES[:-1])
     check_all(kits)
     with pytest.raises(ConfigurationError, match=r"too early to issue below the new root: admin@nvidia\.com would be"):
         rotate(kits, LOCK)
-    await renew(kits, NAMES[-1])
+    renew(kits, NAMES[-1])
     assert [roots(kits, name) for name in NAMES] == [["root", "root 2"]] * len(NAMES)
 
     assert rotate(kits, LOCK).step is Step.DROP
@@ -97,57 +91,57 @@ async def test_the_root_is_changed_in_three_steps_and_nobody_is_cut_off(kits: Pa
     for count, name in enumerate(NAMES):
         with pytest.raises(ConfigurationError, match="too early to trust the new root alone: "):
             rotate(kits, LOCK)
-        await renew(kits, name)
+        renew(kits, name)
         if count == 4:
             check_all(kits)
 
     assert rotate(kits, LOCK).step is Step.ADD
     check_all(kits)
-    await renew(kits, *NAMES)
+    renew(kits, *NAMES)
     check_all(kits)
     assert [roots(kits, name) for name in NAMES] == [["root 2"]] * len(NAMES)
     assert loaded(kits, "server").denied.version == 2
 
 
 @pytest.mark.usefixtures("unhurried")
-async def test_who_is_below_the_old_root_is_refused_in_the_end(kits: Path) -> None:
+def test_who_is_below_the_old_root_is_refused_in_the_end(kits: Path) -> None:
     old = loaded(kits, "C1")
     for _ in range(3):
         rotate(kits, LOCK)
-        await renew(kits, *NAMES)
+        renew(kits, *NAMES)
     with pytest.raises(HandshakeError, match="not issued by this project's authority"):
         loaded(kits, "server").verify_chain(old.chain_der, CONNECT, wall_time())
     with pytest.raises(HandshakeError):
-        await Issuer(kits / "authority", LOCK, LIFE).renew(renewal_request(old))
+        anyio.run(Issuer(kits / "authority", LOCK, LIFE).renew, renewal_request(old))
 
 
 @pytest.mark.usefixtures("unhurried")
-async def test_new_kits_are_right_at_every_step(kits: Path, example: Path) -> None:
+def test_new_kits_are_right_at_every_step(kits: Path, example: Path) -> None:
     for wanted in (["root", "root 2"], ["root", "root 2"], ["root 2"], ["root 2", "root 3"]):
         rotate(kits, LOCK)
         revoke(["C1", "server"], kits, LOCK)
         provision(example, kits, LOCK)
         assert roots(kits, "C1") == wanted
-        await renew(kits, *NAMES)
+        renew(kits, *NAMES)
         assert roots(kits, "C1") == wanted
         check_all(kits)
 
 
 @pytest.mark.usefixtures("unhurried")
-async def test_a_second_change_is_followed_by_a_kit_of_the_first_day(kits: Path) -> None:
+def test_a_second_change_is_followed_by_a_kit_of_the_first_day(kits: Path) -> None:
     for _ in range(6):
         rotate(kits, LOCK)
-        await renew(kits, *NAMES)
+        renew(kits, *NAMES)
     assert roots(kits, "C11") == ["root 3"]
     check_all(kits)
 
 
 @pytest.mark.usefixtures("unhurried")
-async def test_roster_and_list_of_revoked_are_signed_below_the_new_root_before_it_is_alone(kits: Path) -> None:
+def test_roster_and_list_of_revoked_are_signed_below_the_new_root_before_it_is_alone(kits: Path) -> None:
     startup, authority = kits / "server" / "startup", kits / "authority"
     before = Roster.verify((startup / "roster.bin").read_bytes(), Registry.roots_in(authority))
     rotate(kits, LOCK)
-    await renew(kits, *NAMES)
+    renew(kits, *NAMES)
     rotate(kits, LOCK)
     newest = Registry.roots_in(authority)[-1:]
     for folder in (startup, authority):
@@ -155,22 +149,22 @@ async def test_roster_and_list_of_revoked_are_signed_below_the_new_root_before_i
         assert (roster.members, roster.version) == (before.members, before.version + 1)
         assert Denial.verify((folder / "denied.bin").read_bytes(), newest).version == 1
     unchanged = (startup / "denied.bin").read_bytes()
-    await renew(kits, *NAMES)
+    renew(kits, *NAMES)
     rotate(kits, LOCK)
     assert (startup / "denied.bin").read_bytes() == unchanged
 
 
 @pytest.mark.usefixtures("unhurried")
-async def test_lists_that_a_broken_step_left_behind_are_signed_by_the_next(
+def test_lists_that_a_broken_step_left_behind_are_signed_by_the_next(
     kits: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rotate(kits, LOCK)
-    await renew(kits, *NAMES)
+    renew(kits, *NAMES)
     with monkeypatch.context() as broken:
         broken.setattr("provisioning.rotation.replace_file", lambda *_: (_ for _ in ()).throw(OSError(28, "No space")))
         with pytest.raises(ConfigurationError, match="No space"):
             rotate(kits, LOCK)
-    await renew(kits, *NAMES)
+    renew(kits, *NAMES)
     rotate(kits, LOCK)
     newest = Registry.roots_in(kits / "authority")
     assert Denial.verify((kits / "server" / "startup" / "denied.bin").read_bytes(), newest).version == 1
@@ -183,7 +177,7 @@ def saved(kits: Path) -> dict[str, bytes]:
 
 @pytest.mark.usefixtures("unhurried")
 @pytest.mark.parametrize("writes", range(4))
-async def test_a_step_that_breaks_off_anywhere_can_be_done_again(
+def test_a_step_that_breaks_off_anywhere_can_be_done_again(
     writes: int, kits: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(path: Path, content: bytes, mode: int) -> None:
@@ -199,10 +193,10 @@ async def test_a_step_that_breaks_off_anywhere_can_be_done_again(
             with pytest.raises(ConfigurationError, match="No space left on device"):
                 rotate(kits, LOCK)
         check_all(kits)
-        await renew(kits, *NAMES)
+        renew(kits, *NAMES)
         check_all(kits)
         rotate(kits, LOCK)
-        await renew(kits, *NAMES)
+        renew(kits, *NAMES)
         check_all(kits)
     assert "root 2" in roots(kits, "C1") or "root 3" in roots(kits, "C1")
     assert roots(kits, "C1")[-1:] == roots(kits, "server")[-1:]
@@ -237,10 +231,10 @@ def test_who_has_expired_holds_nothing_up(kits: Path, monkeypatch: pytest.Monkey
     assert rotate(kits, LOCK).step is Step.DROP
 
 
-async def test_an_issuer_that_forgot_how_the_roots_changed_is_told_so(kits: Path, unhurried: None) -> None:
+def test_an_issuer_that_forgot_how_the_roots_changed_is_told_so(kits: Path, unhurried: None) -> None:
     before = saved(kits)
     rotate(kits, LOCK)
-    await renew(kits, "C1")
+    renew(kits, "C1")
     for name in ("roots.bin", "next.key"):
         (kits / "authority" / name).unlink()
     for name, content in before.items():
@@ -249,7 +243,7 @@ async def test_an_issuer_that_forgot_how_the_roots_changed_is_told_so(kits: Path
         if step == "another":
             rotate(kits, LOCK)
         with pytest.raises(ConfigurationError, match="its registry is an old copy"):
-            await renew(kits, "C1")
+            renew(kits, "C1")
         assert roots(kits, "C1") == ["root", "root 2"]
 
 
@@ -265,23 +259,23 @@ STRANGER = Authority.create("mobile")
         ("roots.pem", STRANGER.certificate_pem),
     ],
 )
-async def test_roots_at_a_node_that_somebody_changed_are_not_used(
+def test_roots_at_a_node_that_somebody_changed_are_not_used(
     name: str, content: bytes, kits: Path, unhurried: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     rotate(kits, LOCK)
-    await renew(kits, "C1")
+    renew(kits, "C1")
     (kits / "C1" / "local" / "renewed" / name).write_bytes(content)
     assert roots(kits, "C1") == ["root"]
     assert "what was renewed cannot be used" in caplog.text
 
 
 @pytest.mark.usefixtures("unhurried")
-async def test_a_server_whose_roster_nobody_brought_still_starts(kits: Path) -> None:
+def test_a_server_whose_roster_nobody_brought_still_starts(kits: Path) -> None:
     startup, local = kits / "server" / "startup", kits / "server" / "local"
     old = {name: (startup / name).read_bytes() for name in ("roster.bin", "denied.bin")}
     for _ in range(3):
         rotate(kits, LOCK)
-        await renew(kits, *NAMES)
+        renew(kits, *NAMES)
     for name, content in old.items():
         (startup / name).write_bytes(content)
     (local / "denied.bin").write_bytes(old["denied.bin"])
@@ -289,13 +283,13 @@ async def test_a_server_whose_roster_nobody_brought_still_starts(kits: Path) -> 
 
 
 @pytest.mark.usefixtures("unhurried")
-async def test_a_new_roots_key_takes_the_place_of_the_old_one_when_it_issues(kits: Path) -> None:
+def test_a_new_roots_key_takes_the_place_of_the_old_one_when_it_issues(kits: Path) -> None:
     authority = kits / "authority"
     old = (authority / "root.key").read_bytes()
     rotate(kits, LOCK)
     assert (authority / "next.key").exists()
     assert (authority / "root.key").read_bytes() == old
-    await renew(kits, *NAMES)
+    renew(kits, *NAMES)
     rotate(kits, LOCK)
     assert not (authority / "next.key").exists()
     assert (authority / "root.key").read_bytes() != old
