@@ -115,8 +115,8 @@ def _keep(kit: Kit, answer: Any) -> None:
         case _:
             raise ConfigurationError("the issuer's answer is malformed", str(kit.path))
     new, folder, old = (kit.local / name for name in ("renewed.new", "renewed", "renewed.old"))
-    roots = _followed(history, folder, kit.credentials)
     try:
+        roots = _followed(history, folder, kit.credentials)
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
         for stem in ("server", "client"):
@@ -131,7 +131,7 @@ def _keep(kit: Kit, answer: Any) -> None:
         new.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
-        raise ConfigurationError(f"cannot be written: {error.strerror}", str(error.filename or new)) from None
+        raise ConfigurationError(f"cannot be read, or written: {error.strerror}", str(error.filename or new)) from None
 
 
 def _followed(history: object, folder: Path, credentials: Credentials) -> dict[str, bytes]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import anyio
 import pytest
@@ -24,9 +24,6 @@ from provisioning.issuer import Issuer
 from provisioning.registry import Registry
 from provisioning.revocation import revoke
 from provisioning.rotation import Step, rotate
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 LOCK = Lock("key file", b"k" * 64)
 LIFE = datetime.timedelta(days=100)  # longer than a kit's, so what is renewed is newer
@@ -161,7 +158,7 @@ def test_lists_that_a_broken_step_left_behind_are_signed_by_the_next(
     rotate(kits, LOCK)
     renew(kits, *NAMES)
     with monkeypatch.context() as broken:
-        broken.setattr("provisioning.rotation.replace_file", lambda *_: (_ for _ in ()).throw(OSError(28, "No space")))
+        broken.setattr("provisioning.rotation.publish", lambda *_: (_ for _ in ()).throw(OSError(28, "No space")))
         with pytest.raises(ConfigurationError, match="No space"):
             rotate(kits, LOCK)
     renew(kits, *NAMES)
@@ -245,6 +242,25 @@ def test_an_issuer_that_forgot_how_the_roots_changed_is_told_so(kits: Path, unhu
         with pytest.raises(ConfigurationError, match="its registry is an old copy"):
             renew(kits, "C1")
         assert roots(kits, "C1") == ["root", "root 2"]
+
+
+def test_a_disk_that_gives_nothing_is_a_reason_and_not_the_end(
+    kits: Path, unhurried: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rotate(kits, LOCK)
+    renew(kits, "C1")
+    real = Path.read_bytes
+
+    def broken(path: Path) -> bytes:
+        if path.name == "roots.bin" and path.parent.name == "renewed":
+            raise OSError(5, "Input/output error", str(path))
+        return real(path)
+
+    kit = Kit.load(kits / "C1")
+    answer = anyio.run(Issuer(kits / "authority", LOCK, LIFE).renew, renewal_request(kit.credentials))
+    monkeypatch.setattr(Path, "read_bytes", broken)
+    with pytest.raises(ConfigurationError, match=r"roots\.bin: cannot be read, or written: Input/output error"):
+        _keep(kit, answer)
 
 
 STRANGER = Authority.create("mobile")
