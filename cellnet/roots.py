@@ -19,12 +19,14 @@ from cellnet.signing import sign, unpack_signed, verify
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["MAX_CHANGES", "MAX_ROOTS", "changed", "extends", "follow"]
+__all__ = ["MAX_CHANGES", "MAX_HISTORY_BYTES", "MAX_ROOTS", "changed", "extends", "follow"]
 
 MAX_ROOTS = 4
 """Trusted at a time: the old one and the new one, and some more that nobody needs."""
 MAX_CHANGES = 64
 """In a history; two for each change of the root, which is due every ten years."""
+MAX_HISTORY_BYTES = 256 * 1024
+"""Of a whole history: a document with two roots has one kilobyte."""
 
 _CONTEXT = b"cellnet roots 1"
 
@@ -68,7 +70,7 @@ def follow(history: bytes, project: str, roots: Sequence[x509.Certificate]) -> t
 
 def _documents(history: bytes) -> list[bytes]:
     try:
-        documents = msgpack.unpackb(history, max_array_len=MAX_CHANGES)
+        documents = msgpack.unpackb(history, max_array_len=MAX_CHANGES) if len(history) <= MAX_HISTORY_BYTES else None
     except (ValueError, msgpack.UnpackException, RecursionError):
         documents = None
     if not isinstance(documents, list) or not all(isinstance(one, bytes) for one in documents):

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import msgpack
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from cellnet.errors import HandshakeError
-from cellnet.roots import MAX_CHANGES, MAX_ROOTS, changed, extends, follow
+from cellnet.roots import MAX_CHANGES, MAX_HISTORY_BYTES, MAX_ROOTS, changed, extends, follow
 from cellnet.signing import sign
 from provisioning.authority import Authority
-
-if TYPE_CHECKING:
-    from cryptography import x509
 
 A, B, C, STRANGER = (Authority.create("mobile", name=name) for name in ("root", "root 2", "root 3", "root"))
 
@@ -91,7 +88,14 @@ def test_a_history_has_a_limit() -> None:
     assert followed(found, A) == [A.certificate]
 
 
-def test_a_root_of_another_kind_signs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    key = rsa.generate_private_key(65537, 2048).public_key()
-    root = type("Root", (), {"public_key": lambda _self: key})()
-    assert follow(history((A, (A, B))), "mobile", [root]) == (root,)  # type: ignore[list-item]
+def test_a_history_of_too_many_bytes_is_refused_unread() -> None:
+    with pytest.raises(HandshakeError, match="malformed"):
+        followed(msgpack.packb([bytes(MAX_HISTORY_BYTES)]), A)
+
+
+def test_a_root_of_another_kind_signs_nothing() -> None:
+    key, name = rsa.generate_private_key(65537, 2048), A.certificate.subject
+    begin, end = A.certificate.not_valid_before_utc, A.certificate.not_valid_after_utc
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, begin, end)
+    root = builder.sign(key, hashes.SHA256())
+    assert follow(history((A, (A, B))), "mobile", [root]) == (root,)
