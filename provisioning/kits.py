@@ -23,7 +23,7 @@ from provisioning.deployment import deployment_files
 from provisioning.files import replace_file, write_file
 from provisioning.pairs import Pair, PublicKeys, pairs_of
 from provisioning.records import Record, facts_of
-from provisioning.registry import FOLDER
+from provisioning.registry import FOLDER, publish
 from provisioning.revocation import DENIED
 
 if TYPE_CHECKING:
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from provisioning.records import Change
     from provisioning.registry import Registry
 
-__all__ = ["write_kits"]
+__all__ = ["ROSTER", "write_kits"]
 
 _MODES = {".key": 0o600, ".sh": 0o755}
-_ROSTER = "roster.bin"
+ROSTER = "roster.bin"
 
 _START = b"""\
 #!/bin/sh
@@ -73,7 +73,7 @@ def write_kits(
         beside = out if out.exists() else out.parent
         stage = Path(tempfile.mkdtemp(prefix=".provisioning-", dir=beside))
         try:
-            roster = _roster(plan, registry, out / FOLDER / _ROSTER)
+            roster = _roster(plan, registry, out / FOLDER / ROSTER)
             denied = _denied(registry, out / FOLDER / DENIED)
             for node in nodes:
                 startup = out / node.name / "startup"
@@ -81,11 +81,11 @@ def write_kits(
                 _write_kit(plan, node, registry, pairs, roster, denied, stage)
             if beside is out:
                 registry.save(out / FOLDER)
-                _replace(plan, nodes, roster, stage, out)
+                _replace(registry, nodes, roster, stage, out)
             else:
                 write_file(stage / ".gitignore", b"# private keys\n*\n", 0o644)
                 registry.save(stage / FOLDER)
-                replace_file(stage / FOLDER / _ROSTER, roster, 0o600)
+                replace_file(stage / FOLDER / ROSTER, roster, 0o600)
                 replace_file(stage / FOLDER / DENIED, denied, 0o600)
                 stage.rename(out)
         finally:
@@ -121,7 +121,7 @@ def _write_kit(
         folder.mkdir(mode=0o700)
     files = _files(plan, node, registry, pairs)
     if node.role == "server":
-        files |= {_ROSTER: roster, DENIED: denied}
+        files |= {ROSTER: roster, DENIED: denied}
     signed = sign_manifest(files, registry.issuer.key)
     for name, content in signed.items():
         write_file(startup / name, content, _MODES.get(Path(name).suffix, 0o644))
@@ -175,7 +175,7 @@ def _check_places(nodes: Sequence[Node], out: Path) -> None:
             raise ConfigurationError("is in the way of a kit, and is none: move it away", str(place))
 
 
-def _replace(plan: Plan, nodes: Sequence[Node], roster: bytes, stage: Path, out: Path) -> None:
+def _replace(registry: Registry, nodes: Sequence[Node], roster: bytes, stage: Path, out: Path) -> None:
     """Move what is new from *stage* to *out*."""
     for node in nodes:
         new, old = stage / node.name, out / node.name
@@ -190,7 +190,4 @@ def _replace(plan: Plan, nodes: Sequence[Node], roster: bytes, stage: Path, out:
         for name in ("local", "transfer"):
             if not (old / name).exists():
                 (new / name).rename(old / name)
-    server = next(node.name for node in plan.nodes if node.role == "server")
-    for place, mode in ((out / FOLDER / _ROSTER, 0o600), (out / server / "startup" / _ROSTER, 0o644)):
-        if place.parent.is_dir() and not (place.exists() and place.read_bytes() == roster):
-            replace_file(place, roster, mode)
+    publish(out, registry.server, {ROSTER: roster})

@@ -34,7 +34,7 @@ from provisioning.issuance import Issuance, append
 from provisioning.records import Records
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from cellnet.credentials import Identity
     from provisioning.lock import Lock
 
-__all__ = ["FOLDER", "Registry", "held"]
+__all__ = ["FOLDER", "Registry", "held", "publish"]
 
 FOLDER = "authority"
 
@@ -169,6 +169,11 @@ class Registry:
         """The project whose registry this is."""
         return self.about.project
 
+    @property
+    def server(self) -> str | None:
+        """The participant that is the server; None, if it has no kit."""
+        return next((name for name, kit in self.records.kits.items() if kit.facts["type"] == "server"), None)
+
     def issue(
         self,
         identity: Identity,
@@ -270,6 +275,21 @@ class Registry:
         # in one file, so that there never is the certificate of one with the key of another
         key = self._lock.encrypt(issuer.key, self._salt)
         self._new_files[_ISSUER] = certificates_pem(issuer.certificate) + key
+
+
+def publish(out: Path, server: str | None, documents: Mapping[str, bytes]) -> None:
+    """Put documents for the server into the registry in *out*, and into the server's kit, where they are not yet.
+
+    :param server: the server's participant; None, if it has no kit
+    :raises OSError: if one cannot be written
+    """
+    for name, content in documents.items():
+        places = [(out / FOLDER / name, 0o600)]
+        if server is not None:
+            places.append((out / server / "startup" / name, 0o644))
+        for place, mode in places:
+            if place.parent.is_dir() and not (place.exists() and place.read_bytes() == content):
+                replace_file(place, content, mode)
 
 
 @contextmanager

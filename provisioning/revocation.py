@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 from cellnet.credentials import Identity
 from cellnet.denial import MAX_DENIED, Denial
 from cellnet.errors import ConfigurationError
-from provisioning.files import replace_file
 from provisioning.issuance import read_issued
 from provisioning.problems import did_you_mean
-from provisioning.registry import FOLDER, Registry, held
+from provisioning.registry import FOLDER, Registry, held, publish
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,14 +53,12 @@ def revoke(names: Sequence[str], out: Path, lock: Lock) -> tuple[Issuance, ...]:
             keys=tuple(sorted({one.key for one in (*kept, *found)})),
         )
         signed = denial.issue(registry.issuer.certificate, registry.issuer.key)
-        server = next((name for name, kit in registry.records.kits.items() if kit.facts["type"] == "server"), None)
+        server = registry.server  # which may be one of them
         for name in names:
             registry.records.kits.pop(name, None)
         try:
             registry.save(folder)
-            replace_file(folder / DENIED, signed, 0o600)
-            if server and (startup := out / server / "startup").is_dir():
-                replace_file(startup / DENIED, signed, 0o644)
+            publish(out, server, {DENIED: signed})
         except OSError as error:
             raise ConfigurationError(f"cannot be written: {error.strerror}", str(error.filename or out)) from None
     return found

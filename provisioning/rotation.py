@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from cellnet.denial import Denial
 from cellnet.errors import ConfigurationError, HandshakeError
 from cellnet.roster import Roster
-from provisioning.files import replace_file
-from provisioning.registry import FOLDER, Registry, held
+from provisioning.kits import ROSTER
+from provisioning.registry import FOLDER, Registry, held, publish
 from provisioning.revocation import DENIED
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from provisioning.records import Records
 
 __all__ = ["Rotation", "Step", "rotate"]
-
-ROSTER = "roster.bin"
 
 
 class Step(StrEnum):
@@ -112,12 +110,7 @@ def _do(step: Step, registry: Registry, out: Path) -> None:
             registry.drop_old_roots(folder)
     documents = {} if step is Step.ADD else _signed_again(registry, folder)
     registry.save(folder)
-    servers = [name for name, kit in registry.records.kits.items() if kit.facts["type"] == "server"]
-    for name, content in documents.items():
-        replace_file(folder / name, content, 0o600)
-        for server in servers:
-            if (startup := out / server / "startup").is_dir():
-                replace_file(startup / name, content, 0o644)
+    publish(out, registry.server, documents)
 
 
 def _signed_again(registry: Registry, folder: Path) -> dict[str, bytes]:
