@@ -19,7 +19,7 @@ from cellnet.kit import Kit
 from tests.conftest import free_ports, provisioned
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 PROJECT = """
@@ -66,6 +66,20 @@ class Nodes:
             self.running[name] = subprocess.Popen(
                 command, cwd=self.folder, stdout=out, stderr=err, stdin=subprocess.DEVNULL, env={**os.environ}
             )
+
+    def start_all(self, names: Iterable[str], life: float) -> None:
+        """Start the issuer, which the server's node is told of, and these nodes.
+
+        :param life: in seconds, of the certificates that it issues
+        """
+        socket = self.folder / "issuer.sock"
+        (self.folder / "kits" / "server" / "local" / "network.yml").write_text(f"issuer: {socket}\n")
+        options = {"--out": "kits", "--socket": str(socket), "--key-file": "lock", "--days": str(life / 86400)}
+        self.start("issuer", "issuer", *(word for option in options.items() for word in option))
+        self.wait("issuer", "the issuer of project [a-z]+ listens at")
+        for name in names:
+            self.start(name, "start", f"kits/{name}")
+            self.wait(name, "joined|listens at")
 
     def stop(self, name: str) -> None:
         self.running[name].terminate()
@@ -114,13 +128,7 @@ def nine(request: pytest.FixtureRequest) -> Iterator[Nodes]:
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("nine", ["tcp", "grpc"], indirect=True)
 def test_nine_nodes_are_renewed_while_jobs_run_and_no_request_of_theirs_fails(nine: Nodes) -> None:
-    issuer, days = nine.folder / "issuer.sock", str(LONG_LIFE / 86400)
-    (nine.folder / "kits" / "server" / "local" / "network.yml").write_text(f"issuer: {issuer}\n")
-    nine.start("issuer", "issuer", "--out", "kits", "--socket", str(issuer), "--key-file", "lock", "--days", days)
-    nine.wait("issuer", "listens at")
-    for name in NINE:
-        nine.start(name, "start", f"kits/{name}")
-        nine.wait(name, "joined|listens at")
+    nine.start_all(NINE, LONG_LIFE)
     ended = anyio.Event()
 
     async def run() -> list[float]:
@@ -140,13 +148,7 @@ def test_nine_nodes_are_renewed_while_jobs_run_and_no_request_of_theirs_fails(ni
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("nodes", ["tcp", "grpc"], indirect=True)
 def test_the_root_is_changed_while_jobs_run_and_no_request_of_theirs_fails(nodes: Nodes) -> None:
-    (nodes.folder / "kits" / "server" / "local" / "network.yml").write_text(f"issuer: {nodes.folder}/issuer.sock\n")
-    days = str(LIFE / 86400)
-    nodes.start("issuer", "issuer", "--out", "kits", "--socket", "issuer.sock", "--key-file", "lock", "--days", days)
-    nodes.wait("issuer", "listens at")
-    for name in THREE:
-        nodes.start(name, "start", f"kits/{name}")
-        nodes.wait(name, "joined|listens at")
+    nodes.start_all(THREE, LIFE)
     ended = anyio.Event()
 
     async def change() -> None:
@@ -200,13 +202,7 @@ async def _jobs_until(nodes: Nodes, ended: anyio.Event) -> list[float]:
 
 @pytest.mark.parametrize("nodes", ["tcp"], indirect=True)
 def test_every_node_is_renewed_by_an_issuer_of_its_own_process(nodes: Nodes) -> None:
-    (nodes.folder / "kits" / "server" / "local" / "network.yml").write_text(f"issuer: {nodes.folder}/issuer.sock\n")
-    days = str(LIFE / 86400)
-    nodes.start("issuer", "issuer", "--out", "kits", "--socket", "issuer.sock", "--key-file", "lock", "--days", days)
-    nodes.wait("issuer", "the issuer of project lives listens at")
-    for name in THREE:
-        nodes.start(name, "start", f"kits/{name}")
-        nodes.wait(name, "joined|listens at")
+    nodes.start_all(THREE, LIFE)
     for name in THREE:
         nodes.wait(name, "certificates renewed, until", seconds=LIFE * 2)
     log = (nodes.folder / "kits" / "authority" / "issued.jsonl").read_text()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ssl
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
@@ -224,9 +224,10 @@ async def test_nobody_can_give_a_job_another_certificate(issue: Issue, renewed: 
         with pytest.raises(HandshakeError):
             job.take_chain(chain, site.roots_der, now)
     newer = renewed(site, issue).chain_der
-    for roots in ([], [b"x"], [7], other.chain_der):
+    wrong: tuple[Any, ...] = ([], [b"x"], [7], other.chain_der)
+    for roots in wrong:
         with pytest.raises(HandshakeError):
-            job.take_chain(newer, roots, now)  # type: ignore[arg-type]
+            job.take_chain(newer, roots, now)
     assert job.chain == before
     assert job.roots == site.roots
     job.take_chain(newer, site.roots_der, now)
