@@ -89,8 +89,11 @@ def test_a_history_has_a_limit() -> None:
 
 
 def test_a_history_of_too_many_bytes_is_refused_unread() -> None:
+    strangers = [msgpack.packb([bytes(size), b"signature"]) for size in (MAX_HISTORY_BYTES // 2, MAX_HISTORY_BYTES)]
+    small, large = (msgpack.packb([one]) for one in strangers)
+    assert followed(small, A) == [A.certificate]
     with pytest.raises(HandshakeError, match="malformed"):
-        followed(msgpack.packb([bytes(MAX_HISTORY_BYTES)]), A)
+        followed(large, A)
 
 
 def test_a_root_of_another_kind_signs_nothing() -> None:
