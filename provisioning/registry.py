@@ -19,6 +19,7 @@ import fcntl
 import logging
 import os
 import secrets
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 __all__ = ["FOLDER", "Registry", "held", "publish"]
 
 FOLDER = "authority"
+WAIT_SECONDS = 5.0
+"""For who changes the project now: a command, or the issuer that renews certificates."""
 
 _ABOUT = "authority.json"
 _ROOTS = "rootCA.pem"
@@ -54,6 +57,7 @@ _HISTORY = "roots.bin"
 _ISSUER = "issuer.pem"
 _ISSUED = "issued.jsonl"
 _KITS = "kits.json"
+_POLL_SECONDS = 0.02
 _KEY_BEGINS = b"-----BEGIN ENCRYPTED PRIVATE KEY"
 _REMEDY = "restore it from a backup, or give another folder to start anew, with kits that trust a new root"
 
@@ -294,20 +298,28 @@ def publish(out: Path, server: str | None, documents: Mapping[str, bytes]) -> No
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Keep others from changing the registry in *folder* meanwhile.
+    """Keep others from changing the registry in *folder* meanwhile; wait for who does so now, but not for long.
 
-    :raises ConfigurationError: if somebody else does so now
+    :raises ConfigurationError: if somebody else still does after some seconds
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise ConfigurationError("another command changes this project now: wait for it", str(folder)) from None
-    try:
+        _wait_for_lock(descriptor, folder)
         yield
     finally:
         os.close(descriptor)
+
+
+def _wait_for_lock(descriptor: int, folder: Path) -> None:
+    until = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError:
+            if time.monotonic() >= until:
+                raise ConfigurationError("another command changes this project now: wait for it", str(folder)) from None
+            time.sleep(_POLL_SECONDS)
 
 
 def _parse(model: type[Any], path: Path) -> Any:

@@ -1,7 +1,8 @@
 """The server's side of jobs: deploy to the sites, start the SJ, pass reports on, and end everything afterwards.
 
 The law of this file: whatever happens to a run, its last step asks every site to end its job process, and the
-outcome is told only after that. A site that cannot be asked ends it by itself when its lease does.
+outcome is told only after that. A site that is away is asked as soon as it is back, if that is soon; where that is
+not so, it ends the job process by itself when its lease does.
 
 What the processes of a job ask each other waits while the way between them is broken. So the loss of a process is
 noticed here: its site tells, or its site was restarted, or is away for too long.
@@ -193,11 +194,15 @@ class Coordinator(Service):
                     tasks.cancel_scope.cancel()
         finally:
             with anyio.CancelScope(shield=True):
-                ends = await self._stop(record)
+                ends, away = await self._stop(record)
             record.finish(_explained(record.job, failed, outcome, ends))
             _log.info("%s ended: %s", record.job, outcome.get("error", "ok"))
-        # the outcome waits until the submitter has fetched it, and left
-        await self._submitter_left(record)
+        async with anyio.create_task_group() as tasks:
+            # who ended the job does not wait for these
+            for placed in away:
+                tasks.start_soon(self._stop_at, record, placed, {})
+            # the outcome waits until the submitter has fetched it, and left
+            await self._submitter_left(record)
         del self._records[record.job]
 
     async def _carry_out(self, record: Record, bundle: Bundle) -> tuple[str, dict[str, Any]]:
@@ -267,26 +272,28 @@ class Coordinator(Service):
         parent = FQCN(ROOT).job(record.job) if above.is_root else record.placed[str(above)].cell
         return Assignment(record.job, site, parent, children, config)
 
-    async def _stop(self, record: Record) -> dict[str, Ended]:
-        """End the job's processes everywhere; return how each ended, by FQSN, as far as the sites could be asked."""
+    async def _stop(self, record: Record) -> tuple[dict[str, Ended], list[Placed]]:
+        """End the job's processes everywhere; return how each ended, by FQSN, and the sites that were away."""
         ends: dict[str, Ended] = {}
+        away: list[Placed] = []
         present = {member.fqcn.base_name for member in self._own.members() if member.role == "client"}
-
-        async def stop(placed: Placed) -> None:
-            node = _node(placed)
-            try:
-                with anyio.fail_after(STOP_SECONDS):
-                    # who ended the job does not wait for a site that is away: its lease ends the process there
-                    answer = await self._own.request(node, "jobs.stop", record.job, once=placed.node in present)
-                ends[str(placed.site)] = Ended.from_value(answer)
-            except (CellError, TimeoutError) as error:
-                _log.warning("%s: %s could not be asked to end it (%s)", record.job, placed.site, error)
-
         async with anyio.create_task_group() as tasks:
             for placed in record.placed.values():
-                tasks.start_soon(stop, placed)
+                if placed.node in present:
+                    tasks.start_soon(self._stop_at, record, placed, ends)
+                else:
+                    away.append(placed)
             ends[ROOT] = await self._host.stop(record.job)
-        return ends
+        return ends, away
+
+    async def _stop_at(self, record: Record, placed: Placed, ends: dict[str, Ended]) -> None:
+        """End the job's process at a site, and note how it ended; a site that is away may come back meanwhile."""
+        try:
+            with anyio.fail_after(STOP_SECONDS):
+                answer = await self._own.request(_node(placed), "jobs.stop", record.job)
+            ends[str(placed.site)] = Ended.from_value(answer)
+        except (CellError, TimeoutError) as error:
+            _log.warning("%s: %s could not be asked to end it (%s)", record.job, placed.site, error)
 
     async def _renew(self, record: Record) -> None:
         """Tell every site, well before its lease ends, that the job is still wanted."""

@@ -291,6 +291,25 @@ async def test_nodes_that_stop_end_their_job_processes_first(federation: Federat
     assert "the server ended while job-" in said[0]
 
 
+async def test_a_site_that_is_away_when_a_job_ends_is_asked_once_it_is_back(
+    federation: Federation, anyio_backend_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with federation.running(anyio_backend_name) as nodes:
+        async with submitted(
+            federation.server, federation.bundle(ONE_ROUND), config={"C1": "time.sleep(600)"}, sites=["C1"]
+        ):
+            await federation.wait_job_processes(2)
+            await nodes.stop("R1")
+            while "R1.C1" in [str(cell.fqcn) for cell in await present_cells(federation.server)]:
+                await anyio.sleep(0.05)
+            left = anyio.current_time()
+        assert anyio.current_time() - left < 2, "who ended it does not wait"
+        assert len(federation.job_processes()) == 1
+        await nodes.start("R1")
+        await federation.wait_no_job_process(10)
+    assert "could not" not in caplog.text
+
+
 @asynccontextmanager
 async def task_under_way(federation: Federation, site: str) -> AsyncIterator[Path]:
     """Run a job at one site, whose task goes on once the file is there that this gives."""

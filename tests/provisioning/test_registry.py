@@ -8,6 +8,8 @@ import json
 import os
 import stat
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,13 +21,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cellnet.cli import main
 from cellnet.credentials import CONNECT, Identity
 from cellnet.errors import ConfigurationError
-from provisioning import Authority, Lock, provision
+from provisioning import Authority, Lock, provision, registry
 from provisioning.authority import ISSUER_LIFE, key_pem
 from provisioning.issuance import append, read_issued
 from provisioning.lock import default_key_file
 from provisioning.registry import Registry
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 LOCK = Lock("key file", b"k" * 64)
@@ -239,15 +242,34 @@ def test_the_log_only_grows(kits: Path, example: Path) -> None:
     assert read_issued(path.with_name("none")) == ()
 
 
-def test_two_commands_at_once_do_not_change_one_project(kits: Path, example: Path) -> None:
+def test_two_commands_at_once_do_not_change_one_project(
+    kits: Path, example: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "WAIT_SECONDS", 0.1)
+    with changing(kits), pytest.raises(ConfigurationError, match="another command changes this project now: wait"):
+        provision(example, kits, LOCK)
+    provision(example, kits, LOCK)
+
+
+def test_a_command_waits_for_another_that_ends_soon(kits: Path, example: Path) -> None:
+    with ExitStack() as other, ThreadPoolExecutor() as pool:
+        other.enter_context(changing(kits))
+        second = pool.submit(provision, example, kits, LOCK)
+        with pytest.raises(TimeoutError):
+            second.result(0.2)
+        other.close()
+        assert {change.kind for change in second.result(5).changes} == {"unchanged"}
+
+
+@contextmanager
+def changing(kits: Path) -> Iterator[None]:
+    """Be another command that changes the project."""
     descriptor = os.open(kits / "authority", os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        with pytest.raises(ConfigurationError, match="another command changes this project now: wait"):
-            provision(example, kits, LOCK)
+        yield
     finally:
         os.close(descriptor)
-    provision(example, kits, LOCK)
 
 
 def test_a_passphrase_is_asked_for_where_one_was_given_and_never_shown(example: Path, tmp_path: Path) -> None:
