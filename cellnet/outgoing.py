@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["Outgoing"]
 
 BUFFER_BYTES = 4 << 20
-"""What may have been sent and not be acknowledged."""
+"""What may have been sent and not be acknowledged, at first."""
+MAX_BUFFER_BYTES = 16 << 20
+"""And at most, once more is wanted: twice what may be under way, as what came is acknowledged a little later."""
 PIECE_BYTES = 100
 """What each piece that waits takes besides its bytes, about."""
 
@@ -45,14 +47,18 @@ class Outgoing:
         self._starts: list[int] = []
         self._pieces: list[Buffer] = []
         self._end = 0
+        self._read = 0
+        """Up to where it was read; what is beyond that is not even wanted yet."""
         self._records = 0
+        self.room = BUFFER_BYTES
+        """What may have been sent and not be acknowledged."""
 
     @property
     def is_full(self) -> bool:
         """Whether more should wait until some of it is acknowledged."""
         begin = self._starts[0] if self._starts else self._end
         kept = self._end - begin + len(self._text) + PIECE_BYTES * len(self._pieces)
-        return kept >= BUFFER_BYTES
+        return kept >= self.room
 
     def write(self, data: Buffer) -> None:
         """Add bytes at the end."""
@@ -92,10 +98,14 @@ class Outgoing:
         piece = self._pieces[index]
         if start >= len(piece):
             return b""
-        return piece if not start and len(piece) <= limit else memoryview(piece)[start : start + limit]
+        data = piece if not start and len(piece) <= limit else memoryview(piece)[start : start + limit]
+        self._read = max(self._read, offset + len(data))
+        return data
 
     def acknowledged(self, offset: int) -> None:
         """Forget the pieces that end before *offset*."""
+        if self.room < MAX_BUFFER_BYTES and self.is_full and self._end - self._read < self.room // 4:
+            self.room *= 2  # hardly anything waits to be wanted, and this alone kept its writer from giving more
         count = 0
         while count < len(self._starts) and self._starts[count] + len(self._pieces[count]) <= offset:
             count += 1

@@ -59,6 +59,7 @@ class Want:
     """One label that we gave to a content. It says from where on, once, and again and again up to where."""
 
     __slots__ = (
+        "_came",
         "_content",
         "_holder",
         "_is_bound",
@@ -91,6 +92,8 @@ class Want:
         self._start = start
         self._most = MAX_WINDOW_BYTES if neighbour.feed.waited == math.inf else WINDOW_BYTES
         self._looked = -math.inf
+        self._came = 0
+        """Bytes since then."""
         self._is_bound = False
         """Whether more would have been wanted since then if that were not too much."""
         neighbour.feed.wants[self.label] = self
@@ -98,12 +101,14 @@ class Want:
     def came(self, size: int, now: float) -> None:
         """Note that the next bytes came."""
         self.position += size
-        if now - self._looked >= LAG_SECONDS:
+        self._came += size
+        if (passed := now - self._looked) >= LAG_SECONDS:
             if now - self._neighbour.feed.waited >= LAG_SECONDS:
-                self._most = max(self._most // 2, LEAST_WINDOW_BYTES)
+                worked_off = int(self._came * LAG_SECONDS / passed)
+                self._most = min(max(worked_off, LEAST_WINDOW_BYTES), MAX_WINDOW_BYTES)
             elif self._is_bound:
                 self._most = min(self._most + self._most // 8, MAX_WINDOW_BYTES)
-            self._looked, self._is_bound = now, False
+            self._looked, self._came, self._is_bound = now, 0, False
 
     def goal(self, start: int, upto: int, window: int) -> int:
         """Return up to where to want what is wanted of us up to *upto*, when all before *start* has left."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cellnet.incoming import Incoming
-from cellnet.outgoing import BUFFER_BYTES, Outgoing
+from cellnet.outgoing import Outgoing
 from cellnet.protocol.frames import FRAME_BYTES, pack, unpack
 from cellnet.simulation.deliveries import Offered
 from cellnet.simulation.errand import text
@@ -127,7 +127,7 @@ class SimulatedStream:
         self._outgoing.write(bytes(text(offered.name, end)[offered.size :]))
         offered.size = end
         kept = sum(map(len, self._outgoing._pieces))
-        if kept > BUFFER_BYTES + half.piece + FRAME_BYTES:
+        if kept > self._outgoing.room + half.piece + FRAME_BYTES:
             self._cell.excess.append(f"{kept} bytes of a stream wait to be acknowledged")
         if end == half.size:
             offered.is_whole = True

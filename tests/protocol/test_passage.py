@@ -84,7 +84,7 @@ def test_more_is_wanted_while_the_link_is_waited_for_and_less_while_it_brings_mo
     came, upto = 0, wanted(above)[1][2]
     assert upto == WINDOW_BYTES
 
-    def pass_on(seconds: float, *, is_waited_for: bool) -> int:
+    def pass_on(seconds: float, *, is_waited_for: bool, size: int = FRAME_BYTES) -> int:
         """Let frames come and leave for so long; return how much is under way at most, in the end."""
         nonlocal came, upto
         under_way, end = [], above.now + seconds
@@ -92,7 +92,7 @@ def test_more_is_wanted_while_the_link_is_waited_for_and_less_while_it_brings_mo
             above.now += 0.001
             if is_waited_for:
                 above.connection.feed.waited = above.now
-            data(above, 1, came, bytes(count := min(FRAME_BYTES, upto - came)))
+            data(above, 1, came, bytes(count := min(size, upto - came)))
             came += count
             below.frames()
             upto = max([upto, *(said[2] for said in wanted(above).values())])
@@ -104,6 +104,10 @@ def test_more_is_wanted_while_the_link_is_waited_for_and_less_while_it_brings_mo
     assert pass_on(10 * doubled, is_waited_for=True) > MAX_WINDOW_BYTES * 3 // 4
     assert pass_on(2 * LAG_SECONDS, is_waited_for=False) > MAX_WINDOW_BYTES // 2, "what is under way comes first"
     assert pass_on(0.3, is_waited_for=False) <= LEAST_WINDOW_BYTES
+    assert pass_on(10 * doubled, is_waited_for=True) > MAX_WINDOW_BYTES * 3 // 4
+    fast = 8 * FRAME_BYTES
+    worked_off = 5 * fast  # in LAG_SECONDS
+    assert 0.8 * worked_off < pass_on(0.3, is_waited_for=False, size=fast) < 1.2 * worked_off, "messages wait as long"
     above.connection.feed.waited = math.inf
     assert pass_on(20 * doubled, is_waited_for=False) > MAX_WINDOW_BYTES * 3 // 4, "it is not known"
 
