@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 from enum import Enum
-from itertools import pairwise
+from itertools import combinations
 
 from cellnet.simulation.deliveries import Deliveries
 
@@ -35,6 +35,10 @@ class _Asked:
     key: str | None
     order: int
     deadline: float
+    start: int
+    """Of its origin: how often that had died before."""
+    called: str = ""
+    """What its handler knew the origin as."""
     ran: list[tuple[str, float, int]] = field(default_factory=list)
     """Where, when, and as how many-th of all."""
     ended_at: float = 0.0
@@ -43,6 +47,14 @@ class _Asked:
     value_is_right: bool = True
     is_lost: bool = False
     """Whether its large payload, or its answer, could not be fetched."""
+
+    def is_in_order_with(self, other: _Asked) -> bool:
+        """Whether an ordering key that both have orders them.
+
+        A cell that was started again goes on under its name. If it has another one now, as it moved meanwhile, nobody
+        knows it for the same.
+        """
+        return self.start == other.start or self.called == other.called
 
 
 class History:
@@ -60,7 +72,7 @@ class History:
         self._asked: dict[str, _Asked] = {}
         self._deaths: dict[str, list[float]] = defaultdict(list)
         self._strange: list[str] = []
-        self._running: dict[str, dict[tuple[str, str], str]] = defaultdict(dict)
+        self._running: dict[str, dict[tuple[str, str], list[str]]] = defaultdict(lambda: defaultdict(list))
         """By cell, then by origin and ordering key: what runs there."""
         self._ran = 0
 
@@ -73,12 +85,14 @@ class History:
         :param number: what no other request of the run is called
         :param key: its ordering key
         """
-        self._asked[number] = _Asked(origin, destination, key, len(self._asked), deadline)
+        start = len(self._deaths[origin])
+        self._asked[number] = _Asked(origin, destination, key, len(self._asked), deadline, start)
 
-    def ran(self, number: str, where: str, now: float, *, asked_by: str) -> None:
+    def ran(self, number: str, where: str, now: float, *, asked_by: str, called: str = "") -> None:
         """Note that the handler of a request began.
 
         :param asked_by: who asked it, as far as the handler knows
+        :param called: the name by which it knows that cell, which may have had others
         """
         self._ran += 1
         asked = self._asked.get(number)
@@ -86,20 +100,24 @@ class History:
             self._strange.append(f"{number} ran at {where}, and nobody had asked it")
             return
         asked.ran.append((where, now, self._ran))
+        asked.called = called or asked_by
         if asked_by != asked.origin:
             self._strange.append(f"{number} ran at {where} in the name of {asked_by}, and {asked.origin} asked it")
         if asked.key is not None:
-            running = self._running[where].setdefault((asked.origin, asked.key), number)
-            if running != number:
-                self._strange.append(f"{number} began at {where} before {running} ended, which has the same key")
+            running = self._running[where][asked.origin, asked.key]
+            for other in running:
+                if other != number and asked.is_in_order_with(self._asked[other]):
+                    self._strange.append(f"{number} began at {where} before {other} ended, which has the same key")
+            running.append(number)
 
     def ended(self, number: str, where: str, now: float) -> None:
         """Note that the handler of a request ended, however it did."""
         asked = self._asked.get(number)
         if asked is not None:
             asked.ended_at = now
-            if asked.key is not None and self._running[where].get((asked.origin, asked.key)) == number:
-                del self._running[where][asked.origin, asked.key]
+            running = self._running[where][asked.origin, asked.key or ""]
+            if number in running:
+                running.remove(number)
 
     def told(self, number: str, outcome: Outcome, now: float, *, value_is_right: bool = True) -> None:
         """Note how a request ended for its caller.
@@ -180,13 +198,13 @@ class History:
 
     def _disorder(self) -> list[str]:
         """Return what ran before something that its caller had asked earlier with the same key."""
-        found = []
-        lanes: dict[tuple[str, str, str], list[tuple[int, int, str]]] = defaultdict(list)
+        lanes: dict[tuple[str, str, str], list[tuple[str, _Asked]]] = defaultdict(list)
         for number, asked in self._asked.items():
             if asked.key is not None and asked.ran:
-                lanes[asked.origin, asked.destination, asked.key].append((asked.order, asked.ran[0][2], number))
-        for (origin, destination, key), runs in lanes.items():
-            for (_, earlier, first), (_, later, second) in pairwise(runs):
-                if later < earlier:
-                    found.append(f"{second} ran before {first} ({origin} to {destination}, key {key})")
-        return found
+                lanes[asked.origin, asked.destination, asked.key].append((number, asked))
+        return [
+            f"{number} ran before {before} ({origin} to {destination}, key {key})"
+            for (origin, destination, key), runs in lanes.items()
+            for (before, first), (number, second) in combinations(runs, 2)
+            if second.ran[0][2] < first.ran[0][2] and second.is_in_order_with(first)
+        ]

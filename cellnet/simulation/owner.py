@@ -169,8 +169,8 @@ class Owner:
     def _begin(self, handling: _Handling) -> None:
         """Begin the handler itself."""
         errand, message, cell = handling.errand, handling.message, self._cell
-        name = errand.name_at(cell.fqcn)
-        self._history.ran(name, cell.name, self._now, asked_by=cell.homes[message.origin.base_name])
+        name, origin = errand.name_at(cell.fqcn), message.origin
+        self._history.ran(name, cell.name, self._now, asked_by=cell.homes[origin.base_name], called=str(origin))
         cell.trace.note(cell.name, "runs", name)
         if not message.wants_reply or errand.stream is not None:
             self._answer(handling, is_right=True)

@@ -87,6 +87,28 @@ def test_what_begins_before_an_earlier_one_with_the_same_key_ended_is_seen() -> 
     assert made.violations() == ["4 began at B before 1 ended, which has the same key"]
 
 
+@pytest.mark.parametrize("has_ended", [True, False], ids=["ended", "runs"])
+@pytest.mark.parametrize("is_restarted", [True, False], ids=["restarted", "same start"])
+@pytest.mark.parametrize("called", ["R1.A", "R2.A"])
+def test_a_key_orders_what_one_start_asks_and_what_is_asked_under_one_name(
+    has_ended: bool, is_restarted: bool, called: str
+) -> None:
+    made = History()
+    for number in ("1", "2"):
+        made.asked(number, "A", "B", deadline=9, key="x")
+        if is_restarted and number == "1":
+            made.died("A", 0.5)
+    for number, name in (("2", called), ("1", "R1.A")):
+        made.ran(number, "B", 1.0, asked_by="A", called=name)
+        if has_ended:
+            made.ended(number, "B", 1.0)
+        made.told(number, Outcome.INDETERMINATE, 9.0)
+    found = ["2 ran before 1 (A to B, key x)"]
+    if not has_ended:
+        found.insert(0, "1 began at B before 2 ended, which has the same key")
+    assert made.violations() == ([] if is_restarted and called == "R2.A" else found)
+
+
 def test_whoever_dies_runs_nothing_any_more() -> None:
     made = History()
     for number in ("1", "2"):
