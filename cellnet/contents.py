@@ -227,7 +227,7 @@ class Contents:
         return lambda received: progress(Progress(number, holder, received, size))
 
     def _departure(self, packed: Packed) -> Departure:
-        return Departure(packed, os.urandom(KEY_BYTES) if self._endpoint.is_sealing else b"")
+        return Departure(packed, os.urandom(KEY_BYTES) if self._endpoint.credentials is not None else b"")
 
     def _hold(self, packed: Packed, seconds: float, *, is_for_one: bool) -> tuple[Encoding, bytes, Offer | None]:
         if self.is_inline(packed):

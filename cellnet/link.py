@@ -143,9 +143,9 @@ class RunningLink:
 
         Everything that one batch of input caused leaves in one system call, and mostly without waking a task.
         """
-        connection = self.connection
-        if self._is_writing or not self._running or not connection.has_output:
+        if self._is_writing or not self._running:
             return
+        connection = self.connection
         buffers = connection.take(now, self._pace.size, contents=connection.feed.has_output and self._turn.take())
         self._unsent = self._link.try_send(buffers) if buffers else ()
         if self._unsent:

@@ -150,4 +150,4 @@ class Streams:
         self._changed()
 
     def _key(self) -> bytes:
-        return os.urandom(KEY_BYTES) if self._endpoint.is_sealing else b""
+        return os.urandom(KEY_BYTES) if self._endpoint.credentials is not None else b""

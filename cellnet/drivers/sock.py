@@ -90,36 +90,35 @@ class SockLink:
 
     def try_send(self, buffers: Sequence[Buffer]) -> Sequence[Buffer]:
         """Write as much of *buffers* as the kernel takes now."""
-        pending: list[Buffer] = list(buffers)
-        with suppress(OSError, ValueError):  # would block, or broken: sending the rest will tell
-            while pending:
-                before = len(pending)
-                pending = self._send_once(pending)
-                if before <= MAX_IOV and pending:
-                    break  # the kernel is full: to ask once more would say just that
-        return pending
+        try:
+            while buffers:
+                before = len(buffers)
+                buffers = self._send_once(buffers)
+                if before <= MAX_IOV:
+                    break  # what is left now is too much for the kernel: to ask once more would say just that
+        except (OSError, ValueError):
+            pass  # would block, or broken: sending the rest will tell
+        return buffers
 
     async def send(self, buffers: Sequence[Buffer]) -> None:
         """Write all of *buffers*."""
-        pending: list[Buffer] = list(buffers)
-        while pending:
+        while buffers:
             try:
-                pending = self._send_once(pending)
+                buffers = self._send_once(buffers)
             except BlockingIOError:
                 await self._wait_writable()
             except (OSError, ValueError) as error:
                 raise broken(error) from None
 
-    def _send_once(self, pending: list[Buffer]) -> list[Buffer]:
+    def _send_once(self, buffers: Sequence[Buffer]) -> Sequence[Buffer]:
         """Make one system call; return what is left."""
-        sent = self._sock.sendmsg(pending[:MAX_IOV])
-        for index, buffer in enumerate(pending):
-            if sent < len(buffer):
-                return [memoryview(buffer)[sent:], *pending[index + 1 :]]
-            sent -= len(buffer)
-            if not sent:
-                return pending[index + 1 :]
-        return []
+        sent = self._sock.sendmsg(buffers if len(buffers) <= MAX_IOV else buffers[:MAX_IOV])
+        for index, buffer in enumerate(buffers):
+            size = len(buffer)
+            if sent < size:
+                return [memoryview(buffer)[sent:], *buffers[index + 1 :]]
+            sent -= size
+        return ()
 
     async def aclose(self) -> None:
         """Say that nothing more comes, read until the peer says so too, close.

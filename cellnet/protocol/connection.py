@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from cellnet.fqcn import FQCN
-    from cellnet.protocol.frames import Buffer, Frame
+    from cellnet.protocol.frames import Buffer, Frame, TakeData
     from cellnet.protocol.handshake import Handshake, Neighbour
     from cellnet.protocol.runs import Runs
 
@@ -157,11 +157,14 @@ class Connection:
         """How much of an incomplete frame is held."""
         return self._decoder.held_bytes
 
-    def receive(self, data: memoryview | bytes, now: float, room: int = 0, runs: Runs | None = None) -> Iterator[Frame]:
+    def receive(
+        self, data: Buffer, now: float, room: int = 0, runs: Runs | None = None, contents: TakeData | None = None
+    ) -> Iterator[Frame]:
         """Take bytes from the link and yield the frames that are complete with them.
 
         :param runs: takes those that only pass, for which *data* is written into, or a copy if it cannot be
         :param room: how many bytes at the front of *data* are room for :attr:`held_bytes`, and not new
+        :param contents: takes those of contents, as views of *data*
         :raises HandshakeError: if the other side is no cell
         :raises RemoteProtocolError: the link must be closed
         """
@@ -172,7 +175,7 @@ class Connection:
         self.statistics.bytes_received += len(data) - room
         if runs is not None:
             data = runs.open(self, data, now)
-        return self._decoder.feed(data, room, runs)
+        return self._decoder.feed(data, room, runs, contents)
 
     def bind(self, label: int, origin: FQCN, destination: FQCN | None) -> Route:
         """Note what the neighbour means by *label* from now on.

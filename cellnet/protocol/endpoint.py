@@ -83,6 +83,7 @@ class Endpoint:
         self.plane = Plane(self.router, self.connections, self.timers, entropy=entropy, random=random)
         self._epoch = epoch
         self.credentials: Credentials | None = None
+        """With which what this cell sends is sealed; without them, nothing is."""
         self._fencing = Fencing(self.timers, self._admit, self._refuse, lambda: self._is_deaf)
         self._presence = Presence(self.router, self.events)
         self._runs, self._entropy, self._random, self._wall = Runs(self.router), entropy, random, wall
@@ -91,11 +92,6 @@ class Endpoint:
     def fqcn(self) -> FQCN | None:
         """This cell's name, once its parent gave it one."""
         return self.router.fqcn
-
-    @property
-    def is_sealing(self) -> bool:
-        """Whether what this cell sends is sealed."""
-        return self.credentials is not None
 
     # Links.
 
@@ -126,8 +122,9 @@ class Endpoint:
         :param data: is not to be used again before :meth:`keep`, as contents may still lie there; it is written into
         :param room: how many bytes at the front of *data* are room for what the connection holds, and not new
         """
+        contents = None if connection.neighbour is None else partial(self._content_came, connection, now)
         try:
-            for frame in connection.receive(data, now, room, self._runs):
+            for frame in connection.receive(data, now, room, self._runs, contents):
                 if connection not in self.connections:
                     break
                 connection.statistics.frames_received[frame.kind] += 1
@@ -140,6 +137,10 @@ class Endpoint:
         except CellError as error:
             self._refuse(connection, error, now)
         self.switch.deliver_own(now)
+
+    def _content_came(self, connection: Connection, now: float, label: int, offset: int, data: memoryview) -> None:
+        connection.statistics.frames_received[Kind.DATA] += 1
+        self.plane.data_received(connection, now, label, offset, data)
 
     def close(self, connection: Connection, now: float) -> None:
         """Forget a link that ended. Safe to repeat."""
@@ -363,8 +364,7 @@ class Endpoint:
         if connection not in self.connections:
             return
         del self.connections[connection]
-        neighbour = connection.neighbour
-        if neighbour is not None:
+        if (neighbour := connection.neighbour) is not None:
             if connection.is_listener:
                 del self.children[neighbour.fqcn]
                 self._presence.left(neighbour.fqcn, connection)

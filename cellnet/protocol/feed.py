@@ -33,8 +33,8 @@ class Origin(Protocol):
         """How many bytes the whole is, once that is known and all of them are there."""
         ...
 
-    def read(self, offset: int, limit: int) -> Buffer:
-        """Return what is there at *offset*, at most *limit* bytes; nothing if it is still to come."""
+    def pour(self, offset: int, limit: int, buffers: list[Buffer]) -> int:
+        """Append what is there at *offset*, at most *limit* bytes; return how many, 0 if they are still to come."""
         ...
 
     def wanted(self, supply: Supply, acknowledged: int) -> None:
@@ -174,11 +174,14 @@ def _append_frame(supply: Supply, largest: int, buffers: list[Buffer], sent: Cal
     head, count = len(buffers), 0
     buffers.append(b"")  # says how much follows, which is not known yet
     while not supply.is_ended and count < (most := min(supply.upto - position, largest)):
-        data = origin.read(position + count, most - count)
-        if supply.is_ended or not data:  # it may be withdrawn by what it is read from
+        before = len(buffers)
+        size = origin.pour(position + count, most - count, buffers)
+        if supply.is_ended:  # it may be withdrawn by what it is read from
+            del buffers[before:]
             break
-        buffers.append(data)
-        count += len(data)
+        if not size:
+            break
+        count += size
         supply.position = position + count
     if count:
         buffers[head] = PREFIX.pack(OFFSET.size + count, OFFSET.size, Kind.DATA, 0, label, 0) + OFFSET.pack(position)

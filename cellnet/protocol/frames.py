@@ -13,6 +13,7 @@ may still cross, ``label`` names a bound route on this link, ``remaining`` is th
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -38,6 +39,7 @@ __all__ = [
     "Frame",
     "FrameDecoder",
     "Kind",
+    "TakeData",
     "pack",
     "prefix",
     "unpack",
@@ -62,6 +64,8 @@ MAX_REMAINING_MS = 0xFFFFFFFF
 
 
 Buffer = bytes | memoryview
+TakeData = Callable[[int, int, memoryview], None]
+"""Takes a part of a content: the label, where in the content it begins, and what is there."""
 
 
 class Kind(IntEnum):
@@ -103,6 +107,7 @@ _KINDS = {int(kind): kind for kind in Kind}
 _DATA, _ROUTED = int(Kind.DATA), int(FIRST_ROUTED)
 _PREFIX_BYTES = PREFIX.size
 _read_prefix = PREFIX.unpack_from
+_read_offset = OFFSET.unpack_from
 _packer = msgpack.Packer()
 """One for all headers, as making it takes longer than packing. It keeps nothing between two calls."""
 
@@ -138,12 +143,15 @@ class FrameDecoder:
         """How much of an incomplete frame is held."""
         return len(self._tail)
 
-    def feed(self, data: bytes | memoryview, room: int = 0, runs: Runs | None = None) -> Iterator[Frame]:
+    def feed(
+        self, data: bytes | memoryview, room: int = 0, runs: Runs | None = None, contents: TakeData | None = None
+    ) -> Iterator[Frame]:
         """Take bytes and yield the frames that are complete with them. Must be exhausted before the next call.
 
         :param room: how many bytes at the front of *data* are not new, but room for :attr:`held_bytes`, which then
             need not be joined with the rest elsewhere
         :param runs: takes what only passes, if *data* can be written into; the rest is yielded
+        :param contents: takes what came of DATA, as views of *data*; else it is yielded as well
         :raises RemoteProtocolError: at the first prefix that breaks a limit; the link is then unusable
         """
         view = memoryview(data)
@@ -154,16 +162,19 @@ class FrameDecoder:
             view = _joined(tail, view, room)
             self._tail = bytearray()
         try:
-            yield from self._frames(view, runs)
+            yield from self._frames(view, runs, contents)
         finally:
             if runs is not None:
                 runs.close()
 
-    def _frames(self, view: memoryview, runs: Runs | None) -> Iterator[Frame]:
+    def _frames(self, view: memoryview, runs: Runs | None, contents: TakeData | None) -> Iterator[Frame]:
         start, end = 0, len(view)
         if self._data is not None:
             start = min(self._data[2], end)
-            yield self._part(view[:start])
+            if contents is None:
+                yield self._data_frame(view[:start])
+            else:
+                contents(*self._part(view[:start]))
         self._wanted = _PREFIX_BYTES
         while end - start >= _PREFIX_BYTES:
             length, header, kind, hop, label, remaining = _read_prefix(view, start)
@@ -174,11 +185,14 @@ class FrameDecoder:
             stop = first + length
             if kind == _DATA and first + header <= end:
                 body = first + header
-                self._data = label, OFFSET.unpack_from(view, first)[0], stop - body
+                self._data = label, _read_offset(view, first)[0], stop - body
                 start = body
                 if body < end or body == stop:
                     start = min(stop, end)
-                    yield self._part(view[body:start])
+                    if contents is None:
+                        yield self._data_frame(view[body:start])
+                    else:
+                        contents(*self._part(view[body:start]))
             elif stop > end:
                 self._wanted = _PREFIX_BYTES + (header if kind == _DATA else length)
                 break
@@ -193,13 +207,17 @@ class FrameDecoder:
                 start = stop
         self._tail += view[start:]
 
-    def _part(self, part: memoryview) -> Frame:
-        """Return what came of DATA, and note what is still to come."""
+    def _part(self, part: memoryview) -> tuple[int, int, memoryview]:
+        """Return what came of DATA, its label and where it begins, and note what is still to come."""
         assert self._data is not None  # noqa: S101  # set by both who call this
         label, offset, length = self._data
-        rest = length - len(part)
-        self._data = (label, offset + len(part), rest) if rest else None
-        return Frame(Kind.DATA, 0, label, 0, OFFSET.pack(offset), cast("bytes", part))
+        size = len(part)
+        self._data = (label, offset + size, length - size) if size < length else None
+        return label, offset, part
+
+    def _data_frame(self, part: memoryview) -> Frame:
+        label, offset, body = self._part(part)
+        return Frame(Kind.DATA, 0, label, 0, OFFSET.pack(offset), cast("bytes", body))
 
 
 def _check_prefix(length: int, header: int, kind: int) -> None:

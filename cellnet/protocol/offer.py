@@ -91,11 +91,13 @@ class Offer:
         """How many bytes it has."""
         return self.source.length
 
-    def read(self, offset: int, limit: int) -> Buffer:
-        """Return what is there."""
+    def pour(self, offset: int, limit: int, buffers: list[Buffer]) -> int:
+        """Append what is there."""
         data = self.source.read(offset, limit)
-        self._read = max(self._read, offset + len(data))
-        return data
+        if size := len(data):
+            buffers.append(data)
+            self._read = max(self._read, offset + size)
+        return size
 
     def wanted(self, supply: Supply, acknowledged: int) -> None:
         """Hold it longer, and let the source forget what nobody will want again: others may want all, if they may."""

@@ -118,22 +118,25 @@ class Passage:
 
     # As where the content comes from, for the neighbour that wants it.
 
-    def read(self, _offset: int, limit: int) -> Buffer:
-        """Return the next bytes. They are no longer held here."""
-        if not self._pieces:
-            if self._left + self._window < self._supply.upto:  # the link out waits for the link in
-                self._window = min(2 * self._window, MAX_WINDOW_BYTES)
-                self.extend()
-            return b""
-        data = self._pieces.popleft()
-        if len(data) > limit:
-            whole = memoryview(data)
-            self._pieces.appendleft(whole[limit:])
-            data = whole[:limit]
-        self._left += len(data)
-        self._transit.left(len(data))
-        self.extend()
-        return data
+    def pour(self, _offset: int, limit: int, buffers: list[Buffer]) -> int:
+        """Append the next bytes. They are no longer held here."""
+        pieces, count = self._pieces, 0
+        while pieces and count < limit:
+            data = pieces.popleft()
+            if len(data) > limit - count:
+                whole = memoryview(data)
+                pieces.appendleft(whole[limit - count :])
+                data = whole[: limit - count]
+            buffers.append(data)
+            count += len(data)
+        if count:
+            self._left += count
+            self._transit.left(count)
+            self.extend()
+        elif self._left + self._window < self._supply.upto:  # the link out waits for the link in
+            self._window = min(2 * self._window, MAX_WINDOW_BYTES)
+            self.extend()
+        return count
 
     def wanted(self, _supply: Supply, acknowledged: int) -> None:
         """Pass on what is wanted."""

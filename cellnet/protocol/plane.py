@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from cellnet.protocol.chunks import Listed
     from cellnet.protocol.connection import Connection
     from cellnet.protocol.fetch import Sink
-    from cellnet.protocol.frames import Frame
+    from cellnet.protocol.frames import Buffer, Frame
     from cellnet.protocol.offer import Source
     from cellnet.protocol.routing import Router
     from cellnet.protocol.timers import Timer, Timers
@@ -40,7 +40,6 @@ __all__ = ["BULK", "CONTENT_BYTES", "Plane"]
 
 BULK = frozenset({Kind.WANT, Kind.DATA, Kind.END, Kind.ABORT})
 """The kinds of frames of contents."""
-CONTENT_KINDS = frozenset({Kind.WANT, Kind.DATA, Kind.END, Kind.ABORT})
 CONTENT_BYTES = 16
 """Of the name of a content that is for one: as many as nobody guesses."""
 MAX_OBJECTS = 1024
@@ -172,31 +171,32 @@ class Plane:
     # Frames.
 
     def received(self, neighbour: Neighbour, frame: Frame, now: float) -> None:
-        """Take a frame of a content.
+        """Take a frame about a content.
 
         :raises RemoteProtocolError: if it is malformed
         """
         kind = frame.kind
-        if kind is Kind.DATA:
-            self._data_received(neighbour, frame, now)
-        elif kind is Kind.WANT:
+        if kind is Kind.WANT:
             self._want_received(neighbour, frame, now)
+        elif kind is Kind.DATA:
+            (offset,) = OFFSET.unpack(frame.header)
+            self.data_received(neighbour, now, frame.label, offset, frame.body)
         elif kind is Kind.END:
             self._end_received(neighbour, frame, now)
         else:
             self._abort_received(neighbour, frame, now)
 
-    def _data_received(self, neighbour: Neighbour, frame: Frame, now: float) -> None:
-        want = neighbour.feed.wants.get(frame.label)
-        (offset,) = OFFSET.unpack(frame.header)
-        size = len(frame.body)
+    def data_received(self, neighbour: Neighbour, now: float, label: int, offset: int, data: Buffer) -> None:
+        """Take a part of a content."""
+        want = neighbour.feed.wants.get(label)
+        size = len(data)
         if want is None or offset + size <= want.position:  # it is wanted no more, or came before
             self.refused += 1
         elif offset != want.position or offset + size > want.upto:
             self._confused(want, now)
         else:
             want.came(size, now)
-            want.taker.take(frame.body, now)
+            want.taker.take(data, now)
 
     def _end_received(self, neighbour: Neighbour, frame: Frame, now: float) -> None:
         (length,) = unpack(frame.header, int)

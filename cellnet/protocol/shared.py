@@ -130,27 +130,29 @@ class Share:
         """How many bytes the object has."""
         return None if self._shared.list is None else self._shared.list.length
 
-    def read(self, offset: int, limit: int) -> Buffer:
-        """Return what is there; if nothing is, let it come."""
+    def pour(self, offset: int, limit: int, buffers: list[Buffer]) -> int:
+        """Append what is there; if nothing is, let it come."""
         chunks = self._shared.list
         index = 0 if chunks is None else chunks.index(offset)
         piece = self._shared.piece(index)
         if piece is None:
             if chunks is None or index < chunks.count:
                 self._shared.follow(self, index)
-            return b""
+            return 0
         start = 0 if chunks is None else chunks.start(index)
         data = memoryview(piece)[offset - start : offset - start + limit]
+        if size := len(data):
+            buffers.append(data)
         if self.pull is not None:
-            self.pull.passed(offset + len(data))
-        return data
+            self.pull.passed(offset + size)
+        return size
 
     def wanted(self, supply: Supply, _acknowledged: int) -> None:
         """Let more come, if that is what it waits for."""
         if self.pull is not None:
             self.pull.extend()
         elif supply.position < supply.upto:
-            self.read(supply.position, 0)
+            self.pour(supply.position, 0, [])
 
     def stopped(self, _supply: Supply, _code: str) -> None:
         """Note that the neighbour wants no more."""

@@ -64,8 +64,8 @@ def watch(net: Net, link: str = "R") -> list[Frame]:
 
 
 def test_a_cell_with_credentials_seals_what_it_sends_and_no_other() -> None:
-    assert all(endpoint.is_sealing for endpoint in sealed_net().endpoints.values())
-    assert not any(endpoint.is_sealing for endpoint in Net.tree("A").endpoints.values())
+    assert all(endpoint.credentials is not None for endpoint in sealed_net().endpoints.values())
+    assert not any(endpoint.credentials is not None for endpoint in Net.tree("A").endpoints.values())
 
 
 def outcomes(net: Net, origin: str = "server") -> list[str]:
