@@ -110,14 +110,15 @@ def unread_unbounded() -> None:
 
 def passed_kept() -> None:
     """A relay keeps what passed."""
-    read, kept = Passage.read, []
+    pour, kept = Passage.pour, []
 
-    def planted(self: Passage, offset: int, limit: int) -> Any:
-        data = read(self, offset, limit)
-        kept.append(bytes(data))
-        return data
+    def planted(self: Passage, offset: int, limit: int, buffers: Any) -> int:
+        before = len(buffers)
+        count = pour(self, offset, limit, buffers)
+        kept.extend(map(bytes, buffers[before:]))
+        return count
 
-    _set(Passage, "read", planted)
+    _set(Passage, "pour", planted)
 
 
 def file_kept() -> None:

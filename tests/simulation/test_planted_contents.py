@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-    from cellnet.protocol.frames import Buffer, Frame
+    from cellnet.protocol.frames import Buffer
     from cellnet.protocol.passage import Passage
     from cellnet.protocol.want import Neighbour
     from cellnet.simulation import Run
@@ -44,13 +44,13 @@ def what_passes_is_not_kept(patch: pytest.MonkeyPatch) -> None:
 
 
 def data_is_taken_wherever_it_belongs(patch: pytest.MonkeyPatch) -> None:
-    def take(_plane: Plane, neighbour: Neighbour, frame: Frame, now: float) -> None:
-        want = neighbour.feed.wants.get(frame.label)
+    def take(_plane: Plane, neighbour: Neighbour, now: float, label: int, _offset: int, data: Buffer) -> None:
+        want = neighbour.feed.wants.get(label)
         if want is not None:
-            want.position += len(frame.body)
-            want.taker.take(frame.body, now)
+            want.position += len(data)
+            want.taker.take(data, now)
 
-    patch.setattr(Plane, "_data_received", take)
+    patch.setattr(Plane, "data_received", take)
 
 
 def what_was_wanted_is_not_wanted_again(patch: pytest.MonkeyPatch) -> None:
