@@ -156,8 +156,7 @@ class Asking:
         if carried is not None:
             session.flying[0] = carried
             carried.counters.append(0)
-        for event in self._take_events(session):
-            self._try_event(session, event, now)
+        self._send_events(session, now)
         for pending in list(session.pending.values()):
             if pending is carried:
                 self._again(session, pending, now + pending.silence)
@@ -222,12 +221,10 @@ class Asking:
 
         :raises RemoteProtocolError: if it is malformed
         """
-        read = self.sessions.read(source, Kind.DRAINED, header, body)
-        if read is None:
-            return
-        session, said = read
-        session.ran_only(*unpack_ranges(said))
-        self.sessions.lose(session, Unreachable(f"{source} is being stopped"), now)
+        if (read := self.sessions.read(source, Kind.DRAINED, header, body)) is not None:
+            session, said = read
+            session.ran_only(*unpack_ranges(said))
+            self.sessions.lose(session, Unreachable(f"{source} is being stopped"), now)
 
     def nack_received(self, destination: FQCN, number: int, counter: int, error: NotExecuted, now: float) -> None:
         """Take the news that one transmission was not delivered."""
@@ -315,20 +312,20 @@ class Asking:
         header, body = session.open_channel.wrap(Kind.EVENT, session.event_body(event, now))
         self._send(session.at, Kind.EVENT, header, body, event.deadline)
 
-    def _take_events(self, session: Session) -> list[Untold]:
+    def _send_events(self, session: Session, now: float) -> None:
         events, session.events = session.events, []
         self.untold -= len(events)
-        return events
-
-    def _try_event(self, session: Session, event: Untold, now: float) -> None:
-        try:
-            self._send_event(session, event, now)
-        except NotExecuted:
-            self.sessions.refused += 1  # an event is sent once
+        for event in events:
+            try:
+                self._send_event(session, event, now)
+            except NotExecuted:
+                self.sessions.refused += 1  # an event is sent once
 
     def _bad_news(self, session: Session, pending: Pending, error: NotExecuted, now: float) -> None:
         """Send a request again after a pause, or give it up if it is sent only once."""
         pending.error = error
+        if self.sessions.lose_former(session, error, now):
+            return
         if not pending.repeats:
             self._give_up_on(session, pending, error, now)
             return

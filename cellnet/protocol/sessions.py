@@ -195,6 +195,16 @@ class Sessions:
         session.pause = PAUSE_SECONDS / 2
         self.fail(session, error, now)
 
+    def lose_former(self, session: Session, error: NotExecuted, now: float) -> bool:
+        """Leave a session with a cell that is not where it was any more; return whether that is so.
+
+        It moved there, and has moved on, or was started anew elsewhere: under its first name it may be found.
+        """
+        if session.at == session.destination or not isinstance(error, Unreachable):
+            return False
+        self.lose(session, error, now)
+        return True
+
     # Frames.
 
     def opened_received(self, origin: FQCN, header: bytes, body: bytes, now: float) -> None:

@@ -403,12 +403,24 @@ def test_where_an_answerer_is_is_learned_from_each_answer() -> None:
     asker.ask(X_B)
     (sent,) = asker.take(Kind.REQUEST)
     assert sent.destination == Y_B
-    asker.nack(*sent.numbers, source=Y_B)
+    asker.nack(*sent.numbers, source=Y_B, busy=True)
     asker.wait(1)
     (sent,) = asker.take(Kind.REQUEST)
     assert sent.destination == Y_B
     asker.closed(*sent.numbers, source=X_B, at=FQCN("Z.B"))
     assert [frame.destination for frame in asker.take(Kind.OPEN)] == [X_B]
+
+
+def test_who_is_not_where_it_was_last_is_looked_for_under_its_first_name() -> None:
+    asker = Asker.opened_to(X_B)
+    asker.ask(X_B)
+    asker.take()
+    asker.reply(2, session=7, source=Y_B)
+    asker.ask(X_B)
+    (sent,) = asker.take(Kind.REQUEST)
+    asker.nack(*sent.numbers, source=Y_B)
+    asker.wait(1)
+    assert [(frame.kind, frame.destination) for frame in asker.take()] == [(Kind.OPEN, X_B)]
 
 
 def test_who_is_asked_by_two_former_names_has_two_sessions() -> None:

@@ -124,6 +124,38 @@ def test_a_cell_that_comes_back_has_its_name_again() -> None:
     assert [m.payload for m in net.received("A.C", Message)] == [b"works", b"B", b"A"]
 
 
+@pytest.mark.parametrize("once", [True, False], ids=["repeated", "sent once"])
+@pytest.mark.parametrize("origin", ["D", "A.X", "B.Y"])
+def test_who_came_back_and_was_started_again_is_found_by_those_who_knew_it_elsewhere(origin: str, once: bool) -> None:
+    net = came_back(origin)
+    net.request(origin, "A.C", payload=b"again", once=once)
+    net.tick(2)
+    outcome = net.outcomes(origin)[-1]
+    if once:
+        assert isinstance(outcome, Replied)
+        assert outcome.payload == b"again"
+    else:
+        assert isinstance(outcome, Failed)
+        net.request(origin, "A.C", payload=b"once more", once=False)
+        net.tick(2)
+        assert answered(net, origin)[-1:] == [("A.C", b"once more")]
+
+
+def came_back(origin: str) -> Net:
+    """Let a cell move, be asked where it is then, come back, and be started again."""
+    net = Net.tree("A.C", "A.X", "B.Y", "D")
+    move(net, "A.C", "B")
+    net.request(origin, "A.C", payload=b"there")
+    net.tick(1)
+    assert answered(net, origin) == [("A.C", b"there")]
+    move(net, "A.C", "A")
+    net.cut("A.C")
+    net.add("A.C", 2)
+    net.connect("A.C")
+    net.run()
+    return net
+
+
 def test_since_when_a_cell_can_be_asked_does_not_change_when_it_moves() -> None:
     net = Net.tree("B")
     net.tick(7)
