@@ -28,7 +28,7 @@ BELOW = ("C1", "C2", "C3", "C4")
 
 async def contents_altered(bench: Bench) -> Verdict:
     """F19b: a hop flips, truncates, exchanges and replays what passes of contents; nobody gets any of that."""
-    size, rounds = int(bench.pick(64, 8, 4)) * MIB, int(bench.pick(8, 1, 1))
+    size, rounds = int(bench.pick(64, 8, 4)) * MIB, int(bench.pick(8, 1, 3))
     bench.provision({"R1": "server", **dict.fromkeys(BELOW, "R1")})
     tried = Tried(bench.pick(300, 60, 15))
     deeds: Counter[str] = Counter()
