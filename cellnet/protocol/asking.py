@@ -286,6 +286,8 @@ class Asking:
 
     def _transmit(self, session: Session, pending: Pending, now: float) -> None:
         """Send a request, for the first time or again."""
+        if session.channel is None:
+            return  # it was lost with the one before, and this one leaves once there is another
         if pending.again is not None:
             pending.again.cancel()
             pending.again = None

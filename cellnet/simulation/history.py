@@ -115,8 +115,7 @@ class History:
         asked = self._asked.get(number)
         if asked is not None:
             asked.ended_at = now
-            running = self._running[where][asked.origin, asked.key or ""]
-            if number in running:
+            if asked.key is not None and number in (running := self._running[where][asked.origin, asked.key]):
                 running.remove(number)
 
     def told(self, number: str, outcome: Outcome, now: float, *, value_is_right: bool = True) -> None:

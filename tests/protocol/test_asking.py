@@ -423,6 +423,19 @@ def test_who_is_not_where_it_was_last_is_looked_for_under_its_first_name() -> No
     assert [(frame.kind, frame.destination) for frame in asker.take()] == [(Kind.OPEN, X_B)]
 
 
+def test_who_answers_from_where_no_way_leads_is_looked_for_under_its_first_name() -> None:
+    asker = Asker()
+    for _ in range(3):  # the first of which OPEN carries
+        asker.ask(X_B)
+    asker.error = Unreachable("no cell Y.B is present")
+    asker.opened(source=X_B, at=Y_B, attempt=1)
+    asker.wait(0.3)
+    asker.error = None
+    asker.take()
+    asker.wait(1)
+    assert [(frame.kind, frame.destination) for frame in asker.take()] == [(Kind.OPEN, X_B)]
+
+
 def test_who_is_asked_by_two_former_names_has_two_sessions() -> None:
     asker, moved = Asker(), FQCN("Z.B")
     calls = [asker.ask(X_B), asker.ask(Y_B)]
