@@ -140,7 +140,7 @@ def place(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def cut(buffers: deque[Buffer], size: int) -> bytes:
+def cut(buffers: deque[Buffer], size: int) -> list[Buffer]:
     """Take *size* bytes off the front of *buffers*, or what there is: for drivers that send messages."""
     parts: list[Buffer] = []
     while buffers and size:
@@ -150,7 +150,7 @@ def cut(buffers: deque[Buffer], size: int) -> bytes:
             part = part[:size]
         parts.append(part)
         size -= len(part)
-    return b"".join(parts)
+    return parts
 
 
 def pour(pieces: list[memoryview], buffer: memoryview) -> int:

@@ -17,7 +17,7 @@ import grpc.aio
 from cellnet.drivers.base import START_SECONDS, UNTOLD, place
 from cellnet.drivers.crossing import Host
 from cellnet.drivers.forward import proxy_for, reach
-from cellnet.drivers.grpc_link import END, METHOD, OPTIONS, SERVICE, GrpcLink, deserialize, one_line, pump, serialize
+from cellnet.drivers.grpc_link import END, METHOD, OPTIONS, SERVICE, GrpcLink, deserialize, one_line, pump
 from cellnet.drivers.tls_link import link_over
 from cellnet.errors import ConnectError, HandshakeError
 from cellnet.protocol.greeting import speaker
@@ -25,8 +25,6 @@ from cellnet.protocol.handshake import Transport
 from cellnet.wakeup import Wakeup
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from websockets.proxy import Proxy
 
     from cellnet.drivers.base import Address, Buffer, Security
@@ -126,9 +124,8 @@ class GrpcCall(GrpcLink):
     async def _run(self) -> None:
         channel = self._channel()
         try:
-            connect = channel.stream_stream(
-                f"/{SERVICE}/{METHOD}", request_serializer=serialize, response_deserializer=deserialize
-            )
+            connect: grpc.aio.StreamStreamMultiCallable[Buffer, Buffer]
+            connect = channel.stream_stream(f"/{SERVICE}/{METHOD}", response_deserializer=deserialize)
             call = connect()
             try:
                 if await self._is_answered(call):
@@ -141,7 +138,7 @@ class GrpcCall(GrpcLink):
             await channel.close()
             self._host.post(self.over)
 
-    async def _is_answered(self, call: grpc.aio.StreamStreamCall[Sequence[Buffer], Buffer]) -> bool:
+    async def _is_answered(self, call: grpc.aio.StreamStreamCall[Buffer, Buffer]) -> bool:
         try:
             await call.initial_metadata()
             self._is_open = not call.done()

@@ -40,8 +40,8 @@ message costs several switches of threads on either side, whatever its size; but
 MAX_MESSAGE_BYTES = 1 << 20
 """Of a message that is received."""
 MESSAGES = 2
-"""So many of them may wait between the two loops: of those that are sent, as they are then, of those that came, short
-ones. gRPC holds about 1 MiB more for a peer that does not read."""
+"""So many short ones may wait between the two loops, or one that is longer. gRPC holds about 1 MiB more for a peer that
+does not read."""
 CLOSE_SECONDS = 1.0
 CLOSED = "the link was closed here"
 END = b"-----END CERTIFICATE-----"
@@ -81,7 +81,7 @@ class Stream(Protocol):
     async def read(self) -> object:
         """Return the next message, or ``grpc.aio.EOF``."""
 
-    async def write(self, pieces: Sequence[Buffer], /) -> None:
+    async def write(self, message: Buffer, /) -> None:
         """Send a message, once there is room."""
 
 
@@ -126,15 +126,14 @@ class GrpcLink:
         """Hand over what there is room for."""
         left = deque(buffers)
         while left and self.outgoing.has_room:
-            self.outgoing.try_put(cut(left, self.pace.size))
+            self.outgoing.try_put(_crossing(left, self.pace.size))
         return list(left)
 
     async def send(self, buffers: Sequence[Buffer]) -> None:
         """Hand over all of *buffers*."""
         left = deque(buffers)
         while left:
-            # copied: the caller may use it again as soon as it is taken
-            await self.outgoing.put(cut(left, self.pace.size))
+            await self.outgoing.put(_crossing(left, self.pace.size))
 
     async def aclose(self) -> None:
         """Say that nothing more comes, wait a moment until all has left and the other side says so too."""
@@ -168,15 +167,10 @@ async def pump(link: GrpcLink, stream: Stream, done_writing: Callable[[], Awaita
     :param done_writing: called when the link has sent all
     """
 
-    loop, pace = asyncio.get_running_loop(), link.pace
-
     async def send() -> None:
         try:
-            while pieces := await link.outgoing.get(pace.size):
-                began = loop.time()
-                await stream.write(pieces)
-                pace.sent(sum(map(len, pieces)), loop.time() - began)
-                link.outgoing.limit = MESSAGES * pace.size
+            while await _send(link, stream):
+                pass
             await done_writing()
         except ConnectError:
             pass  # the link was aborted
@@ -185,8 +179,8 @@ async def pump(link: GrpcLink, stream: Stream, done_writing: Callable[[], Awaita
 
     async def receive() -> None:
         try:
-            while (data := await stream.read()) is not grpc.aio.EOF:
-                await link.incoming.put(cast("Buffer", data))
+            while await _receive(link, stream):
+                pass
             link.incoming.end()
         except ConnectError:
             pass  # the link was aborted
@@ -203,6 +197,38 @@ async def pump(link: GrpcLink, stream: Stream, done_writing: Callable[[], Awaita
         await asyncio.wait([receiving])
         link.incoming.end("the link broke")
         link.outgoing.abandon("the link broke: the other side closed it")
+
+
+# One message each: nothing may hold it while the next is waited for, which is for hours on links that are idle.
+
+
+async def _send(link: GrpcLink, stream: Stream) -> bool:
+    pieces = await link.outgoing.get(MESSAGE_BYTES)
+    if not pieces:
+        return False
+    message = pieces[0] if len(pieces[0]) >= MESSAGE_BYTES else serialize(pieces)
+    began = anyio.current_time()
+    await stream.write(message)
+    link.pace.sent(len(message), anyio.current_time() - began)
+    link.outgoing.limit = max(MESSAGES * MESSAGE_BYTES, link.pace.size)
+    return True
+
+
+async def _receive(link: GrpcLink, stream: Stream) -> bool:
+    data = await stream.read()
+    if data is grpc.aio.EOF:
+        return False
+    await link.incoming.put(cast("Buffer", data))
+    return True
+
+
+def _crossing(buffers: deque[Buffer], size: int) -> bytes:
+    """Take *size* bytes off the front of *buffers*, or what there is; as a message already if it is a long one.
+
+    Copied, as the caller may use them again, and so that there is no second time for the many bytes of a long one.
+    """
+    pieces = cut(buffers, size)
+    return b"".join(pieces) if sum(map(len, pieces)) < MESSAGE_BYTES else serialize(pieces)
 
 
 def _head(size: int) -> bytes:

@@ -15,15 +15,13 @@ import grpc.aio
 from cellnet.drivers.base import START_SECONDS
 from cellnet.drivers.crossing import Host
 from cellnet.drivers.dial import listen
-from cellnet.drivers.grpc_link import END, METHOD, OPTIONS, SERVICE, GrpcLink, deserialize, pump, serialize
+from cellnet.drivers.grpc_link import END, METHOD, OPTIONS, SERVICE, GrpcLink, deserialize, pump
 from cellnet.drivers.grpc_loop import GrpcLoop
 from cellnet.errors import ConfigurationError
 from cellnet.protocol.handshake import Transport
 from cellnet.wakeup import Wakeup
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from cellnet.drivers.base import Address, Buffer, Files, Security
 
 __all__ = ["GrpcListener"]
@@ -124,7 +122,7 @@ class GrpcListener:
             ("grpc.keepalive_permit_without_calls", 1),
         ]
         self._server = server = grpc.aio.server(options=options)
-        handler = grpc.stream_stream_rpc_method_handler(self._link, deserialize, serialize)
+        handler: grpc.RpcMethodHandler[Buffer, Buffer] = grpc.stream_stream_rpc_method_handler(self._link, deserialize)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
         security = self._security
         if security.files is None:
@@ -134,7 +132,7 @@ class GrpcListener:
         await server.start()
         return port
 
-    async def _link(self, _requests: object, context: grpc.aio.ServicerContext[Buffer, Sequence[Buffer]]) -> None:
+    async def _link(self, _requests: object, context: grpc.aio.ServicerContext[Buffer, Buffer]) -> None:
         # such as ipv4:127.0.0.1:8002
         address = context.peer().partition(":")[2].rpartition(":")[0]
         link = GrpcLink(Transport("grpc", self._security.mode, _certificate(context), address), self._host)
@@ -164,7 +162,7 @@ async def _done() -> None:
     """Do nothing: what the server has sent is over when its handler returns."""
 
 
-def _certificate(context: grpc.aio.ServicerContext[Buffer, Sequence[Buffer]]) -> bytes | None:
+def _certificate(context: grpc.aio.ServicerContext[Buffer, Buffer]) -> bytes | None:
     pem = context.auth_context().get("x509_pem_cert")
     return ssl.PEM_cert_to_DER_cert(next(iter(pem)).decode()) if pem else None
 

@@ -114,7 +114,7 @@ class WsLink:
         if self._unsent:
             self._unsent = self._inner.try_send(self._unsent)
         while left and not self._unsent:
-            self._unsent = self._inner.try_send(self._message(cut(left, PIECE_BYTES)))
+            self._unsent = self._inner.try_send(self._message(b"".join(cut(left, PIECE_BYTES))))
         # an empty buffer stands for what waits here: the caller is to come again
         return list(left) or ([b""] if self._unsent else [])
 
@@ -126,7 +126,7 @@ class WsLink:
             await self._inner.send(unsent)
             left = deque(buffers)
             while left:
-                await self._inner.send(self._message(cut(left, PIECE_BYTES)))
+                await self._inner.send(self._message(b"".join(cut(left, PIECE_BYTES))))
         finally:
             self._is_sending = False
 
