@@ -179,7 +179,6 @@ class Preference:
     def joined(self) -> None:
         """Note that the current one took the cell in."""
         self._since, self._tried = None, 1
-        self._healthy.clear()
 
     def failed(self, now: float) -> bool:
         """Note that the current one is lost or cannot be had; return whether there is another to dial at once."""
