@@ -200,7 +200,6 @@ class Preference:
         if now - self._healthy.setdefault(index, now) < HEALTHY_SECONDS:
             return False
         self._choose(index)
-        self._since, self._tried = None, 1
         return True
 
     def _choose(self, index: int) -> None:

@@ -11,12 +11,13 @@ import anyio
 import numpy as np
 import pytest
 
-from cellnet import Cell, ConfigurationError, Parent
+from cellnet import Cell, ConfigurationError, ConnectError, Parent
 from cellnet import uplink as uplink_module
-from cellnet.uplink import HEALTHY_SECONDS, PATIENCE_SECONDS, Preference
+from cellnet.drivers import built_in
+from cellnet.uplink import HEALTHY_SECONDS, PATIENCE_SECONDS, Preference, Uplink, Way
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from cellnet import Request, Stream
 
@@ -72,9 +73,85 @@ def test_a_cell_goes_back_only_to_who_was_well_all_the_time() -> None:
     assert not order.seen(0, 10 + HEALTHY_SECONDS, is_reached=True)
 
 
+def test_who_was_well_before_the_cell_went_elsewhere_is_watched_anew() -> None:
+    order = Preference(3)
+    order.failed(0), order.failed(1), order.failed(2)
+    order.joined()
+    assert not order.seen(0, 10, is_reached=True)
+    assert not order.seen(1, 10, is_reached=True)
+    assert order.seen(0, 10 + HEALTHY_SECONDS, is_reached=True)
+    order.joined()
+    order.failed(100), order.failed(101), order.failed(102)
+    assert order.current == 2
+    assert not order.seen(1, 110, is_reached=True)
+
+
 def test_more_parents_than_there_may_be_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="4 parents to choose from, not 5"):
         Preference(5)
+
+
+# Dialling
+
+
+class Dialled:
+    """An uplink to three parents, each dial of which goes as the test says."""
+
+    def __init__(self) -> None:
+        self.ways = [Way.to(Parent(f"tcp://127.0.0.1:{port}"), None, built_in()) for port in (1, 2, 3)]
+        self.dialled: list[int] = []
+        self.failures: list[str] = []
+        self.joins = 0
+        self.says: list[Callable[[], None] | None] = []
+        """For each dial: what happens once it is joined; None if it is not."""
+        self.uplink = Uplink(self.ways, self._dial, failed=lambda error: self.failures.append(str(error)), leave=_leave)
+
+    async def dial(self) -> str:
+        return str(await self.uplink.dial(self._joined))
+
+    async def _dial(self, way: Way, joined: Callable[[], None]) -> ConnectError:
+        self.dialled.append(way.address.port)
+        then = self.says.pop(0)
+        if then is None:
+            return ConnectError(f"nobody at {way.address.port}")
+        joined()
+        then()
+        await anyio.sleep(0.05)
+        return ConnectError(f"{way.address.port} left")
+
+    def _joined(self) -> None:
+        self.joins += 1
+
+
+def _leave() -> None:
+    return
+
+
+async def test_a_parent_that_took_the_cell_in_is_dialled_alone_again_whatever_was_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(uplink_module, "PATIENCE_SECONDS", 0.02)
+    dialled = Dialled()
+    dialled.says = [None, None, _leave]
+    assert await dialled.dial() == "nobody at 1"
+    await anyio.sleep(0.03)
+    assert await dialled.dial() == "2 left"
+    assert dialled.dialled == [1, 1, 2]
+    assert dialled.failures == ["nobody at 1"]  # the one after which another was dialled at once
+
+
+async def test_a_parent_that_took_the_cell_in_has_more_time_than_an_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uplink_module, "ATTEMPT_SECONDS", 0.01)
+    dialled = Dialled()
+    dialled.says = [_leave]
+    assert await dialled.dial() == "1 left"
+
+
+async def test_a_parent_that_is_left_for_another_did_not_fail() -> None:
+    dialled = Dialled()
+    dialled.says = [dialled.uplink.again, _leave]
+    assert await dialled.dial() == "1 left"
+    assert (dialled.dialled, dialled.joins, dialled.failures) == ([1, 1], 2, [])
 
 
 # Cells
