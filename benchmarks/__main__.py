@@ -32,7 +32,7 @@ QUICK_CELLS = 100
 @click.argument("names", nargs=-1, type=click.Choice(list(BENCHES)), metavar="[NAMES]")
 @click.option("--who", default=",".join(CONTESTANTS), show_default=True, help="The contestants, ours first.")
 @click.option("--driver", help="Only over this one: tcp, grpc or http.")
-@click.option("--security", help="Only in this mode: clear, mtls or mtls+sealed. Peers have no sealing.")
+@click.option("--security", help="Only in these modes: clear, mtls or mtls+sealed. Peers have no sealing.")
 @click.option("--hops", type=click.IntRange(1, 2), default=2, show_default=True, help="1: without a relay.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="How often each runs, in turn.")
 @click.option("--quick", is_flag=True, help="Less work, and two rounds: to see that it works, not how fast.")
@@ -84,7 +84,7 @@ def _lines(bench: Bench, who: list[str], driver: str | None, security: str | Non
             click.echo(f"{name} is not installed, and left out: make bench-peers installs it", err=True)
             continue
         for way in contestant.ways_of(bench):
-            if driver in (None, way.driver) and security in (None, way.security):
+            if driver in (None, way.driver) and (security is None or way.security in security.split(",")):
                 yield Line(bench, way, hops if not bench.is_fanned and bench.name != "scale" else 2)
 
 
