@@ -77,8 +77,7 @@ class Beside:
 
 async def readers_that_never_read(bench: Bench) -> Verdict:
     """F10: twenty children never read what they are sent; nobody keeps it all for them, and others are served."""
-    # Six who are stopped in one process may have all of theirs by then, which is theirs to keep: less than is allowed.
-    pairs, size, seconds = int(bench.pick(8, 2, 1)), int(bench.pick(32, 32, 16)) * MIB, bench.pick(8, 2, 1)
+    pairs, size, seconds = int(bench.pick(8, 2, 1)), int(bench.pick(64, 32, 16)) * MIB, bench.pick(8, 2, 1)
     names = [name for kind in Unread.names() for name in kind]
     bench.provision({"R1": "server", **dict.fromkeys([*names, "B"], "R1")})
     payload = bench.filler(size)
