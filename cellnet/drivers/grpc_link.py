@@ -40,8 +40,8 @@ message costs several switches of threads on either side, whatever its size; but
 MAX_MESSAGE_BYTES = 1 << 20
 """Of a message that is received."""
 MESSAGES = 2
-"""So many short ones may wait between the two loops, or one that is longer. gRPC holds about 1 MiB more for a peer that
-does not read."""
+"""No more are taken while so many short ones wait between the two loops, or one as long as they are then. gRPC holds
+about 1 MiB more for a peer that does not read."""
 CLOSE_SECONDS = 1.0
 CLOSED = "the link was closed here"
 END = b"-----END CERTIFICATE-----"

@@ -114,7 +114,7 @@ class WsLink:
         if self._unsent:
             self._unsent = self._inner.try_send(self._unsent)
         while left and not self._unsent:
-            self._unsent = self._inner.try_send(self._message(b"".join(cut(left, PIECE_BYTES))))
+            self._unsent = self._inner.try_send(self._message(cut(left, PIECE_BYTES)))
         # an empty buffer stands for what waits here: the caller is to come again
         return list(left) or ([b""] if self._unsent else [])
 
@@ -126,7 +126,7 @@ class WsLink:
             await self._inner.send(unsent)
             left = deque(buffers)
             while left:
-                await self._inner.send(self._message(b"".join(cut(left, PIECE_BYTES))))
+                await self._inner.send(self._message(cut(left, PIECE_BYTES)))
         finally:
             self._is_sending = False
 
@@ -144,12 +144,12 @@ class WsLink:
 
     # Messages.
 
-    def _message(self, piece: bytes) -> list[bytes]:
+    def _message(self, pieces: Sequence[Buffer]) -> list[bytes]:
         """Return the frames of one binary message, and of answers to pings before it."""
         if self._protocol.state is not OPEN:
             raise ConnectError("the link broke: the other side closed the WebSocket")
-        if piece:
-            self._protocol.send_binary(piece)
+        if message := b"".join(pieces):
+            self._protocol.send_binary(message)
         return self._output()
 
     def _output(self) -> list[bytes]:

@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -241,6 +242,31 @@ async def test_messages_grow_while_the_other_side_reads_and_shrink_when_it_is_sl
             while not any(size < LONG_MESSAGE_BYTES for size in sizes):
                 await anyio.sleep(0.001)
         tasks.cancel_scope.cancel()
+    near.abort()
+    far.abort()
+    listener.close()
+
+
+async def test_a_link_that_rests_holds_nothing_of_what_it_carried_last() -> None:
+    driver = GrpcDriver()
+    listener = await driver.listen(URL, CLEAR)
+    near = await driver.connect(Address.parse(listener.url), CLEAR)
+    await near.start()
+    far = await listener.accept()
+    buffer, data = memoryview(bytearray(1 << 20)), bytes(LONG_MESSAGE_BYTES)
+    near.pace.size = LONG_MESSAGE_BYTES
+    tracemalloc.start()
+    try:
+        await near.send([data])
+        left = len(data)
+        with anyio.fail_after(10):
+            while left:
+                left -= await far.fill(buffer)
+            while tracemalloc.get_traced_memory()[0] > LONG_MESSAGE_BYTES // 4:
+                await anyio.sleep(0.01)
+        assert tracemalloc.get_traced_memory()[1] > LONG_MESSAGE_BYTES  # it was seen while it passed
+    finally:
+        tracemalloc.stop()
     near.abort()
     far.abort()
     listener.close()
