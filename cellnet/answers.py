@@ -63,8 +63,7 @@ class Answers:
             self._changed()
             await call.wait(deadline)
         finally:
-            for owing, error in self.forget(number):
-                call.answer(Reply(owing, error=error))
+            call.give_up(self.forget(number))
         return call.result()
 
     def expect(self, number: int, call: Call | Replies) -> None:

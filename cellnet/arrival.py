@@ -94,8 +94,8 @@ class Arrival:
         """Want it no more. Safe to repeat, and once it is over."""
         if self.fetch is not None:
             self.fetch.cancel()
-        self._is_over = True
         self._target.discard()
+        self._leave()
 
     # As the sink of a content.
 
@@ -136,14 +136,24 @@ class Arrival:
         is_whole = self._opener is None or self._opener.is_whole
         if self._target.size != self._reference.size or not is_whole:
             raise Altered("a payload ended before all of it came")
-        self._is_over = True
-        self._done((self._reference.encoding, self._target.finish()))
+        done, data = self._done, self._target.finish()
+        self._leave()
+        done((self._reference.encoding, data))
 
     def fail(self, code: str, reason: str) -> None:
         """Take the news that it cannot be had."""
+        self._give_up(f"could not be fetched ({code}): {reason}")
+
+    def _give_up(self, why: str) -> None:
+        done = self._done
+        self.cancel()
+        done(ContentLost(f"a payload of {self._holder} {why}"))
+
+    def _leave(self) -> None:
+        """Let go of all that refers to this in turn: its memory would wait for the garbage collector."""
         self._is_over = True
-        self._target.discard()
-        self._done(ContentLost(f"a payload of {self._holder} could not be fetched ({code}): {reason}"))
+        self.fetch = self._verifier = self._opener = None
+        self._done = _untold
 
     def _piece(self, index: int, piece: Buffer) -> None:
         if index:
@@ -163,10 +173,13 @@ class Arrival:
         try:
             self._target.write(data)
         except OSError as error:
-            self.cancel()
-            self._done(ContentLost(f"a payload of {self._holder} could not be kept: {error.strerror}"))
+            self._give_up(f"could not be kept: {error.strerror}")
             return
         if self._progressed is not None and self._target.size >= self._next_step:
             self._progressed(self._target.size)
             size = self._reference.size
             self._next_step = min(size, self._target.size + max(1, size // STEPS))
+
+
+def _untold(_outcome: tuple[int, bytes] | CellError) -> None:
+    """Take the news of what is over."""

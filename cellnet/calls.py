@@ -100,6 +100,11 @@ class Call:
             self._changed.set()
         return True
 
+    def give_up(self, owed: Iterable[tuple[FQCN, DeliveryError]]) -> None:
+        """Take what stands for answers that are awaited no longer."""
+        for source, error in owed:
+            self.answer(Reply(source, error=error))
+
     def arriving(self) -> None:
         """Note that the answer is here, but for its payload, which is large and on its way."""
         self._changed.set()
@@ -126,8 +131,12 @@ class Call:
         :raises RemoteError: if the handler raised
         :raises DeliveryError: if there is no answer
         """
-        assert self._reply is not None  # noqa: S101  # whoever asks for it has waited
-        return self._reply.result()
+        reply, self._reply = self._reply, None
+        assert reply is not None  # noqa: S101  # whoever asks for it has waited, and asks once
+        try:
+            return reply.result()
+        finally:
+            del reply  # as an error refers to all frames that it passes
 
 
 class Replies(AbstractAsyncContextManager["Replies"]):

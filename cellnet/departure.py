@@ -40,7 +40,11 @@ class Departure:
         return pack(self._encoding, self._size, self.offer.content, self._key)
 
     def close(self) -> None:
-        """Read no more. Safe to repeat."""
+        """Read no more. Safe to repeat.
+
+        What is offered refers to this in turn, and its memory would wait for the garbage collector.
+        """
+        self.offer = None
         if self._file is not None:
             self._file.close()
 

@@ -53,6 +53,12 @@ class Incoming:
         self._widen()
         return data
 
+    def forget(self) -> None:
+        """Keep nothing: nobody will read it."""
+        # As in Outgoing: else its memory would wait for the collector.
+        self._pieces.clear()
+        self._unread = 0
+
     # As the sink of a content.
 
     @property

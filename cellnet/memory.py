@@ -47,6 +47,7 @@ class Memory:
 
     def discard(self) -> None:
         """Forget them."""
+        self._bytes.close()
 
 
 class ArrayMemory:

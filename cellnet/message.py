@@ -67,9 +67,12 @@ class Reply:
         :raises RemoteError: if the handler there raised
         :raises DeliveryError: if there was no answer
         """
-        if self.error is not None:
-            raise self.error
-        return self.value
+        try:
+            if self.error is not None:
+                raise self.error
+            return self.value
+        finally:
+            del self  # the error refers to this frame, and would wait for the garbage collector with all frames above
 
 
 Handler = Callable[[Request], Any]

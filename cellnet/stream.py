@@ -195,6 +195,7 @@ class Stream(ByteStream):
         if self.fetch is not None:
             fetch, self.fetch = self.fetch, None
             fetch.cancel()
+        self.incoming.forget()
         self.incoming.changed.notify()
         self._room.notify()
         self._changed()
