@@ -114,32 +114,44 @@ class Opener:
 
         :raises Altered: if they are not what was sealed with the key
         """
-        if self._part:
-            self._part += data
-            data = bytes(self._part)
-            self._part.clear()
-        while len(data) >= _HEAD_BYTES:
-            size = int.from_bytes(data[:_HEAD_BYTES], "big")
-            length = _HEAD_BYTES + (size & ~_LAST) + OVERHEAD
-            if length > FRAME_BYTES or self.is_whole:
-                raise Altered("a record of a content is longer than any is, or follows the last")
-            if len(data) < length:
-                break
-            self._open(data[:length], is_last=bool(size & _LAST))
-            data = data[length:]
-        self._part += data
+        view = memoryview(data)
+        while len(view):
+            if self._part:  # what came before ended within a record
+                missing = self._length(self._part) - len(self._part)
+                self._part += view[:missing]
+                view = view[missing:]
+                if len(self._part) == self._length(self._part):  # which its head has made longer
+                    record, self._part = self._part, bytearray()
+                    self._open(record)
+            elif len(view) < (length := self._length(view)):
+                self._part += view
+                return
+            else:
+                self._open(view[:length])
+                view = view[length:]
 
     def rewind(self) -> None:
         """Forget a record that has not all come."""
         self._part.clear()
 
-    def _open(self, record: Buffer, *, is_last: bool) -> None:
-        nonce = self._number.to_bytes(12, "big")
+    def _length(self, begun: Buffer | bytearray) -> int:
+        """Return how long the record is that begins so, or its head if that has not all come."""
+        if self.is_whole:
+            raise Altered("more came of a content after its last record")
+        if len(begun) < _HEAD_BYTES:
+            return _HEAD_BYTES
+        length = _HEAD_BYTES + (int.from_bytes(begun[:_HEAD_BYTES], "big") & ~_LAST) + OVERHEAD
+        if length > FRAME_BYTES:
+            raise Altered("a record of a content is longer than any is")
+        return length
+
+    def _open(self, record: Buffer | bytearray) -> None:
+        nonce, head, sealed = self._number.to_bytes(12, "big"), bytes(record[:_HEAD_BYTES]), record[_HEAD_BYTES:]
         try:
-            text = self._opener.decrypt(nonce, record[_HEAD_BYTES:], bytes(record[:_HEAD_BYTES]))
+            text = self._opener.decrypt(nonce, sealed, head)
         except InvalidTag:
             raise Altered("a content was changed on its way") from None
         self._number += 1
         self.position += len(record)
-        self.is_whole = is_last
+        self.is_whole = bool(int.from_bytes(head, "big") & _LAST)
         self._write(text)
