@@ -77,6 +77,31 @@ def test_processes_can_be_started_by_fork_while_calls_are_under_way() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "{0}\n", "")
 
 
+ASKING = """
+import sys
+import anyio
+from cellnet import Cell
+from cellnet.drivers.grpc_loop import GrpcLoop
+
+async def main():
+    async with Cell("server", handlers={"echo": lambda request: request.payload}) as parent, Cell("C1") as child:
+        await child.connect(await parent.listen("grpc://127.0.0.1:0"))
+        assert await child.request("server", "echo", bytes(1 << 20)) == bytes(1 << 20)
+    print(type(GrpcLoop.of_process()._loop).__module__)
+
+if sys.argv[1:]:
+    sys.modules["uvloop"] = None
+anyio.run(main)
+"""
+
+
+@pytest.mark.parametrize(("without", "loop"), [([], "uvloop"), (["without"], "asyncio.unix_events")])
+def test_grpc_has_a_loop_of_uvloops_where_that_is_installed(without: list[str], loop: str) -> None:
+    command = [sys.executable, "-P", "-c", ASKING, *without]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{loop}\n", "")
+
+
 async def test_a_link_that_ends_gives_its_connection_back_at_once() -> None:
     driver = GrpcDriver()
     listener = await driver.listen(URL, CLEAR)
