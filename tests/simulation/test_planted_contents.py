@@ -95,9 +95,9 @@ def records_do_not_say_which_they_are(patch: pytest.MonkeyPatch) -> None:
     def sealed(sealer: AESGCM, _number: int, text: Buffer, *, is_last: bool) -> bytes:
         return seal_record(sealer, 0, text, is_last=is_last)
 
-    def open_any(self: Opener, record: Buffer, *, is_last: bool) -> None:
+    def open_any(self: Opener, record: Buffer | bytearray) -> None:
         self._number = 0
-        opened(self, record, is_last=is_last)
+        opened(self, record)
 
     opened = Opener._open
     patch.setattr(records_module, "seal_record", sealed)
