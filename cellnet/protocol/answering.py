@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Answering"]
 
 MAX_RECORDS = 4096
-"""Requests of one asker that are not settled, and gaps in between; beyond it, it is told ``BUSY``."""
+"""Requests of one asker that are not settled, and gaps in between; places kept. Beyond it, it is told ``BUSY``."""
 MAX_INCOMING = 16384
 """Requests that a cell may be working on at a time, of all askers; of one, no more than are left for the others."""
 CACHE_BYTES = 64 << 20
@@ -156,7 +156,7 @@ class Answering:
                 self._let_begin(asker.lanes.follow(message, self._unended(asker, order.after)))
             status, encoding, payload = record.reply or (Status.WORKING, 0, b"")
             self._answer(session, Answer(order.sequence, counter, status, encoding, payload), expires)
-        elif self._is_full(asker):
+        elif self._is_full(asker, self._unended(asker, order.after)):
             self._answer(session, Answer(order.sequence, counter, Status.BUSY, 0, b""), expires)
         else:
             record = asker.records[order.sequence] = Record(expires, counter)
@@ -213,8 +213,7 @@ class Answering:
         """Begin nothing any more, not even what waits for its turn."""
         self.is_draining = True
         for asker in self._askers:
-            for message in asker.lanes:
-                asker.lanes.withdraw(message)
+            for message in asker.lanes.clear():
                 del self._messages[message.number]
                 if message.wants_reply:
                     self.running -= 1
@@ -274,18 +273,19 @@ class Answering:
     def _forgotten(self, asker: Asker) -> None:
         """Stop what an asker wanted that ended."""
         self._settle(asker, list(asker.records), [])
-        for message in asker.lanes.restart():
+        for message in asker.lanes.clear():
             del self._messages[message.number]
 
     # Records.
 
-    def _is_full(self, asker: Asker) -> bool:
+    def _is_full(self, asker: Asker, after: int) -> bool:
         return (
             self.is_draining
             # What one asker may have is never more than what is left for all others.
             or len(asker.records) >= MAX_INCOMING - self.running
             or len(asker.records) + len(asker.settled) >= MAX_RECORDS
             or self.cached_bytes >= CACHE_BYTES
+            or (after > 0 and asker.lanes.left >= MAX_RECORDS)  # never the one that all wait for
         )
 
     def _begin(self, session: Served, order: Order, content: Content, expires: float) -> int:
@@ -304,9 +304,11 @@ class Answering:
 
     @staticmethod
     def _unended(asker: Asker, sequence: int) -> int:
-        """Return a request if it may still run, else 0."""
+        """Return a request if it may still run, or follows one that may, else 0."""
         record = asker.records.get(sequence)
-        return 0 if sequence in asker.settled or (record is not None and record.reply is not None) else sequence
+        if sequence in asker.settled or (record is not None and record.reply is not None):
+            return sequence if sequence in asker.lanes else 0
+        return sequence
 
     def _let_begin(self, messages: Iterable[Message]) -> None:
         self._events.extend(messages)
@@ -317,6 +319,8 @@ class Answering:
 
     def _settle_ranges(self, asker: Asker, ranges: list[tuple[int, int]]) -> None:
         self._settle(asker, _recorded(asker, ranges), ranges)
+        for start, stop in ranges:
+            self._let_begin(asker.lanes.settled(start, stop))
 
     def _settle(self, asker: Asker, gone: list[int], ranges: list[tuple[int, int]]) -> None:
         """Nobody wants these requests any more: neither their replies nor that they run, or run on.
@@ -338,8 +342,6 @@ class Answering:
             else:
                 self.cached_bytes -= RECORD_BYTES + len(record.reply[2])
         self._stop(asker, unanswered)
-        for start, stop in ranges:
-            self._let_begin(asker.lanes.settled(start, stop))
 
     def _give_up(self, records: list[Record], asker: Asker) -> None:
         """Let none of these begin, or run on, and keep their places: who follows waits until they are settled."""
@@ -353,11 +355,9 @@ class Answering:
         withdrawn = []
         for record in records:
             _asker, message = self._messages.get(record.message, (None, None))
-            if message is None:
-                continue  # its handler was stopped before
-            if asker.lanes.withdraw(message):
+            if message is not None and asker.lanes.withdraw(message):
                 withdrawn.append(message)
-            else:
+            elif message is not None:  # else its handler was stopped before
                 self._events.append(Cancelled(message.number))
         # Only now: what is withdrawn together does not start one another.
         for message in withdrawn:

@@ -19,10 +19,11 @@ MAX_HELD = 16384
 class Lanes:
     """The messages of one asker that bear a key: one of each key runs, the others wait.
 
-    A request may arrive before an earlier one that was lost on the way; it says which one it must follow.
+    A request may arrive before an earlier one that was lost on the way; it says which one it must follow. One that is
+    taken out while it waits so keeps its place, as those that follow it must not overtake the earlier one either.
     """
 
-    __slots__ = ("_after", "_earlier", "_early", "_held", "_queues", "_running")
+    __slots__ = ("_after", "_earlier", "_early", "_held", "_left", "_queues", "_running")
 
     def __init__(self) -> None:
         self._running: dict[str, int] = {}
@@ -31,8 +32,10 @@ class Lanes:
         """By key, the numbers of messages that wait for nothing else."""
         self._after: dict[int, int] = {}
         """By number, the request that must have ended before a message may take its place in the queue."""
-        self._early: dict[int, list[int]] = {}
-        """The same the other way round."""
+        self._early: dict[int, dict[int, int]] = {}
+        """The same the other way round: by request, who waits for it, as numbers with their sequences."""
+        self._left: dict[int, int] = {}
+        """By sequence, the numbers of requests that were taken out, and keep their places."""
         self._earlier: set[int] = set()
         """The numbers of those that run, and that an earlier start asked for."""
 
@@ -40,6 +43,15 @@ class Lanes:
     def held(self) -> int:
         """How many messages wait."""
         return len(self._held)
+
+    @property
+    def left(self) -> int:
+        """How many places are kept for requests that were taken out."""
+        return len(self._left)
+
+    def __contains__(self, sequence: int) -> bool:
+        """Return whether a request that was taken out keeps its place."""
+        return sequence in self._left
 
     def __iter__(self) -> Iterator[Message]:
         """Yield those that wait."""
@@ -61,7 +73,7 @@ class Lanes:
     def follow(self, message: Message, after: int) -> Iterator[Message]:
         """Take the news that a message follows another one than it was said to; yield it if it is its turn now."""
         if message.number in self._after and self._after[message.number] != after:
-            self._unlink(message)
+            self._unlink(message.number)
             yield from self._place(message, after)
 
     def ended(self, message: Message) -> Iterator[Message]:
@@ -72,32 +84,32 @@ class Lanes:
             yield from self._next(message.key)
             if message.number in self._earlier:
                 self._earlier.remove(message.number)
-            else:
-                yield from self.settled(message.sequence, message.sequence + 1)
+            elif message.sequence not in self._left:
+                yield from self._end_waits(message.sequence)
 
     def settled(self, start: int, stop: int) -> Iterator[Message]:
-        """Note that these requests ended, or will never come; yield those whose turn it is now."""
-        for after in [after for after in self._early if start <= after < stop] if self._early else ():
-            yield from self._end_wait(after)
+        """Note that nobody must wait for these requests any more; yield those whose turn it is now."""
+        for sequence in [sequence for sequence in self._left if start <= sequence < stop]:
+            self._unlink(self._left.pop(sequence))
+        for after in [after for after in self._early if start <= after < stop]:
+            yield from self._end_waits(after)
 
     def withdraw(self, message: Message) -> bool:
-        """Take out a message that waits; return whether it did. Who waits for it, waits for what it waited for."""
+        """Take out a message that waits; return whether it did. A request that must follow another keeps its place."""
         if self._held.pop(message.number, None) is None:
             return False
-        after = self._after.get(message.number, 0)
-        if not after:
+        if message.number not in self._after:
             self._leave_queue(message)
+        elif message.sequence:
+            self._left[message.sequence] = message.number
         else:
-            self._unlink(message)
-            for number in self._early.pop(message.sequence, ()) if message.sequence else ():
-                self._after[number] = after
-                self._early.setdefault(after, []).append(number)
+            self._unlink(message.number)  # nobody waits for an event
         return True
 
-    def restart(self) -> list[Message]:
-        """Forget and return what waits, as another start asks from now on; what runs of the earlier one goes first."""
+    def clear(self) -> list[Message]:
+        """Forget and return what waits. What runs goes before all that comes, if its asker starts again."""
         waiting = list(self)
-        for table in (self._held, self._queues, self._after, self._early):
+        for table in (self._held, self._queues, self._after, self._early, self._left):
             table.clear()
         self._earlier.update(self._running.values())
         return waiting
@@ -105,22 +117,28 @@ class Lanes:
     def _place(self, message: Message, after: int) -> Iterator[Message]:
         if after:
             self._after[message.number] = after
-            self._early.setdefault(after, []).append(message.number)
+            self._early.setdefault(after, {})[message.number] = message.sequence
         else:
             self._queues.setdefault(message.key, OrderedDict())[message.number] = None
             yield from self._next(message.key)
 
-    def _unlink(self, message: Message) -> None:
-        after = self._after.pop(message.number)
-        self._early[after].remove(message.number)
+    def _unlink(self, number: int) -> None:
+        after = self._after.pop(number)
+        del self._early[after][number]
         if not self._early[after]:
             del self._early[after]
 
-    def _end_wait(self, after: int) -> Iterator[Message]:
-        """Let those queue that waited for a request."""
-        for number in self._early.pop(after):
-            del self._after[number]
-            yield from self._place(self._held[number], 0)
+    def _end_waits(self, after: int) -> Iterator[Message]:
+        """Let those queue that waited for a request, and then those that waited for one whose place was there."""
+        over = [after]
+        for one in over:
+            for number, sequence in self._early.pop(one, {}).items():
+                del self._after[number]
+                if number in self._held:
+                    yield from self._place(self._held[number], 0)
+                else:
+                    del self._left[sequence]
+                    over.append(sequence)
 
     def _leave_queue(self, message: Message) -> None:
         queue = self._queues[message.key]

@@ -57,6 +57,7 @@ def _messages(endpoint: Endpoint, answers: int) -> dict[str, int]:
         "events that wait for a session": asking.untold + sum(len(session.events) for session in sessions),
         "requests worked on": answering.running,
         "requests with an ordering key that wait": sum(asker.lanes.held for asker in askers),
+        "places of requests that were taken out": sum(asker.lanes.left for asker in askers),
         "answers kept": max(0, answering.records - answers),
         "bytes of answers kept": answering.cached_bytes if not answering.records else 0,
         "sessions to here of nobody": len(answering._askers._sessions) - sum(map(_sessions, askers)),

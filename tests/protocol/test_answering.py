@@ -490,6 +490,22 @@ def test_who_follows_a_request_that_was_given_up_waits_also_for_those_before_tha
     assert [event.sequence for event in answerer.happened()] == [3]
 
 
+def test_who_follows_a_request_that_expired_waits_also_for_those_before_that_have_not_come() -> None:
+    answerer = Answerer()
+    session = answerer.open()
+    answerer.request(session, 2, key="k", after=1, within=1)
+    answerer.request(session, 3, key="k", after=2, within=1)
+    answerer.now += 3
+    answerer.answering.expire(answerer.now)
+    answerer.request(session, 4, key="k", after=3)
+    assert answerer.happened() == []
+    answerer.request(session, 1, key="k")
+    (first,) = answerer.happened()
+    assert first.sequence == 1
+    answerer.answer(first.number)
+    assert [event.sequence for event in answerer.happened()] == [4]
+
+
 # OPEN and OPENED
 
 

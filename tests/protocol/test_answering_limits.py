@@ -81,3 +81,24 @@ def test_a_busy_cell_notes_nothing_of_what_it_does_not_take(monkeypatch: pytest.
     answerer.request(session, 1)
     assert answerer.answers() == [(1, Status.BUSY)]
     assert (answerer.answering.records, answerer.answering.running, answerer.happened()) == (0, 0, [])
+
+
+def test_places_are_kept_for_a_limited_number_of_requests_that_expired_as_they_waited_for_one_that_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(answering_module, "MAX_RECORDS", 4)
+    answerer = Answerer()
+    session = answerer.open()
+    for sequence in (2, 3, 4, 5):
+        answerer.request(session, sequence, key="k", after=sequence - 1, within=1)
+        answerer.now += 3
+        answerer.answering.expire(answerer.now)
+    answerer.take()
+    answerer.request(session, 6, key="k", after=5)
+    answerer.request(session, 7, key="other")
+    assert answerer.answers() == [(6, Status.BUSY)]
+    answerer.request(session, 1, key="k")
+    assert [event.sequence for event in answerer.happened(Message)] == [7, 1]
+    answerer.settled(session, (1, 2))
+    answerer.request(session, 6, key="k", after=5)
+    assert answerer.answers() == []

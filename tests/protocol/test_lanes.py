@@ -107,13 +107,42 @@ def test_what_comes_later_says_nothing_of_those_that_wait() -> None:
     assert lane.ended(2) == [3]
 
 
-def test_who_waits_for_one_that_is_withdrawn_waits_for_whom_that_waited_for() -> None:
+def test_who_follows_one_that_is_withdrawn_before_or_later_waits_for_whom_that_waited_for() -> None:
     lane = Lane()
     assert lane.add(2, after=1) == lane.add(3, after=2) == []
     assert lane.lanes.withdraw(lane.messages[2])
     assert lane.ended(2) == []
+    assert 2 in lane.lanes
+    assert lane.add(4, after=2) == []
+    assert (lane.lanes.held, lane.lanes.left) == (2, 1)
     assert lane.add(1) == [1]
     assert lane.ended(1) == [3]
+    assert 2 not in lane.lanes
+    assert lane.ended(3) == [4]
+
+
+def test_places_are_kept_along_a_chain_of_those_that_are_withdrawn_until_the_first_is_over() -> None:
+    lane = Lane()
+    for sequence in range(2, 2000):
+        assert lane.add(sequence, after=sequence - 1) == []
+        assert lane.lanes.withdraw(lane.messages[sequence])
+        assert lane.ended(sequence) == []
+    assert lane.add(2000, after=1999) == lane.add(2001, after=1000) == []
+    assert lane.settled(1, 2) == [2001]
+    assert lane.ended(2001) == [2000]
+    assert (lane.lanes.held, lane.lanes.left) == (0, 0)
+
+
+def test_a_place_is_not_kept_for_one_that_is_settled_nor_for_an_event() -> None:
+    lane = Lane()
+    assert lane.add(2, after=1) == lane.add(3, after=2) == []
+    event, started = lane.event(after=1)
+    assert started == []
+    assert lane.lanes.withdraw(event)
+    assert lane.lanes.withdraw(lane.messages[2])
+    assert lane.settled(2, 3) == [3]
+    assert lane.lanes.left == 0
+    assert not lane.lanes._early
 
 
 def test_who_comes_again_may_follow_another_or_nobody_any_more() -> None:
@@ -184,6 +213,8 @@ class LaneMachine(RuleBasedStateMachine):
         self.running: dict[str, Message] = {}
         self.ended: set[int] = set()
         """Sequences that were answered, or settled."""
+        self.expired: set[int] = set()
+        """Sequences that never run, as their time passed while they waited."""
         self.after: dict[int, int] = {}
         """By number of message, the predecessor when it was first told."""
         self.newest_event: dict[str, int] = {}
@@ -244,12 +275,12 @@ class LaneMachine(RuleBasedStateMachine):
         self.told.remove(told)
         if told.sequence:
             one = self.arrived.get(told.sequence)
-            after = 0 if told.after in self.ended else told.after
+            after = self.unended(told.after)
             if one is not None and one.number in self.held:
                 if self.held[one.number][1] not in self.ended | {0}:
                     self.held[one.number] = one, after
                 self.start(self.lanes.follow(one, after))
-            if one is not None or told.sequence in self.ended:
+            if one is not None or told.sequence in self.ended | self.expired:
                 return
         else:
             if told.number < self.newest_event.get(told.key, 0):
@@ -258,9 +289,12 @@ class LaneMachine(RuleBasedStateMachine):
         one = Message(told.number, A, 1, told.sequence, False, told.key, "t", 0, b"", 60.0)
         if told.sequence:
             self.arrived[told.sequence] = one
-        after = 0 if told.after in self.ended else told.after
+        after = self.unended(told.after)
         self.held[one.number] = one, after
         self.start(self.lanes.add(one, after))
+
+    def unended(self, sequence: int) -> int:
+        return 0 if sequence in self.ended | self.expired and sequence not in self.lanes else sequence
 
     @precondition(lambda self: self.running)
     @rule(pick=picks)
@@ -268,6 +302,20 @@ class LaneMachine(RuleBasedStateMachine):
         one = self.running.pop(chosen(self.running, pick))
         self.ended.add(one.sequence)
         self.start(self.lanes.ended(one))
+
+    @precondition(lambda self: any(one.sequence for one, _after in self.held.values()))
+    @rule(pick=picks)
+    def expire(self, pick: int) -> None:
+        """Take out a request whose time passed while it waits; its asker may not know yet."""
+        one, _after = self.held.pop(chosen({number for number, (one, _) in self.held.items() if one.sequence}, pick))
+        self.expired.add(one.sequence)
+        assert self.lanes.withdraw(one)
+        self.start(self.lanes.ended(one))
+
+    @precondition(lambda self: self.ended & self.expired == set() and self.expired & set(self.pending))
+    @rule(pick=picks)
+    def give_up_what_expired(self, pick: int) -> None:
+        self.remove(chosen(self.expired & set(self.pending), pick))
 
     @precondition(lambda self: self.settleable - self.ended)
     @rule(pick=picks)
@@ -282,12 +330,10 @@ class LaneMachine(RuleBasedStateMachine):
             waited = self.lanes.withdraw(one)
             _one, after = self.held.pop(one.number, (None, None))
             assert waited == (after is not None)
-            if after:
-                moved = [other for other, its in self.held.values() if its == sequence]
-                self.held.update((other.number, (other, after)) for other in moved)
-            if not waited:
+            if not waited and sequence not in self.expired:
                 assert self.running.pop(one.key) is one
-            self.start(self.lanes.ended(one))
+            if sequence not in self.expired:
+                self.start(self.lanes.ended(one))
         self.start(self.lanes.settled(sequence, sequence + 1))
 
     def start(self, messages: Iterable[Message]) -> None:
@@ -298,7 +344,8 @@ class LaneMachine(RuleBasedStateMachine):
             self.running[one.key] = one
             before = one.sequence or self.after[one.number] + 1
             for sequence in self.pending:
-                if sequence < before and self.asked[sequence] == one.key and sequence not in self.ended:
+                is_over = sequence in self.ended | self.expired
+                if sequence < before and self.asked[sequence] == one.key and not is_over:
                     raise AssertionError(f"{one.sequence} started before {sequence}")
         self.sound = True
 
@@ -308,7 +355,7 @@ class LaneMachine(RuleBasedStateMachine):
     def nobody_waits_for_nobody(self) -> None:
         assert self.lanes.held == len(self.held)
         for one, after in self.held.values():
-            assert one.key in self.running or (after and after not in self.ended)
+            assert one.key in self.running or (after and self.unended(after))
 
     def teardown(self) -> None:
         """Nothing is held for ever: when all that ran has ended and all else is settled, nobody waits."""
@@ -322,7 +369,7 @@ class LaneMachine(RuleBasedStateMachine):
                 self.ended.add(one.sequence)
                 self.start(self.lanes.ended(one))
         for sequence in sorted(set(self.asked) - self.ended):
-            if sequence not in self.arrived:
+            if sequence not in self.arrived or sequence in self.expired:
                 self.settle_one(sequence)
         while self.running:
             for key in sorted(self.running):

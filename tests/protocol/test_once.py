@@ -312,3 +312,24 @@ class OnceMachine(RuleBasedStateMachine):
 
 TestOnceMachine = OnceMachine.TestCase
 TestOnceMachine.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+
+
+def test_who_follows_a_request_that_expired_does_not_begin_before_one_that_is_on_its_way_still() -> None:
+    machine = OnceMachine()
+    machine.ask(1, once=False, key="")
+    machine.deliver_all()
+    machine.end_all()
+    machine.deliver_all()
+    machine.ask(60, once=False, key="k")
+    machine.ask(1, once=False, key="k")
+    machine.arrive(machine.wire.pop())
+    machine.ask(60, once=False, key="k")
+    late = machine.wire.pop()
+    machine.wait(2.5)
+    machine.arrive(late)
+    machine.work()
+    assert [message.payload for message in machine.running] == []
+    machine.deliver_all()
+    machine.end_all()
+    assert [message.payload for message in machine.running] == [b"\3"]
+    machine.teardown()

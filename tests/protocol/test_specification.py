@@ -85,6 +85,7 @@ def test_every_kind_of_frame_has_its_number_there() -> None:
         ("records of one asker, and ranges of settled sequences", f"{answering.MAX_RECORDS:,}"),
         (f"replies in all records, {answering.RECORD_BYTES} bytes each more", f"{answering.CACHE_BYTES // MIB} MiB"),
         ("messages of one asker that wait for their turn", f"{lanes.MAX_HELD:,}"),
+        ("places of one asker's requests that expired before their turn", f"{answering.MAX_RECORDS:,}"),
         ("ranges in SETTLED, DRAINED", f"{envelope.MAX_RANGES}"),
         ("counters below the highest", f"{sealing.WINDOW:,}"),
         ("cells that a cell knows below", f"{routing.MAX_MEMBERS:,}"),

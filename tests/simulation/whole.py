@@ -302,7 +302,7 @@ def _leftovers(cell: Cell, below: set[FQCN]) -> list[str]:
         "messages": exchange.answering._messages,
         "records": exchange.answering.records,
         "bytes of replies": exchange.answering.cached_bytes,
-        "messages held": sum(asker.lanes.held for asker in exchange.answering._askers),
+        "messages held": sum(asker.lanes.held + asker.lanes.left for asker in exchange.answering._askers),
         "bytes queued": sum(link.queued_bytes for link in links),
         "routes over dead links": sum(
             route.out is not None and route.out not in links
