@@ -146,7 +146,7 @@ class RunningLink:
         if self._is_writing or not self._running:
             return
         connection = self.connection
-        buffers = connection.take(now, self._pace.size, contents=connection.feed.has_output and self._turn.take())
+        buffers = connection.take(now, self._pace.size, contents=connection.feed.has_output and self._turn.take(self))
         self._unsent = self._link.try_send(buffers) if buffers else ()
         if self._unsent:
             self._pages.waiting.append(self)
@@ -260,7 +260,7 @@ class RunningLink:
             began, before = self._clock(), connection.statistics.bytes_sent
             buffers = self._unsent or connection.take(began, self._pace.size, contents=False)
             if not buffers:
-                async with self._turn.wait():
+                async with self._turn.wait(self):
                     began = self._clock()
                     if buffers := connection.take(began, self._pace.size):
                         buffers = self._link.try_send(buffers)

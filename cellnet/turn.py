@@ -20,19 +20,21 @@ class Turn:
     def __init__(self) -> None:
         self._lock = anyio.Lock(fast_acquire=True)
         self._is_free = False
+        self._last = 0
 
     def begin(self) -> None:
-        """Let one link send a batch of contents at once, if nobody waits for that."""
+        """Let the link that had the last turn send a batch of contents at once, if nobody waits for that."""
         self._is_free = not self._lock.locked()
 
-    def take(self) -> bool:
-        """Whether to be that one."""
-        is_free, self._is_free = self._is_free, False
+    def take(self, link: object) -> bool:
+        """Whether to do so. Else all that are read at one pass of the event loop would, and it would be a long one."""
+        is_free, self._is_free = self._is_free and self._last == id(link), False
         return is_free
 
     @asynccontextmanager
-    async def wait(self) -> AsyncIterator[None]:
+    async def wait(self, link: object) -> AsyncIterator[None]:
         """Have a turn, after those who wait already. The next one begins when the event loop has seen to all else."""
         async with self._lock:
+            self._last = id(link)
             yield
             await anyio.lowlevel.checkpoint()

@@ -13,16 +13,23 @@ from cellnet.turn import Turn
 pytestmark = pytest.mark.anyio
 
 
-async def test_of_many_links_one_may_send_at_once_and_none_while_others_wait() -> None:
-    turn = Turn()
-    assert not turn.take()
+async def test_of_many_links_the_one_that_had_the_last_turn_may_send_at_once_and_none_while_others_wait() -> None:
+    turn, one, other = Turn(), object(), object()
     turn.begin()
-    assert [turn.take() for _ in range(3)] == [True, False, False]
-    async with turn.wait():
+    assert not turn.take(one), "it had no turn yet"
+    async with turn.wait(one):
         turn.begin()
-        assert not turn.take()
+        assert not turn.take(one)
     turn.begin()
-    assert turn.take()
+    assert [turn.take(one) for _ in range(3)] == [True, False, False]
+    assert not turn.take(one)
+    turn.begin()
+    assert not turn.take(other), "its turn comes when the loop has seen to all else"
+    assert not turn.take(one), "the turn of one was passed on"
+    async with turn.wait(other):
+        pass
+    turn.begin()
+    assert turn.take(other)
 
 
 async def test_between_two_turns_whoever_else_is_ready_runs() -> None:
@@ -30,7 +37,7 @@ async def test_between_two_turns_whoever_else_is_ready_runs() -> None:
 
     async def send(name: str) -> None:
         for _ in range(2):
-            async with turn.wait():
+            async with turn.wait(turn):
                 said.append(name)
 
     async def work() -> None:
@@ -50,11 +57,11 @@ async def test_the_turn_of_one_that_is_cancelled_goes_on_to_the_next() -> None:
 
     async def give_up() -> None:
         with anyio.CancelScope() as scope:
-            async with turn.wait():
+            async with turn.wait(turn):
                 scope.cancel()
 
     async def go_on() -> None:
-        async with turn.wait():
+        async with turn.wait(turn):
             reached.set()
 
     async with anyio.create_task_group() as tasks:

@@ -140,10 +140,9 @@ class Crossing:
         """Whether :meth:`get` would not have to wait."""
         return bool(self._pieces)
 
-    async def get(self, most: int) -> Sequence[Buffer]:
-        """Return what is there, in pieces, once something is; nothing at the end.
+    async def wait(self) -> int:
+        """Return how many bytes the next piece has, once there is one; 0 at the end.
 
-        :param most: of more bytes than this, one piece only
         :raises ConnectError: if it ended because something went wrong
         """
         while not self._pieces:
@@ -152,8 +151,18 @@ class Crossing:
             if self._end is not None and not self._pieces:
                 if self._end:
                     raise ConnectError(self._end)
-                return ()
+                return 0
             await self._came.wait()
+        return len(self._pieces[0])
+
+    async def get(self, most: int) -> Sequence[Buffer]:
+        """Return what is there, in pieces, once something is; nothing at the end.
+
+        :param most: of more bytes than this, one piece only
+        :raises ConnectError: if it ended because something went wrong
+        """
+        if not await self.wait():
+            return ()
         taken = [self._pieces.popleft()]
         size = len(taken[0])
         while self._pieces and size + len(self._pieces[0]) <= most:

@@ -203,6 +203,8 @@ async def pump(link: GrpcLink, stream: Stream, done_writing: Callable[[], Awaita
 
 
 async def _send(link: GrpcLink, stream: Stream) -> bool:
+    if await link.outgoing.wait() >= MESSAGE_BYTES:
+        await link.loop.turn()
     pieces = await link.outgoing.get(MESSAGE_BYTES)
     if not pieces:
         return False

@@ -42,6 +42,7 @@ class GrpcLoop:
         """How to reach the loop from others."""
         self._loop = _new_loop()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Lock()
         self._is_ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cellnet-grpc", daemon=True)
         self._thread.start()
@@ -70,6 +71,15 @@ class GrpcLoop:
         # in a context of its own: that of the caller says which kind of loop it runs in
         self._loop.call_soon_threadsafe(begin, context=Context())
         return cancel
+
+    async def turn(self) -> None:
+        """Wait until a long message may begin; to be called in the loop.
+
+        Only one does at a time, until the loop has seen to all else: gRPC copies it and calls the system for half a
+        millisecond, in which nothing else happens, and what is urgent would wait for those of all links.
+        """
+        await self._turn.acquire()
+        self._loop.call_soon(self._turn.release)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TRANSIT_BYTES", "Passage", "Transit"]
 
-TRANSIT_BYTES = 32 << 20
+TRANSIT_BYTES = 24 << 20
 """What may be wanted for all neighbours and not have left again. When that is little, each content gets one frame."""
 
 

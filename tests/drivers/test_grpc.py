@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gc
 import os
@@ -9,7 +10,9 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import tracemalloc
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +35,7 @@ from cellnet.drivers.grpc_link import (
     deserialize,
     serialize,
 )
+from cellnet.drivers.grpc_loop import GrpcLoop
 from cellnet.pace import SLOW_SECONDS, Pace
 
 if TYPE_CHECKING:
@@ -100,6 +104,30 @@ def test_grpc_has_a_loop_of_uvloops_where_that_is_installed(without: list[str], 
     command = [sys.executable, "-P", "-c", ASKING, *without]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{loop}\n", "")
+
+
+def test_long_messages_begin_one_after_the_other_and_whoever_else_is_ready_runs_in_between() -> None:
+    loop, said, done = GrpcLoop.of_process(), list[str](), threading.Event()
+
+    async def send(name: str) -> None:
+        for _ in range(3):
+            await loop.turn()
+            said.append(name)
+
+    async def work() -> None:
+        sending = [asyncio.create_task(send(name)) for name in ("A", "B", "C")]
+        given_up = asyncio.create_task(send("given up"))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        while not all(task.done() for task in sending):
+            said.append("work")
+            await asyncio.sleep(0)
+        done.set()
+
+    loop.start(work())
+    assert done.wait(5)
+    assert [said.count(name) for name in ("A", "B", "C", "given up")] == [3, 3, 3, 0]
+    assert not [pair for pair in pairwise(said) if "work" not in pair]
 
 
 async def test_a_link_that_ends_gives_its_connection_back_at_once() -> None:
