@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup, TaskStatus
 
-    from cellnet.arrivals import Arrival
     from cellnet.calls import Deadline
     from cellnet.credentials import Credentials, Shown
     from cellnet.drivers.base import Driver, Link, Listener, Security
@@ -327,16 +326,13 @@ class Neighbours:
     async def _accept(self, listener: Listener, credentials: Credentials | None, per_address: int | None) -> None:
         with suppress(anyio.ClosedResourceError):
             while True:
-                link = await listener.accept()
-                scope = anyio.CancelScope()
-                arrival = self.arrivals.admit(link.transport.address, scope, per_address)
-                if arrival is None:
-                    link.abort()
-                else:
-                    self._tasks.start_soon(self._serve, link, credentials, arrival)
+                self._tasks.start_soon(self._serve, await listener.accept(), credentials, per_address)
 
-    async def _serve(self, link: Link, credentials: Credentials | None, arrival: Arrival) -> None:
+    async def _serve(self, link: Link, credentials: Credentials | None, per_address: int | None) -> None:
         name = self._endpoint.name
+        arrival = await self.arrivals.admit(link, per_address)
+        if arrival is None:
+            return
         try:
             with arrival.scope:
                 await _start(link)
