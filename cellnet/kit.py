@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -57,6 +58,8 @@ _ISSUER = "issuer.crt"
 _ROSTER = "roster.bin"
 _DENIED = "denied.bin"
 _SIGNED_THEMSELVES = (_ROSTER, _DENIED)
+_COMING = re.compile(r"\.(.+)-\w{8}")
+"""What is about to replace a file, as provisioning names it."""
 _INGRESS = "ingressCA.pem"
 _CONTEXT = b"cellnet kit 1"
 _REMEDY = "take the kit from its origin again, or provision it anew"
@@ -279,6 +282,9 @@ def _check_names(startup: Path, expected: set[str]) -> None:
     for name in sorted(expected - found):
         raise ConfigurationError(f"the file is missing: {_REMEDY}", str(startup / name))
     for name in sorted(found - expected):
+        coming = _COMING.fullmatch(name)
+        if coming is not None and coming[1] in expected:
+            continue  # in a moment it takes that one's place, or else whoever wrote it was ended: nobody reads it
         message = "is no part of the kit: move it away (local/ and transfer/ are free to use)"
         raise ConfigurationError(message, str(startup / name))
 

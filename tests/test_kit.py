@@ -20,6 +20,7 @@ from cellnet.placement import Placement
 from cellnet.roster import Member, Roster
 from cellnet.signing import sign
 from provisioning import Authority, Lock, provision
+from provisioning.files import replace_file
 from provisioning.registry import Registry
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def test_a_signature_of_the_authority_over_something_else_is_no_manifests(kits: 
         Kit.load(kits / "C1")
 
 
-@pytest.mark.parametrize("name", ["notes.txt", ".hidden", "client.crt.bak"])
+@pytest.mark.parametrize("name", ["notes.txt", ".hidden", "client.crt.bak", ".notes.txt-a1b2c3d4", ".client.crt-a1"])
 @pytest.mark.parametrize("kind", ["file", "folder", "link"])
 def test_a_file_too_many_is_named_and_told_where_it_may_go(name: str, kind: str, kits: Path) -> None:
     path = kits / "C1" / "startup" / name
@@ -184,6 +185,18 @@ def test_a_file_too_many_is_named_and_told_where_it_may_go(name: str, kind: str,
     with pytest.raises(ConfigurationError) as caught:
         Kit.load(kits / "C1")
     assert str(caught.value).startswith(f"{path}: is no part of the kit: move it away (local/ and transfer/ are free")
+
+
+def test_a_kit_can_be_read_while_one_of_its_files_is_replaced(kits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, loaded, replace = kits / "C1" / "startup" / "rootCA.pem", list[Kit](), Path.replace
+
+    def read_first(new: Path, target: Path) -> Path:
+        loaded.append(Kit.load(kits / "C1"))
+        return replace(new, target)
+
+    monkeypatch.setattr(Path, "replace", read_first)
+    replace_file(path, path.read_bytes(), 0o600)
+    assert len(loaded) == 1
 
 
 def test_local_and_transfer_are_free_to_use(kits: Path) -> None:
