@@ -74,10 +74,10 @@ class Arrivals:
                     if await self._find_room(link.transport.address, per_address):
                         arrival = Arrival(link.transport.address, self._clock())
                         self._waiting[arrival] = None
+            self.turned_away += arrival is None
         finally:
             self._outside -= 1
             if arrival is None:
-                self.turned_away += 1
                 link.abort()
         return arrival
 

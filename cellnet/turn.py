@@ -21,6 +21,7 @@ class Turn:
         self._lock = anyio.Lock(fast_acquire=True)
         self._is_free = False
         self._last = 0
+        """Which link had the last turn, by its `id`: the link itself would be kept when it has ended."""
 
     def begin(self) -> None:
         """Let the link that had the last turn send a batch of contents at once, if nobody waits for that."""

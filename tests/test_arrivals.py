@@ -100,7 +100,7 @@ async def test_no_more_wait_than_may_be_inside_and_who_is_stopped_waits_no_longe
             assert await arrive(arrivals, "c") is None
             assert arrivals.turned_away == 1
             await anyio.sleep_forever()
-    assert arrivals._outside == 0
+    assert (arrivals._outside, arrivals.turned_away) == (0, 1), "who is stopped was not turned away"
 
 
 async def test_the_oldest_of_the_fullest_address_gives_way_once_it_had_its_time() -> None:

@@ -156,7 +156,7 @@ class Answering:
                 self._let_begin(asker.lanes.follow(message, self._unended(asker, order.after)))
             status, encoding, payload = record.reply or (Status.WORKING, 0, b"")
             self._answer(session, Answer(order.sequence, counter, status, encoding, payload), expires)
-        elif self._is_full(asker, self._unended(asker, order.after)):
+        elif self._is_full(asker, order.after):
             self._answer(session, Answer(order.sequence, counter, Status.BUSY, 0, b""), expires)
         else:
             record = asker.records[order.sequence] = Record(expires, counter)
@@ -285,7 +285,7 @@ class Answering:
             or len(asker.records) >= MAX_INCOMING - self.running
             or len(asker.records) + len(asker.settled) >= MAX_RECORDS
             or self.cached_bytes >= CACHE_BYTES
-            or (after > 0 and asker.lanes.left >= MAX_RECORDS)  # never the one that all wait for
+            or (asker.lanes.left >= MAX_RECORDS and self._unended(asker, after) > 0)  # not the one that all wait for
         )
 
     def _begin(self, session: Served, order: Order, content: Content, expires: float) -> int:

@@ -312,11 +312,6 @@ class LaneMachine(RuleBasedStateMachine):
         assert self.lanes.withdraw(one)
         self.start(self.lanes.ended(one))
 
-    @precondition(lambda self: self.ended & self.expired == set() and self.expired & set(self.pending))
-    @rule(pick=picks)
-    def give_up_what_expired(self, pick: int) -> None:
-        self.remove(chosen(self.expired & set(self.pending), pick))
-
     @precondition(lambda self: self.settleable - self.ended)
     @rule(pick=picks)
     def settle(self, pick: int) -> None:
