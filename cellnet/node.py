@@ -27,6 +27,7 @@ from cellnet.error_log import ERRORS_TOPIC, ErrorFile, errors_sent
 from cellnet.errors import CellError, ConfigurationError
 from cellnet.fqcn import FQSN, ROOT
 from cellnet.groups import leaves
+from cellnet.heap import keep_freed
 from cellnet.jobs.coordinator import Coordinator
 from cellnet.jobs.host import JobHost
 from cellnet.jobs.operator import SOCKET, present_page, run_folder
@@ -104,6 +105,7 @@ def run_until_signalled(node: Callable[..., Coroutine[Any, Any, None]], *, backe
     :param node: called with ``stop``, an event, and ``task_status``
     :raises CellError: if the node cannot run
     """
+    keep_freed()
     options: dict[str, Any] = {}
     if backend == "asyncio":
         options["use_uvloop"] = importlib.util.find_spec("uvloop") is not None

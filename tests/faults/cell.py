@@ -28,6 +28,7 @@ from cellnet import Cell, DurableRequest, Parent, Request, durable
 from cellnet.drivers import built_in
 from cellnet.errors import CellError
 from cellnet.files import FileTarget, Folder, LocalFile
+from cellnet.heap import keep_freed
 from cellnet.kit import Kit
 from cellnet.node import drain, run_until_signalled
 from tests.faults.planted import PLANTS
@@ -335,6 +336,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with open(0, "rb", buffering=0, closefd=False) as stdin:  # unbuffered: a descriptor, no path
         config = json.loads(stdin.readline())
+    keep_freed()  # as long as there is one thread, which has the one heap
     threading.Thread(target=_end_with_starter, daemon=True).start()
     if config["plant"] is not None:
         PLANTS[config["plant"]]()

@@ -28,7 +28,7 @@ __all__ = ["CellProcess", "Processes", "Ran", "free_url"]
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 30.0
 END_SECONDS = 15.0
-LOW_PRIORITY = 10
+LOW_PRIORITY = 19
 MAX_LINE_BYTES = 64 * 1024
 
 
@@ -119,7 +119,12 @@ class CellProcess:
 
     def give_way(self) -> None:
         """Let other processes run first, as a cell on another machine would: it takes no processor from them."""
-        os.setpriority(os.PRIO_PROCESS, self.pid, LOW_PRIORITY)
+        for thread in self.threads():  # those that these start are as they are
+            os.setpriority(os.PRIO_PROCESS, thread, LOW_PRIORITY)
+
+    def threads(self) -> list[int]:
+        """Return the ids of its threads."""
+        return [int(folder.name) for folder in Path(f"/proc/{self.pid}/task").iterdir()]
 
     def pause(self) -> None:
         """Stop it, in the middle of whatever it does."""

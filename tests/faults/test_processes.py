@@ -19,7 +19,7 @@ from cellnet import Cell
 from cellnet.simulation.history import Outcome
 from tests.faults.bench import Bench, Size
 from tests.faults.load import Load
-from tests.faults.processes import ROOT, Processes
+from tests.faults.processes import LOW_PRIORITY, ROOT, Processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,6 +67,19 @@ async def test_light_cells_share_a_process_and_run_each_under_its_name(processes
         assert [await load.ask(name, within=10) for name in ("C1", "C2")] == [Outcome.OK] * 2
         assert load.close(processes.runs()) == []
         assert [where for _now, _number, where, _origin in processes.runs()] == ["C1", "C2"]
+
+
+@pytest.mark.anyio
+async def test_all_threads_of_a_process_give_way_also_those_that_it_starts_later(processes: Processes) -> None:
+    processes.scheme = "grpc"
+    bench = Bench(processes, random.Random(0), size=Size.QUICK, with_credentials=False)
+    async with bench.cell("server") as (server, url):
+        child = await bench.start("C1", connect=url)
+        child.give_way()
+        assert await Load(server, random.Random(0)).ask("C1", within=10) is Outcome.OK
+        threads = child.threads()
+        assert len(threads) > 1
+        assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads} == {LOW_PRIORITY}
 
 
 @pytest.mark.anyio
