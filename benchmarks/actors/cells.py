@@ -12,6 +12,7 @@ import numpy as np
 
 from cellnet import Cell
 from cellnet.drivers import built_in, tls
+from cellnet.heap import keep_freed
 from cellnet.kit import Kit
 from cellnet.protocol.handshake import Transport
 from part import Part, hear, part, say
@@ -230,4 +231,5 @@ async def main(told: Part) -> None:
 
 
 if __name__ == "__main__":
+    keep_freed()  # as the program of a node does
     anyio.run(main, part(), backend_options={"use_uvloop": True})
