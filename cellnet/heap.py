@@ -8,7 +8,7 @@ import os
 __all__ = ["KEPT_BYTES", "keep_freed"]
 
 KEPT_BYTES = 64 << 20
-"""The most that is kept."""
+"""The most that is kept at the heap's end; more is given back."""
 MAPPED_BYTES = 1 << 20
 """A block of this size is not of the heap, and is given back when it is freed. The longest messages are shorter."""
 HEAPS = 1
@@ -25,7 +25,7 @@ def keep_freed() -> None:
     next one, while whoever waits for the interpreter waits for that. An operator who has set something of the kind by
     the environment is left alone.
     """
-    if os.environ.keys() & {"GLIBC_TUNABLES", "LD_PRELOAD"} or any(name.startswith("MALLOC_") for name in os.environ):
+    if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         return
     tell = getattr(ctypes.CDLL(None), "mallopt", None)
     if tell is not None:

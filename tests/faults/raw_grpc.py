@@ -13,6 +13,7 @@ import sys
 import time
 from collections import deque
 from contextlib import AsyncExitStack, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -141,7 +142,7 @@ async def server(rate: float, seconds: float) -> None:
             await way.put(MESSAGE)
             count += 1
             await asyncio.sleep(began + count * len(MESSAGE) / rate - time.monotonic())
-        print(json.dumps(taken), flush=True)  # noqa: T201  # what was measured goes to whoever started this process
+        _say(json.dumps(taken))
         await asyncio.gather(*running)  # until this process is ended
 
     await _serve(serve, asyncio.Event().wait())
@@ -208,7 +209,7 @@ async def _serve(serve: Callable[[object, Stream], Awaitable[None]], until: Awai
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    print(port, flush=True)  # noqa: T201  # whoever started this process waits for the line
+    _say(str(port))
     await until
     await server.stop(0)
 
@@ -229,17 +230,15 @@ def main(arguments: Sequence[str]) -> None:
     """Be one of the processes, as the arguments say."""
     os.setpgid(0, 0)  # Ctrl-C is for whoever started it
     role, *numbers = arguments
-    roles = {"server": server, "relay": relay, "child": child}
+    roles: dict[str, Callable[..., Awaitable[None]]] = {"server": server, "relay": relay, "child": child}
     values = [float(number) if role == "server" else int(number) for number in numbers]
-    _runner()(roles[role](*values))
+    anyio.run(roles[role], *values, backend_options={"use_uvloop": find_spec("uvloop") is not None})
 
 
-def _runner() -> Callable[..., None]:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.run
-    return uvloop.run
+def _say(line: str) -> None:
+    """Tell whoever started this process, and waits for the line."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
